@@ -1,0 +1,1 @@
+"""hasten: the fastest way to run your transformer encoder that still gives the same answers."""

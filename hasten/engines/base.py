@@ -1,0 +1,131 @@
+"""The narrow seam between hasten and the frameworks that run models.
+
+An engine is one file in this folder that defines a subclass of :class:`Engine` and, at the end,
+``ENGINE = ThatClass()``. It is found by being there (see :func:`hasten.engines.discover`); the
+contract tests, the command line's choices and the table in the docs follow from that.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasten.errors import Unavailable
+from hasten.records import Candidate, Hardware
+
+if TYPE_CHECKING:
+    from hasten.reference import Reference
+
+Outputs = Mapping[str, NDArray[np.float32]]
+"""Named outputs of one batch, such as ``logits: float32 [batch, labels]``."""
+
+
+class Session(ABC):
+    """A loaded model, ready to run on its share of the cores."""
+
+    @abstractmethod
+    def run(
+        self,
+        input_ids: NDArray[np.int64],
+        attention_mask: NDArray[np.int64],
+        token_type_ids: NDArray[np.int64] | None = None,
+    ) -> Outputs:
+        """Run one batch and block until its outputs are there.
+
+        May be called from as many threads at once as the candidate has streams.
+
+        Args:
+            input_ids: int64 [batch, length], padded on the right.
+            attention_mask: int64 [batch, length], 1 on tokens and 0 on padding.
+            token_type_ids: int64 [batch, length], for models that take them.
+
+        Returns:
+            float32 arrays, the batch along the first axis, owned by the caller.
+
+        Raises:
+            EngineError: the framework failed; its exception is chained.
+        """
+
+    def close(self) -> None:  # noqa: B027 - most frameworks free their memory with the object
+        """Release what the session holds. It may be called more than once."""
+
+
+class Engine(ABC):
+    """One framework, one way of running a model."""
+
+    name: str
+    """As typed on the command line: ``onnx_runtime``."""
+
+    title: str
+    """As shown to people: ``ONNX Runtime``."""
+
+    requires: Mapping[str, str]
+    """Import names and the distributions that provide them, needed to run an artifact."""
+
+    exports_with: Mapping[str, str]
+    """The same, needed in addition to make one."""
+
+    extra: str
+    """The extra in ``pyproject.toml`` that installs ``requires``."""
+
+    simplicity: int
+    """Orders candidates that are equally fast, the simplest to deploy first (lowest number)."""
+
+    executable_artifact: bool = False
+    """Whether loading an artifact can run code that the artifact's author chose."""
+
+    def missing(self) -> Unavailable | None:
+        """Why the engine cannot be imported here, if so; found without importing anything."""
+        absent = [dist for module, dist in self.requires.items() if not _importable(module)]
+        if not absent:
+            return None
+        return Unavailable(
+            f"{self.title} needs {', '.join(absent)}, which is not installed",
+            fix=f"pip install 'hasten[{self.extra}]'",
+        )
+
+    def versions(self) -> dict[str, str]:
+        """Installed versions of the distributions that run an artifact."""
+        return {dist: metadata.version(dist) for dist in self.requires.values()}
+
+    @abstractmethod
+    def supports(self, candidate: Candidate, hardware: Hardware) -> str | None:
+        """Why this machine cannot run ``candidate``, in one sentence; None where it can."""
+
+    def artifact_name(self, candidate: Candidate) -> str:
+        """Name of the artifact's folder; candidates that share a name share the artifact."""
+        return f"{self.name}-{candidate.precision}-{candidate.device}"
+
+    @abstractmethod
+    def export(self, reference: Reference, candidate: Candidate, folder: Path) -> None:
+        """Write the artifact for ``candidate`` into the empty ``folder``.
+
+        Raises:
+            EngineError: the framework cannot convert this model; its exception is chained.
+        """
+
+    @abstractmethod
+    def load(self, folder: Path, candidate: Candidate) -> Session:
+        """Load an artifact, with exactly the candidate's threads and streams.
+
+        Raises:
+            EngineError: the artifact cannot be loaded; the framework's exception is chained.
+        """
+
+    def ceiling_flops_per_s(self, candidate: Candidate) -> float | None:
+        """The fastest matrix product this framework reaches here, in FLOP/s, if it can tell."""
+        return None
+
+
+def _importable(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the parent of a dotted name is missing
+        return False
