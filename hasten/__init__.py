@@ -1,1 +1,37 @@
-"""hasten: the fastest way to run your transformer encoder that still gives the same answers."""
+"""hasten: the fastest way to run your transformer encoder that still gives the same answers.
+
+>>> import hasten
+>>> hasten.__all__
+['HastenError', '__version__', 'load', 'tune']
+
+Importing it loads no framework; ``tune`` needs the extra ``[tune]``, ``load`` only what the
+bundle's winner needs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hasten.errors import HastenError
+
+if TYPE_CHECKING:
+    from hasten.api import tune
+    from hasten.predict import load
+
+__version__ = "0.1.0"
+
+__all__ = ["HastenError", "__version__", "load", "tune"]
+
+_HOME = {"load": "hasten.predict", "tune": "hasten.api"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

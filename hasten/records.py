@@ -417,6 +417,21 @@ class Progress:
     left_s: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Briefing:
+    """What a tune is about; reported once, before anything is measured."""
+
+    model: ModelInfo
+    profile: LengthProfile
+    hardware: Hardware
+    judged_texts: int
+    resumed: bool
+
+
+Event = Progress | Briefing
+"""What a callback is told while a tune runs."""
+
+
 R = TypeVar("R")
 
 

@@ -8,8 +8,9 @@ contract tests, the command line's choices and the table in the docs follow from
 from __future__ import annotations
 
 import importlib.util
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,6 +78,9 @@ class Engine(ABC):
 
     simplicity: int
     """Orders candidates that are equally fast, the simplest to deploy first (lowest number)."""
+
+    clock: Callable[[], float] = time.perf_counter
+    """What times the sessions' runs, in seconds; a scripted engine brings a virtual one."""
 
     executable_artifact: bool = False
     """Whether loading an artifact can run code that the artifact's author chose."""

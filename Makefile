@@ -1,0 +1,59 @@
+# Everything goes through here: `make` lists what there is. Needs Python >= 3.11 and nothing else.
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+# Which Python makes .venv, and where to look for torch besides pip's own index. On Linux, pip's
+# own index holds the CUDA build; a machine without a GPU may want the far smaller CPU build, from
+# the index that PyTorch's "Start locally" page names: make setup TORCH_INDEX=<that address>
+PYTHON ?= python3
+TORCH_INDEX ?=
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: help setup demo check test bench
+
+help: ## list the targets
+	@echo "hasten: the fastest way to run your transformer encoder that still gives the same answers"
+	@echo
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: $(STAMP) ## make .venv with pinned packages (about 2 minutes, once)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "hasten needs Python 3.11 or newer; '$(PYTHON)' is: $$($(PYTHON) --version 2>&1 || true)"; \
+	    echo "Name another one, as in: make setup PYTHON=python3.12"; \
+	    exit 1; }
+	@echo "setup 1/2  making .venv (a few seconds; about 2 minutes left in all)"
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@echo "setup 2/2  installing the pinned packages (about 2 minutes left, longer on a slow line)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	    $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
+	    --constraint constraints.txt --editable '.[all,dev]'
+	@touch $@
+
+demo: setup ## tune a real model on a real corpus and show the report
+	@$(BIN)/hasten demo
+
+check: setup ## lint, formatting, types, import layers (about 15 s)
+	@echo "check 1/4  ruff check (1 s)"
+	@$(BIN)/ruff check .
+	@echo "check 2/4  ruff format (1 s)"
+	@$(BIN)/ruff format --check .
+	@echo "check 3/4  mypy --strict (5 s; a minute the first time)"
+	@$(BIN)/mypy
+	@echo "check 4/4  import layers (1 s)"
+	@$(BIN)/lint-imports
+
+test: setup check ## all checks and all tests, doctests included
+	@echo "test 1/1  pytest with warnings as errors"
+	@$(BIN)/python -m pytest
+
+bench: setup ## the measurements that the README quotes
+	@scripts=(benchmarks/*.py); step=0; for script in "$${scripts[@]}"; do \
+	    step=$$((step + 1)); echo "bench $$step/$${#scripts[@]}  $$script"; \
+	    $(BIN)/python "$$script"; \
+	done

@@ -1,0 +1,5 @@
+"""``python -m hasten``."""
+
+from hasten.cli import main
+
+main()

@@ -1,0 +1,303 @@
+"""A bundle: one folder that holds everything needed to run the winner, and the proof.
+
+``hasten.json`` is the manifest: the plan, the model, the machine, the evidence, and the size and
+SHA-256 of every other file. A file that is missing, altered or not listed is refused before
+anything is loaded. Beside it lie the artifact, ``config.json`` and the tokenizer's files under
+the names that other tools expect, ``tuning.json`` with all rows, ``results.jsonl`` with the raw
+samples, and the report.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import platformdirs
+
+from hasten import __version__, hardware
+from hasten.errors import BundleError, StorageError
+from hasten.records import Hardware, ModelInfo, Parity, Plan, Tuning, from_json, to_json
+
+MANIFEST = "hasten.json"
+FORMAT = 1
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A verified bundle: its files are the ones that were saved.
+
+    ``differences`` says, in sentences, how this machine is not the one it was tuned on.
+    """
+
+    folder: Path
+    plan: Plan
+    model: ModelInfo
+    parity: Parity | None
+    hardware: Hardware
+    versions: Mapping[str, str]
+    differences: tuple[str, ...]
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.folder / "tokenizer.json"
+
+
+def save(
+    folder: Path,
+    tuning: Tuning,
+    *,
+    artifact: Path,
+    executable: bool,
+    reference: Path,
+    extra: Mapping[str, str],
+    results: Path,
+) -> None:
+    """Write a bundle, all of it or nothing.
+
+    Args:
+        folder: where; an earlier bundle there is replaced, anything else is refused.
+        tuning: the result that the bundle stands for.
+        artifact: the winner's artifact.
+        executable: whether loading the artifact can run code that its author chose; the manifest
+            is then signed with this user's key.
+        reference: the reference's folder, for the configuration and the tokenizer.
+        extra: further text files by name, such as the report.
+        results: the journal with the raw samples.
+
+    Raises:
+        StorageError: the folder holds something else, or cannot be written.
+    """
+    refuse_foreign_folder(folder)
+    unfinished = folder.with_name(folder.name + ".unfinished")
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.copytree(artifact, unfinished)
+        for name in ("config.json", *_TOKENIZER_FILES):
+            if (reference / name).exists() and not (unfinished / name).exists():
+                shutil.copy(reference / name, unfinished / name)
+        shutil.copy(results, unfinished / "results.jsonl")
+        (unfinished / "tuning.json").write_text(json.dumps(to_json(tuning)), encoding="utf-8")
+        for name, text in extra.items():
+            (unfinished / name).write_text(text, encoding="utf-8")
+        manifest = _manifest(unfinished, tuning, executable=executable)
+        (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        _put_in_place(unfinished, folder)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write the bundle {folder}: {error.strerror or error}",
+            fix="Free some space or choose another -o; the same command continues from what "
+            "was measured.",
+        ) from error
+
+
+def load(folder: Path, *, trust: bool = False, here: Hardware | None = None) -> Bundle:
+    """Verify a bundle and say whether and how it can run on this machine.
+
+    Args:
+        folder: the bundle.
+        trust: accept an artifact that can run code, from whoever made it.
+        here: this machine, when it is known already.
+
+    Raises:
+        BundleError: not a bundle, a damaged or incomplete one, one whose artifact could run
+            foreign code, or one whose precision this machine does not have.
+    """
+    manifest = _read_manifest(folder)
+    _verify_files(folder, manifest["files"])
+    if manifest["executable"] and not trust:
+        _require_own(folder, manifest)
+    try:
+        plan = from_json(Plan, manifest["plan"])
+        model = from_json(ModelInfo, manifest["model"])
+        parity = from_json(Parity, manifest["parity"]) if manifest["parity"] else None
+        then = from_json(Hardware, manifest["hardware"])
+    except (KeyError, ValueError) as error:
+        raise BundleError(f"{folder / MANIFEST} cannot be read: {error}") from error
+    now = here or hardware.detect()
+    _require_precision(plan, now)
+    return Bundle(
+        folder, plan, model, parity, then, manifest["versions"], hardware.differences(then, now)
+    )
+
+
+def read_tuning(folder: Path) -> Tuning:
+    """The whole result that a bundle was made from, for the report."""
+    _read_manifest(folder)
+    return from_json(Tuning, json.loads((folder / "tuning.json").read_text(encoding="utf-8")))
+
+
+def refuse_foreign_folder(folder: Path) -> None:
+    """Make sure that writing a bundle to ``folder`` destroys nothing but an earlier bundle.
+
+    Raises:
+        StorageError: it is a file, or a folder with other things in it.
+    """
+    if folder.is_dir() and (not any(folder.iterdir()) or (folder / MANIFEST).exists()):
+        return
+    if folder.exists() or folder.is_symlink():
+        raise StorageError(
+            f"{folder} exists and is no bundle; it would be overwritten",
+            fix="Choose another -o, or move it away.",
+        )
+
+
+def _manifest(folder: Path, tuning: Tuning, *, executable: bool) -> dict[str, Any]:
+    with ThreadPoolExecutor() as pool:
+        names = sorted(_files(folder))
+        digests = pool.map(lambda name: _sha256(folder / name), names)
+        files = {
+            name: {"size": (folder / name).stat().st_size, "sha256": digest}
+            for name, digest in zip(names, digests, strict=True)
+        }
+    manifest = {
+        "format": FORMAT,
+        "hasten": __version__,
+        "plan": to_json(tuning.plan),
+        "model": to_json(tuning.model),
+        "parity": to_json(tuning.chosen.parity),
+        "hardware": to_json(tuning.hardware),
+        "versions": to_json(tuning.versions),
+        "executable": executable,
+        "files": files,
+    }
+    return {**manifest, "signature": _signature(manifest, _own_key())} if executable else manifest
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise BundleError(
+            f"{folder} is no bundle: it has no {MANIFEST}",
+            fix="Make one with `hasten tune MODEL --data FILE -o BUNDLE`.",
+        )
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BundleError(f"{path} is damaged: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else None
+        raise BundleError(
+            f"{folder} has bundle format {found}; this version of hasten reads {FORMAT}",
+            fix="Install the version of hasten that made it, or tune again.",
+        )
+    missing = {"plan", "model", "parity", "hardware", "versions", "executable", "files"}
+    missing -= manifest.keys()
+    if missing:
+        raise BundleError(f"{path} is damaged: it lacks {', '.join(sorted(missing))}")
+    return manifest
+
+
+def _files(folder: Path) -> Iterator[str]:
+    for path in folder.rglob("*"):
+        if path.is_symlink() or not (path.is_dir() or path.is_file()):
+            raise BundleError(f"{path} is a link or no plain file; a bundle holds neither")
+        if path.is_file():
+            yield path.relative_to(folder).as_posix()
+
+
+def _verify_files(folder: Path, listed: Mapping[str, Mapping[str, Any]]) -> None:
+    for name in listed:
+        parts = PurePosixPath(name)
+        if parts.is_absolute() or ".." in parts.parts or "\\" in name:
+            raise BundleError(f"{folder / MANIFEST} names a file outside the bundle: {name}")
+    present = set(_files(folder)) - {MANIFEST}
+    if present - listed.keys():
+        extra = ", ".join(sorted(present - listed.keys()))
+        raise BundleError(
+            f"{folder} holds files that its manifest does not list: {extra}",
+            fix="Remove them, or copy the bundle again.",
+        )
+    for name in sorted(listed):
+        if name not in present:
+            raise BundleError(f"{folder / name} is missing", fix="Copy the bundle again.")
+        size = (folder / name).stat().st_size
+        if size != listed[name]["size"]:
+            raise BundleError(
+                f"{folder / name} has {size} bytes and should have {listed[name]['size']}",
+                fix="Copy the bundle again.",
+            )
+    # Hashing releases the interpreter's lock, so it goes as fast as the cores and the disk.
+    with ThreadPoolExecutor() as pool:
+        digests = pool.map(lambda name: _sha256(folder / name), listed)
+        for name, digest in zip(listed, digests, strict=True):
+            if digest != listed[name]["sha256"]:
+                raise BundleError(
+                    f"{folder / name} has been altered: its SHA-256 is not the manifest's",
+                    fix="Copy the bundle again.",
+                )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _require_precision(plan: Plan, here: Hardware) -> None:
+    candidate = plan.candidate
+    if candidate.device == "cuda" and not here.gpus:
+        reason: str | None = "there is no GPU on this machine"
+    else:
+        reason = hardware.missing_instructions(candidate.precision, here)
+    if (reason and candidate.device == "cpu") or (candidate.device == "cuda" and not here.gpus):
+        raise BundleError(
+            f"the bundle runs in {candidate.precision} on {candidate.device}, but {reason}",
+            fix="Tune on this machine: hasten tune MODEL --data FILE -o BUNDLE",
+        )
+
+
+def _require_own(folder: Path, manifest: dict[str, Any]) -> None:
+    claimed = str(manifest.get("signature", ""))
+    unsigned = {key: value for key, value in manifest.items() if key != "signature"}
+    key_file = _key_file()
+    own = key_file.exists() and hmac.compare_digest(
+        claimed, _signature(unsigned, key_file.read_bytes())
+    )
+    if not own:
+        raise BundleError(
+            f"the artifact in {folder} can run code when it is loaded, and it was not made by "
+            "you on this machine",
+            fix="If you trust whoever made it: --trust-bundle, or hasten.load(..., trust=True).",
+        )
+
+
+def _signature(manifest: Mapping[str, Any], key: bytes) -> str:
+    canonical = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
+    return hmac.new(key, canonical, hashlib.sha256).hexdigest()
+
+
+def _key_file() -> Path:
+    return platformdirs.user_data_path("hasten") / "bundle.key"
+
+
+def _own_key() -> bytes:
+    """This user's key on this machine, made at the first use and readable by nobody else."""
+    path = _key_file()
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(32))
+    return path.read_bytes()
+
+
+def _put_in_place(unfinished: Path, folder: Path) -> None:
+    if folder.exists():
+        # Renaming cannot replace a folder that has files; the old bundle steps aside first.
+        old = folder.with_name(folder.name + ".replaced")
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+        unfinished.rename(folder)
+        shutil.rmtree(old)
+    else:
+        unfinished.rename(folder)

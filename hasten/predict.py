@@ -1,0 +1,122 @@
+"""A loaded bundle answers texts as ``transformers.pipeline("text-classification")`` does."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasten import bundle as bundles
+from hasten import engines, tasks
+from hasten.batching import CostModel
+from hasten.errors import InputError
+from hasten.pipeline import Pipeline, Streams
+from hasten.tokenization import TextTokenizer
+
+# As many texts are planned together; more would not pad less, and need memory without bound.
+_WINDOW = 8192
+
+_UNSET: Any = object()
+
+
+class Predictor:
+    """A model that is loaded and planned, ready for texts.
+
+    Safe to call from several threads; calls take turns, since each uses all the cores it was
+    given. Also a context manager that releases the model at its end.
+
+    Attributes:
+        bundle: where it comes from, and how this machine differs from the one it was tuned on.
+    """
+
+    def __init__(self, bundle: bundles.Bundle) -> None:
+        candidate = bundle.plan.candidate
+        engine = engines.get(candidate.engine)
+        missing = engine.missing()
+        if missing:
+            raise missing
+        tokenizer = TextTokenizer.load(bundle.tokenizer, bundle.model.max_length)
+        session = engine.load(bundle.folder, candidate)
+        streams = Streams(session, candidate.streams, bundle.model)
+        table = bundle.plan.cost_table
+        self.bundle = bundle
+        self._pipeline = Pipeline(tokenizer, streams)
+        self._cost = CostModel(table) if table else None
+        self._task = tasks.get(bundle.model.task)
+        self._turn = threading.Lock()
+
+    def __call__(self, texts: str | Sequence[str], top_k: int | None = _UNSET) -> list[Any]:
+        """Answer one text or many.
+
+        Args:
+            texts: a text, or a sequence of texts.
+            top_k: how many labels to return, best first; None for all. Without it, the best
+                label alone, not wrapped in a list.
+
+        Returns:
+            For each text, in the input's order, ``{"label": str, "score": float}``, or a list
+            of such where ``top_k`` is given. For a single text the same shapes as the pipeline:
+            a list with one dict, or the list of its ``top_k`` labels.
+
+        Raises:
+            InputError: something that is not text.
+            EngineError: the engine failed.
+        """
+        single = isinstance(texts, str)
+        bare = top_k is _UNSET
+        answers: list[Any] = self._task.answers(
+            self.outputs([texts] if isinstance(texts, str) else texts),
+            self.bundle.model.labels,
+            1 if bare else top_k,
+            bare=bare,
+        )
+        return answers[0] if single and not bare else answers
+
+    def outputs(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """The model's raw outputs, float32 [texts, k], in the input's order."""
+        if not all(isinstance(text, str) for text in texts):
+            kinds = ", ".join(sorted({type(text).__name__ for text in texts} - {"str"}))
+            raise InputError(f"every text must be a str, but there is: {kinds}")
+        width = max(len(self.bundle.model.labels), 1)
+        parts = [np.empty((0, width), dtype=np.float32)] if not len(texts) else []
+        strategy = self.bundle.plan.strategy
+        with self._turn:
+            for begin in range(0, len(texts), _WINDOW):
+                window = texts[begin : begin + _WINDOW]
+                parts.append(self._pipeline.run(window, strategy, self._cost).outputs)
+        return np.concatenate(parts)
+
+    def close(self) -> None:
+        """Release the model and its threads."""
+        self._pipeline.streams.close()
+
+    def __enter__(self) -> Predictor:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def load(folder: str | PathLike[str], *, trust: bool = False) -> Predictor:
+    """Load a bundle that ``hasten tune`` made. Needs neither torch nor transformers, unless the
+    winner does.
+
+    Args:
+        folder: the bundle.
+        trust: accept an artifact that can run code when it is loaded, whoever made it.
+
+    Raises:
+        BundleError: no bundle, a damaged one, one that must not or cannot run here.
+        Unavailable: the winner's engine is not installed; the message says what to install.
+        EngineError: the engine cannot load the artifact.
+    """
+    bundle = bundles.load(Path(folder), trust=trust)
+    for difference in bundle.differences:
+        warnings.warn(f"{folder}: {difference}", stacklevel=2)
+    return Predictor(bundle)

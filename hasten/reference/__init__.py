@@ -1,0 +1,20 @@
+"""The reference: the model as it was trained, in fp32 PyTorch, in a folder any process can open.
+
+Whatever the user has (a Hugging Face folder or hub id, a factory, a module in memory) becomes::
+
+    folder/
+      reference.json   kind and ModelInfo; written last: a folder that has it is complete
+      config.json      the original's, or a minimal one with id2label
+      tokenizer.json   with tokenizer_config.json and special_tokens_map.json where there are any
+      module/          huggingface  config.json and model.safetensors (or its shards)
+                       factory      factory.json, which names it, and weights.safetensors
+                       pickle       module.pkl, classes from __main__ and notebooks included
+
+Every engine exports from this one truth, and every answer is compared with it.
+"""
+
+from hasten.reference.folder import Kind, Reference
+from hasten.reference.module import load_module
+from hasten.reference.preparation import prepare
+
+__all__ = ["Kind", "Reference", "load_module", "prepare"]

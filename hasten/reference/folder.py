@@ -1,0 +1,115 @@
+"""The prepared folder: open it, share its files, tell whether it changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hasten.errors import ModelError, StorageError
+from hasten.records import ModelInfo, from_json
+from hasten.reference.module import load_module
+from hasten.tokenization import TextTokenizer
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Kind = Literal["huggingface", "factory", "pickle"]
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A prepared folder. Cheap to hold and to send to another process: nothing is loaded."""
+
+    folder: Path
+    info: ModelInfo
+    kind: Kind
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> Reference:
+        """Read a folder that :func:`hasten.reference.prepare` completed.
+
+        Raises:
+            ModelError: it was not completed, or is damaged.
+        """
+        folder = Path(folder)
+        try:
+            stored = json.loads((folder / "reference.json").read_text(encoding="utf-8"))
+            return cls(folder, from_json(ModelInfo, stored["info"]), stored["kind"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelError(f"{folder} is not a complete reference: {error}") from error
+
+    @property
+    def executable(self) -> bool:
+        """Whether loading the module runs code that is stored in the folder itself."""
+        return self.kind == "pickle"
+
+    def module(self) -> nn.Module:
+        """The fp32 original, as :func:`hasten.reference.load_module` describes it."""
+        return load_module(self.folder / "module", self.info)
+
+    def tokenizer(self) -> TextTokenizer:
+        """A tokenizer of the caller's own, set to the model's ``max_length``."""
+        return TextTokenizer.load(self.folder / "tokenizer.json", self.info.max_length)
+
+    def copy_module(self, folder: Path) -> Path:
+        """Put ``module/`` into ``folder``, sharing the disk space where that is possible.
+
+        Returns:
+            ``folder / "module"``, for :func:`hasten.reference.load_module`.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        target = folder / "module"
+        with storing(target):
+            # Both folders are hasten's and never written again: one file may have two names.
+            shutil.copytree(self.folder / "module", target, copy_function=_link)
+        return target
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over the names and contents of all files: another model, another value."""
+        names = ("reference.json", "config.json", *TOKENIZER_FILES)
+        files = [self.folder / name for name in names if (self.folder / name).exists()]
+        files += sorted(path for path in (self.folder / "module").rglob("*") if path.is_file())
+        digest = hashlib.sha256()
+        for path in files:
+            with path.open("rb") as stream:
+                content = hashlib.file_digest(stream, "sha256").hexdigest()
+            digest.update(f"{path.relative_to(self.folder).as_posix()} {content}\n".encode())
+        return digest.hexdigest()
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
+
+
+@contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Turn the system's refusal to write ``path`` into a StorageError."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error}") from error
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write ``value`` for people and programs to read.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    with storing(path):
+        text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+        path.write_text(text, encoding="utf-8")

@@ -1,0 +1,346 @@
+"""Where a model comes from, and how it becomes ``module/``."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hasten.errors import ModelError
+from hasten.reference.folder import TOKENIZER_FILES, Kind, storing, write_json
+from hasten.reference.module import build, pretrained, quiet
+from hasten.reference.tokenizer import SLOW_TOKENIZER_FILES
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_TESTED = "BERT, RoBERTa, CamemBERT, XLM-RoBERTa and DistilBERT"
+_FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+_DOWNLOADED = (
+    *("config.json", "model*.safetensors", "model.safetensors.index.json"),
+    *TOKENIZER_FILES,
+    *(*SLOW_TOKENIZER_FILES, "merges.txt", "added_tokens.json"),
+)
+_PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How the weights are come by; see :func:`hasten.reference.prepare`."""
+
+    weights: Path | None = None
+    random_weights: bool = False
+    allow_pickle: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A model that was found, and what it takes to write its ``module/``.
+
+    ``tokenizer`` is the folder that came with the model; models that are code bring none.
+    """
+
+    name: str
+    kind: Kind
+    tokenizer: Path | None
+    write: Callable[[Path], None]
+
+
+def find(model: object, options: Options) -> Origin:
+    """Tell what ``model`` is, and check it as far as that is quick.
+
+    Raises:
+        ModelError: there is no such model, or it is not supported.
+    """
+    if isinstance(model, Path):
+        return _huggingface(model.absolute().name, model, options)
+    if not isinstance(model, str):
+        return _in_memory(model, options)
+    path = Path(model).expanduser()
+    if path.exists():
+        return _huggingface(path.absolute().name, path, options)
+    if _FACTORY.fullmatch(model):
+        _refuse_random(model, options)
+        return Origin(model, "factory", None, partial(_write_factory, model, options.weights))
+    return _huggingface(model, _download(model, options), options)
+
+
+def _refuse_random(name: str, options: Options) -> None:
+    if options.random_weights:
+        raise ModelError(
+            f"{name} is code, which decides about its weights itself",
+            fix="--random-weights goes with a Hugging Face folder or hub id.",
+        )
+
+
+def _download(name: str, options: Options) -> Path:
+    if not _HUB_ID.fullmatch(name):
+        raise ModelError(
+            f"there is no folder {name}",
+            fix="A model is a local folder, a hub id (org/name), or package.module:factory.",
+        )
+    from huggingface_hub import snapshot_download
+
+    patterns = [*_DOWNLOADED, *(("pytorch_model*",) if options.allow_pickle else ())]
+    if options.random_weights or options.weights:
+        patterns = [pattern for pattern in patterns if "model" not in pattern]
+    try:
+        with quiet():
+            return Path(snapshot_download(name, allow_patterns=patterns))
+    except Exception as error:  # the hub's, the network's and the file system's
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelError(
+            f"{name} is no local folder, and the hub does not give it: {reason}",
+            fix="Check the spelling and the network, or download it where there is one "
+            f"(`hf download {name} --local-dir FOLDER`) and give the folder.",
+        ) from error
+
+
+# ----------------------------------------------------------------------- Hugging Face folders
+
+
+def _huggingface(name: str, source: Path, options: Options) -> Origin:
+    if not (source / "config.json").is_file():
+        raise ModelError(
+            f"{source} is not a Hugging Face folder: it holds no config.json",
+            fix="Give the folder that save_pretrained wrote, or package.module:factory for a "
+            "module of your own.",
+        )
+    config = _supported_config(source, options)
+    if options.random_weights:
+        write = partial(_write_random, config, options.seed)
+    elif options.weights:
+        write = partial(_write_with_weights, config, options.weights)
+    elif files := _safetensors(source):
+        write = partial(_copy_weights, source, files)
+    else:
+        _check_pickled(source, options)
+        write = partial(_convert_pickled, source)
+    return Origin(name, "huggingface", source, write)
+
+
+def _supported_config(source: Path, options: Options) -> Any:
+    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig
+
+    with quiet():
+        try:
+            config = AutoConfig.from_pretrained(
+                source, local_files_only=True, trust_remote_code=False
+            )
+        except Exception as error:  # damaged JSON, unknown types, code of its own
+            raise ModelError(
+                f"{source / 'config.json'} describes no model that transformers knows: {error}",
+                fix=f"Supported are its sequence classifiers ({_TESTED} are tested). Code that "
+                "comes with a model is never run: give it as package.module:factory.",
+            ) from error
+    named = ", ".join(config.architectures or ()) or f"no architecture ({config.model_type})"
+    known = type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    if not known or not (options.random_weights or "ForSequenceClassification" in named):
+        raise ModelError(
+            f"{source} holds {named}; supported are sequence classifiers: {_TESTED} are tested, "
+            "and whatever else AutoModelForSequenceClassification loads",
+            fix="Any other module can be given as package.module:factory with --task tensors, "
+            "or its shape measured with --random-weights if transformers can classify with it.",
+        )
+    if getattr(config, "quantization_config", None) is not None:
+        raise ModelError(
+            f"{source} is quantized already; the answers to keep are those of the fp32 original",
+            fix="Give the folder it was quantized from.",
+        )
+    return config
+
+
+def _safetensors(source: Path) -> tuple[str, ...]:
+    """Names of the weight files, the index of the shards included."""
+    if (source / "model.safetensors").exists():
+        return ("model.safetensors",)
+    index = source / "model.safetensors.index.json"
+    if not index.exists():
+        return ()
+    shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    for shard in shards:
+        if Path(shard).name != shard or not (source / shard).exists():
+            raise ModelError(f"{index} names {shard}, which is not in its folder")
+    return (index.name, *sorted(shards))
+
+
+def _copy_weights(source: Path, files: tuple[str, ...], target: Path) -> None:
+    # Copies, not links: training on writes into the user's files in place.
+    for name in ("config.json", *files):
+        with storing(target / name):
+            shutil.copyfile(source / name, target / name)
+
+
+def _check_pickled(source: Path, options: Options) -> None:
+    found = next((name for name in _PICKLED if (source / name).exists()), None)
+    if found is None and options.allow_pickle:
+        raise ModelError(
+            f"{source} holds no weights: looked for model.safetensors and {_PICKLED[0]}",
+            fix="Give a complete folder, or its weights with --weights PATH, or measure the shape "
+            "alone with --random-weights.",
+        )
+    if not options.allow_pickle:
+        state = f"its weights only as {found}" if found else "no model.safetensors"
+        raise ModelError(
+            f"{source} holds {state}; pickled weights can carry code",
+            fix="If you trust who made them, pass --allow-pickle (allow_pickle=True): they are "
+            "then read without running code and kept as safetensors. Without weights, "
+            "--random-weights measures the shape.",
+        )
+
+
+def _convert_pickled(source: Path, target: Path) -> None:
+    import torch
+
+    model = pretrained(source, dtype=torch.float32, use_safetensors=False, weights_only=True)
+    _save(model, target)
+
+
+def _write_random(config: Any, seed: int, target: Path) -> None:
+    import torch
+
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        model = _from_config(config)
+    _save(model, target)
+
+
+def _write_with_weights(config: Any, weights: Path, target: Path) -> None:
+    model = _from_config(config)
+    load_weights(model, weights)
+    _save(model, target)
+
+
+def _from_config(config: Any) -> Any:
+    import torch
+    import transformers
+
+    automatic: Any = transformers.AutoModelForSequenceClassification  # untyped
+    with quiet():
+        return automatic.from_config(config, dtype=torch.float32)
+
+
+def _save(model: Any, target: Path) -> None:
+    with quiet(), storing(target):
+        model.save_pretrained(target)
+
+
+# --------------------------------------------------------------------- factories and memory
+
+
+def _write_factory(name: str, weights: Path | None, target: Path) -> None:
+    from safetensors.torch import save_model
+
+    module = build(name)
+    if weights:
+        load_weights(module, weights)
+    write_json(target / "factory.json", {"factory": name})
+    with storing(target):
+        save_model(module, str(target / "weights.safetensors"))
+
+
+def _in_memory(model: object, options: Options) -> Origin:
+    from torch import nn
+
+    name = type(model).__name__
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"a {name} is no model",
+            fix="A model is a torch.nn.Module, a local folder, a hub id (org/name), or "
+            "package.module:factory.",
+        )
+    _refuse_random(name, options)
+    if options.weights:
+        raise ModelError(
+            f"{name} is in memory, weights included",
+            fix="Load the other weights with its load_state_dict first.",
+        )
+    if _is_unmodified_classifier(model):
+        return Origin(name, "huggingface", None, partial(_save, model))
+    return Origin(name, "pickle", None, partial(_write_pickle, model))
+
+
+def _is_unmodified_classifier(model: nn.Module) -> bool:
+    """Whether config.json and the weights say all about ``model``: no layer was exchanged."""
+    if not any(base.__module__ == "transformers.modeling_utils" for base in type(model).__mro__):
+        return False
+    import torch
+    import transformers
+
+    classifiers: Any = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    config: Any = model.config
+    if type(config) not in classifiers or classifiers[type(config)] is not type(model):
+        return False
+    with quiet(), torch.device("meta"):
+        fresh = type(model)(copy.deepcopy(config))
+    return _structure(fresh) == _structure(model)
+
+
+def _structure(model: nn.Module) -> dict[str, type]:
+    return {name: type(part) for name, part in model.named_modules()}
+
+
+def _write_pickle(module: nn.Module, target: Path) -> None:
+    import cloudpickle
+
+    try:
+        content = cloudpickle.dumps(copy.deepcopy(module).cpu())
+    except Exception as error:  # pickling asks every object in the module
+        raise ModelError(
+            f"{type(module).__name__} cannot be pickled, so no other process could run it: {error}",
+            fix="Give it as package.module:factory, with its weights in a file.",
+        ) from error
+    with storing(target):
+        (target / "module.pkl").write_bytes(content)
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Load a state dict that fits ``module`` exactly.
+
+    Raises:
+        ModelError: the file is no state dict, or another module's.
+    """
+    state = _state_dict(path)
+    try:
+        missing, unexpected = module.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # sizes that differ
+        raise ModelError(f"{path} does not fit {type(module).__name__}: {error}") from error
+    problems = [
+        f"{len(keys)} {word}: {', '.join(keys[:3])}"
+        for word, keys in (("missing", missing), ("unexpected", unexpected))
+        if keys
+    ]
+    if problems:
+        raise ModelError(
+            f"{path} does not fit {type(module).__name__}; {'; '.join(problems)}",
+            fix="Save the weights of the whole module: torch.save(module.state_dict(), PATH).",
+        )
+
+
+def _state_dict(path: Path) -> dict[str, Tensor]:
+    import torch
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch, pickle, zipfile and safetensors have their own
+        raise ModelError(
+            f"{path} cannot be read as a state dict: {error}",
+            fix="Save it with torch.save(module.state_dict(), PATH) or as .safetensors.",
+        ) from error
+    if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
+        raise ModelError(
+            f"{path} is not a state dict, in which every value is a tensor",
+            fix="Save it with torch.save(module.state_dict(), PATH).",
+        )
+    return state

@@ -1,0 +1,291 @@
+"""What the report says, as sentences and tables of plain strings; others render it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from hasten import engines
+from hasten.errors import ChoiceError
+from hasten.records import (
+    Candidate,
+    EndToEnd,
+    Interval,
+    LengthProfile,
+    Parity,
+    Row,
+    Tuning,
+)
+from hasten.stats import percentile
+
+_ORDER = ("chosen", "finalist", "refused", "dropped", "failed")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of text under column names; numbers are right-aligned from ``numbers_from`` on."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numbers_from: int = 1
+    numbers_to: int = 99
+
+
+def title(candidate: Candidate) -> str:
+    """A candidate in words: ``ONNX Runtime fp32, 2 streams x 1 thread``."""
+    streams, threads = candidate.streams, candidate.intra_op_num_threads
+    layout = f"{_count(streams, 'stream')} x {_count(threads, 'thread')}"
+    where = "" if candidate.device == "cpu" else f" on {candidate.device}"
+    return f"{_engine(candidate)} {candidate.precision}{where}, {layout}"
+
+
+def headline(tuning: Tuning) -> tuple[str, ...]:
+    """The answer first: what to use, how much faster, how many answers differ."""
+    chosen = tuning.chosen
+    run, reference = chosen.best, tuning.baseline.best
+    assert run
+    assert reference
+    sentences = [
+        f"Use {title(chosen.candidate)}, {_batches(run, tuning)}: {_speed(tuning, run, reference)}."
+    ]
+    if chosen.parity:
+        sentences.append(agreement(chosen.parity))
+    if tuning.runner_up and tuning.ratio_to_runner_up:
+        sentences.append(_lead(tuning))
+    sentences += _ceiling(tuning, run)
+    return tuple(sentences)
+
+
+def agreement(parity: Parity) -> str:
+    """How many answers differ, with the bound, as one sentence."""
+    if not parity.decisions:
+        return (
+            f"Outputs were compared as tensors on {parity.compared:,} texts: mean difference "
+            f"{parity.mean_abs_difference:.1e}, largest {parity.max_abs_difference:.1e}."
+        )
+    ties = f", {parity.ties} of them ties in the original itself" if parity.ties else ""
+    accuracy = ""
+    if parity.accuracy is not None and parity.reference_accuracy is not None:
+        accuracy = (
+            f" Accuracy {parity.accuracy:.1%}, the original's {parity.reference_accuracy:.1%}."
+        )
+    return (
+        f"{parity.flips} of {parity.compared:,} answers differ from the original's{ties} "
+        f"(with 95 % confidence, at most {parity.flip_upper_bound:.2%}).{accuracy}"
+    )
+
+
+def lengths(profile: LengthProfile) -> str:
+    """The length profile as one line."""
+    cut = ""
+    if profile.truncated:
+        cut = (
+            f"; {profile.truncated:,} ({profile.truncated_share:.1%}) are longer than the "
+            f"{profile.max_length} tokens that the model takes and are cut off"
+        )
+    return (
+        f"{_count(profile.texts, 'text')}, {profile.tokens:,} tokens: mean {profile.mean:.1f}, "
+        f"p5 {profile.p5}, p25 {profile.p25}, median {profile.p50}, p75 {profile.p75}, "
+        f"p95 {profile.p95}, longest {profile.longest}{cut}"
+    )
+
+
+def setting(tuning: Tuning) -> tuple[str, ...]:
+    """Where and under which conditions the figures were taken."""
+    here, threads = tuning.hardware, tuning.baseline.candidate.intra_op_num_threads
+    extensions = [s for s in here.instruction_sets if s.startswith(("avx2", "avx512", "amx", "bf"))]
+    versions = ", ".join(f"{name} {version}" for name, version in tuning.versions.items())
+    weights = " with random weights" if tuning.model.random_weights else ""
+    ceilings = "; ".join(
+        f"{c.precision} {c.flops_per_s / 1e9:.0f} GFLOP/s on {c.device}" for c in tuning.ceilings
+    )
+    baseline = tuning.baseline.best
+    judged = f"{baseline.texts:,} texts in each of {tuning.settings.rounds}" if baseline else "no"
+    return (
+        f"Model: {tuning.model.name} ({tuning.model.architecture}, "
+        f"{tuning.model.parameter_count / 1e6:.1f} M parameters{weights})",
+        f"Texts: {lengths(tuning.profile)}",
+        f"Machine: {here.cpu_model}, {_count(here.usable_cores, 'usable core')}, "
+        f"{' '.join(extensions) or 'no vector extensions known'}, "
+        f"{here.memory_bytes / 2**30:.0f} GiB" + "".join(f", {gpu.name}" for gpu in here.gpus),
+        f"Threads: {threads} for every candidate; {judged} interleaved rounds; "
+        f"{tuning.elapsed_s:.0f} s in all",
+        f"Fastest matrix product measured here: {ceilings or 'not measured'}",
+        f"Versions: {versions}",
+    )
+
+
+def candidates(tuning: Tuning) -> Table:
+    """All candidates that were tried, the best first."""
+    known = [row for row in tuning.rows if row.status in _ORDER]
+    rows = sorted(known, key=lambda row: (_ORDER.index(row.status), -_rate(row)))
+    baseline = tuning.baseline
+    reference = ("baseline: " + title(baseline.candidate) + ", batch 1", "")
+    latency = tuning.settings.objective == "latency"
+    return Table(
+        "Candidates",
+        (
+            "candidate",
+            "outcome",
+            "speed-up (95 %)",
+            "p50 ms" if latency else "texts/s",
+            "tokens/s",
+            "answers changed",
+            "largest difference",
+            "load s",
+            "memory MiB",
+            "note",
+        ),
+        tuple(_cells(tuning, row) for row in rows)
+        + ((*reference, "1", *_figures(tuning, baseline)[1:], "the yardstick"),),
+        numbers_from=2,
+        numbers_to=8,
+    )
+
+
+def batching(tuning: Tuning) -> Table | None:
+    """What the ways of batching make of the winner; None where only one was run."""
+    runs = tuning.chosen.runs
+    if len(runs) < 2:
+        return None
+    best = tuning.chosen.best
+    assert best
+    return Table(
+        f"Batching with {title(tuning.chosen.candidate)}",
+        ("strategy", "texts/s", "of the best", "padding", "predicted s", "measured s"),
+        tuple(
+            (
+                run.strategy.label,
+                f"{run.texts_per_s:,.1f}",
+                f"{run.texts_per_s / best.texts_per_s:.2f}",
+                f"{run.padding_share:.1%}",
+                f"{run.predicted_s:.3f}" if run.predicted_s else "",
+                f"{run.total.median_s:.3f}",
+            )
+            for run in sorted(runs, key=lambda run: -run.texts_per_s)
+        ),
+    )
+
+
+def flips(tuning: Tuning) -> Table | None:
+    """The changed answers of the winner and of every refused candidate; None without any."""
+    rows = []
+    for row in tuning.rows:
+        if row.parity is None or row.status not in ("chosen", "refused", "finalist"):
+            continue
+        for flip in row.parity.examples:
+            text = flip.text if len(flip.text) <= 80 else flip.text[:79] + "…"
+            change = f"{flip.reference_answer} → {flip.candidate_answer}"
+            margins = f"{flip.reference_margin:.3g} → {flip.candidate_margin:.3g}"
+            rows.append((row.candidate.label, change, margins, text))
+    columns = ("candidate", "answer", "margin", "text")
+    return Table("Changed answers", columns, tuple(rows), numbers_from=9) if rows else None
+
+
+def unavailable(tuning: Tuning) -> tuple[str, ...]:
+    """What could not be tried here and why, candidates with the same reason together."""
+    by_reason: dict[str, list[Candidate]] = defaultdict(list)
+    for row in tuning.rows:
+        if row.status == "unavailable":
+            by_reason[" ".join((row.reason or "").split())].append(row.candidate)
+    return tuple(
+        f"{', '.join(dict.fromkeys(_brief(candidate) for candidate in group))}: {reason}"
+        for reason, group in by_reason.items()
+    )
+
+
+def _cells(tuning: Tuning, row: Row) -> tuple[str, ...]:
+    return (title(row.candidate), row.status, *_figures(tuning, row), row.reason or "")
+
+
+def _figures(tuning: Tuning, row: Row) -> tuple[str, ...]:
+    run, start_up, parity = row.best, row.start_up, row.parity
+    rate = ""
+    if run and tuning.settings.objective == "latency":
+        rate = f"{1000 * percentile(run.batch_latency_s, 50):.2f}"
+    elif run:
+        rate = f"{run.texts_per_s:,.1f}"
+    screened = f"~{row.screen_tokens_per_s:,.0f}" if row.screen_tokens_per_s else ""
+    changed = ""
+    if parity:
+        changed = f"{parity.flips} (≤ {parity.flip_upper_bound:.2%})" if parity.decisions else "-"
+    return (
+        interval(row.ratio_to_baseline) if row.ratio_to_baseline else "",
+        rate,
+        f"{run.tokens_per_s:,.0f}" if run else screened,
+        changed,
+        f"{parity.max_abs_difference:.1e}" if parity else "",
+        f"{start_up.load_s:.1f}" if start_up else "",
+        f"{start_up.peak_bytes / 2**20:,.0f}" if start_up else "",
+    )
+
+
+def interval(value: Interval) -> str:
+    """``4.21 (4.10 to 4.33)``."""
+    return f"{value.estimate:.2f} ({value.low:.2f} to {value.high:.2f})"
+
+
+def _speed(tuning: Tuning, run: EndToEnd, reference: EndToEnd) -> str:
+    ratio = tuning.chosen.ratio_to_baseline
+    times = f"{ratio.estimate:.2f}x ({ratio.low:.2f} to {ratio.high:.2f})" if ratio else "1.00x"
+    if tuning.settings.objective == "latency":
+        now, before = (1000 * percentile(r.batch_latency_s, 50) for r in (run, reference))
+        figures = f"median {now:.2f} ms a text instead of {before:.2f} ms"
+    else:
+        figures = f"{run.texts_per_s:,.1f} texts/s instead of {reference.texts_per_s:,.1f}"
+    return f"{times} as fast as {title(tuning.baseline.candidate)} at batch 1, {figures}"
+
+
+def _lead(tuning: Tuning) -> str:
+    assert tuning.ratio_to_runner_up
+    runner_up = next(row for row in tuning.rows if row.candidate.label == tuning.runner_up)
+    ratio = interval(tuning.ratio_to_runner_up)
+    if tuning.tie:
+        return (
+            f"It is tied with {title(runner_up.candidate)}, whose time is {ratio} of its own; "
+            "the simpler one was taken."
+        )
+    return f"The runner-up, {title(runner_up.candidate)}, takes {ratio} times as long."
+
+
+def _ceiling(tuning: Tuning, run: EndToEnd) -> list[str]:
+    share, precision = tuning.chosen.ceiling_share, tuning.chosen.candidate.precision
+    if share is None:
+        return []
+    return [
+        f"That is {share:.0%} of the fastest {precision} matrix product measured on this machine, "
+        f"with {run.padding_share:.1%} of the tokens being padding."
+    ]
+
+
+def _batches(run: EndToEnd, tuning: Tuning) -> str:
+    if tuning.settings.objective == "latency":
+        return "one text at a time"
+    return {
+        "optimal": "optimal batches of the texts sorted by length",
+        "sorted": f"batches of {run.strategy.batch_size} of the texts sorted by length",
+        "arrival": f"batches of {run.strategy.batch_size} in arrival order",
+        "token_budget": f"batches of up to {run.strategy.token_budget} tokens, sorted by length",
+    }[run.strategy.name]
+
+
+def _brief(candidate: Candidate) -> str:
+    return f"{_engine(candidate)} {candidate.precision} on {candidate.device}"
+
+
+def _engine(candidate: Candidate) -> str:
+    try:
+        return engines.get(candidate.engine).title
+    except ChoiceError:  # stored by a version that had more engines than this one
+        return candidate.engine
+
+
+def _rate(row: Row) -> float:
+    if row.best:
+        return row.best.tokens_per_s
+    return row.screen_tokens_per_s or 0.0
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

@@ -1,0 +1,160 @@
+"""What this machine is and which engines can run on it, for ``hasten doctor``."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any, Literal
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from hasten.engines.base import Engine
+from hasten.records import DEVICES, PRECISIONS, Candidate, Hardware, to_json
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Why an engine cannot do something here, and the command that mends it, if one does.
+
+    ``run`` obstacles concern ``precisions`` on ``device``, or everything where ``device`` is None;
+    ``export`` obstacles leave artifacts that were made elsewhere usable.
+    """
+
+    step: Literal["run", "export"]
+    device: str | None
+    precisions: tuple[str, ...]
+    reason: str
+    fix: str | None
+
+    @property
+    def scope(self) -> str:
+        """What it concerns, as shown to people.
+
+        >>> Obstacle("run", "cpu", ("bf16", "fp16"), "no such instructions", None).scope
+        'bf16, fp16 on cpu'
+        """
+        if self.step == "export":
+            return "export"
+        return f"{', '.join(self.precisions)} on {self.device}" if self.device else "all"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCheck:
+    """One engine: ``version`` is None where it is not installed; ``runs`` is by device."""
+
+    name: str
+    title: str
+    version: str | None
+    runs: Mapping[str, tuple[str, ...]]
+    obstacles: tuple[Obstacle, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """The machine and every engine, the simplest to deploy first."""
+
+    hardware: Hardware
+    engines: tuple[EngineCheck, ...]
+
+
+def diagnose(hardware: Hardware, engines: Mapping[str, Engine]) -> Diagnosis:
+    """Ask every engine what it can run on ``hardware``; nothing is imported for it.
+
+    Args:
+        hardware: the machine. GPUs are asked about only where it has any.
+        engines: engines by name, installed or not.
+    """
+    ordered = sorted(engines.values(), key=lambda engine: (engine.simplicity, engine.name))
+    return Diagnosis(hardware, tuple(_check(engine, hardware) for engine in ordered))
+
+
+def to_dict(diagnosis: Diagnosis) -> dict[str, Any]:
+    """The diagnosis as plain JSON values."""
+    return {field: to_json(getattr(diagnosis, field)) for field in ("hardware", "engines")}
+
+
+def render(diagnosis: Diagnosis) -> RenderableType:
+    """The machine, a table of engines, and what stands in the way of the rest."""
+    here = diagnosis.hardware
+    table = Table(box=None, header_style="bold")
+    for name in ("engine", "installed", *_devices(here)):
+        table.add_column(name, overflow="fold")
+    for engine in diagnosis.engines:
+        cells = [" ".join(engine.runs.get(device, ())) or "-" for device in _devices(here)]
+        style = None if any(engine.runs.values()) else "dim"
+        table.add_row(*map(Text, (engine.title, engine.version or "no", *cells)), style=style)
+    parts: list[RenderableType] = [*map(Text, _machine(here)), "", table]
+    obstacles = [(engine.title, o) for engine in diagnosis.engines for o in engine.obstacles]
+    if obstacles:
+        parts += ["", Text("What cannot run here", style="italic")]
+    for title, obstacle in obstacles:
+        scope = "" if obstacle.scope == "all" else f" ({obstacle.scope})"
+        parts.append(Padding(Text(f"{title}{scope}: {obstacle.reason}"), (0, 0, 0, 2)))
+        if obstacle.fix:
+            parts.append(Padding(Text(obstacle.fix, style="bold"), (0, 0, 0, 4)))
+    return Group(*parts)
+
+
+def _check(engine: Engine, hardware: Hardware) -> EngineCheck:
+    missing = engine.missing()
+    if missing:
+        obstacle = Obstacle("run", None, (), missing.message, missing.fix)
+        return EngineCheck(engine.name, engine.title, None, {}, (obstacle,))
+    runs: dict[str, tuple[str, ...]] = {}
+    obstacles: list[Obstacle] = []
+    for device in _devices(hardware):
+        reasons = {p: _reason(engine, p, device, hardware) for p in PRECISIONS}
+        runs[device] = tuple(p for p, reason in reasons.items() if reason is None)
+        # Precisions that fail for one reason share its line; dict keeps the order, once each.
+        for reason in dict.fromkeys(reasons.values()):
+            if reason is not None:
+                affected = tuple(p for p in PRECISIONS if reasons[p] == reason)
+                obstacles.append(Obstacle("run", device, affected, reason, None))
+    obstacles += _export_obstacles(engine)
+    return EngineCheck(engine.name, engine.title, _version(engine), runs, tuple(obstacles))
+
+
+def _reason(engine: Engine, precision: str, device: str, hardware: Hardware) -> str | None:
+    threads = hardware.usable_cores if device == "cpu" else 1
+    return engine.supports(Candidate(engine.name, precision, device, threads), hardware)
+
+
+def _export_obstacles(engine: Engine) -> list[Obstacle]:
+    # The top-level package alone: looking up a dotted name would import its parents.
+    absent = [
+        distribution
+        for module, distribution in engine.exports_with.items()
+        if importlib.util.find_spec(module.partition(".")[0]) is None
+    ]
+    if not absent:
+        return []
+    reason = f"making artifacts needs {', '.join(absent)}, which is not installed"
+    return [Obstacle("export", None, (), reason, "pip install 'hasten[tune]'")]
+
+
+def _version(engine: Engine) -> str:
+    try:
+        return ", ".join(f"{name} {version}" for name, version in engine.versions().items())
+    except metadata.PackageNotFoundError:
+        # Another distribution brings the module, as onnxruntime-gpu brings onnxruntime.
+        return "version unknown"
+
+
+def _devices(hardware: Hardware) -> tuple[str, ...]:
+    return DEVICES if hardware.gpus else ("cpu",)
+
+
+def _machine(here: Hardware) -> tuple[str, ...]:
+    cores = f"{here.usable_cores} usable core{'' if here.usable_cores == 1 else 's'}"
+    gpus = [f"{gpu.name}, {gpu.memory_bytes / 2**30:.0f} GiB" for gpu in here.gpus]
+    return (
+        f"CPU     {here.cpu_model}, {cores}",
+        f"        {' '.join(here.instruction_sets) or 'no vector instructions known'}",
+        f"Memory  {here.memory_bytes / 2**30:.0f} GiB",
+        f"GPU     {'; '.join(gpus) or 'none found (asked nvidia-smi)'}",
+    )

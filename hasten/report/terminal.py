@@ -1,0 +1,52 @@
+"""The report for the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from hasten.records import Tuning
+from hasten.report import content
+from hasten.report.content import Table
+
+_STYLES = {"chosen": "bold green", "refused": "red", "failed": "red", "dropped": "dim"}
+
+# A terminal is narrower than a page: what it leaves out stands in report.md.
+_NOT_IN_TERMINAL = {"largest difference", "tokens/s", "memory MiB"}
+
+
+def render(tuning: Tuning) -> RenderableType:
+    """The answer, then the tables, then what was not tried."""
+    first, *others = content.headline(tuning)
+    parts: list[RenderableType] = [Text(first, style="bold green"), Text(" ".join(others)), ""]
+    parts += [Text(f"Note: {warning}", style="yellow") for warning in tuning.warnings]
+    parts.append(_table(content.candidates(tuning)))
+    for table in (content.batching(tuning), content.flips(tuning)):
+        if table:
+            parts += ["", _table(table)]
+    missing = content.unavailable(tuning)
+    if missing:
+        parts += ["", Text("Not tried here", style="italic")]
+        parts += [Padding(Text(line, style="dim"), (0, 0, 0, 2)) for line in missing]
+    return Group(*parts)
+
+
+def _table(table: Table) -> RichTable:
+    shown = [i for i, name in enumerate(table.columns) if name not in _NOT_IN_TERMINAL]
+    rich_table = RichTable(title=table.title, title_justify="left", header_style="bold", box=None)
+    for index in shown:
+        numeric = table.numbers_from <= index <= table.numbers_to
+        name = table.columns[index]
+        rich_table.add_column(
+            name,
+            justify="right" if numeric else "left",
+            no_wrap=numeric,
+            overflow="fold",
+        )
+    for row in table.rows:
+        style = next((_STYLES[cell] for cell in row if cell in _STYLES), None)
+        rich_table.add_row(*(escape(row[index]) for index in shown), style=style)
+    return rich_table

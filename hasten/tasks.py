@@ -1,0 +1,279 @@
+"""What a model's outputs mean: answers for people, decisions to compare, and how sure they are.
+
+A task is one class. Answers are those of ``transformers.pipeline("text-classification")``, so
+that callers can switch over without changing what they read.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, TypeAlias, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasten.errors import ChoiceError, InputError, ModelError
+
+Outputs = NDArray[np.float32]
+"""float32 [n, k]: one row a text, one column a label."""
+
+
+class LabelScore(TypedDict):
+    """One label and how strongly the model means it."""
+
+    label: str
+    score: float
+
+
+Answer: TypeAlias = LabelScore | list[LabelScore] | list[float]
+
+
+class Task(ABC):
+    """How outputs of one kind are read. Has no state."""
+
+    name: str
+    """As in :attr:`hasten.records.ModelInfo.task`."""
+
+    decides: bool
+    """Whether outputs lead to a decision that can flip; if not, only numbers can be compared."""
+
+    @abstractmethod
+    def answers(
+        self, outputs: Outputs, labels: Sequence[str], top_k: int | None = 1, *, bare: bool = True
+    ) -> list[Answer]:
+        """One answer a text, as ``transformers.pipeline`` gives it for a list of texts.
+
+        Args:
+            outputs: float32 [n, k].
+            labels: names of the k columns.
+            top_k: how many labels to return for a text, best first; None for all.
+            bare: with ``top_k=1``, one dict a text, as the pipeline gives when it is called
+                without ``top_k``. False: a list with one dict, as it gives for ``top_k=1``.
+
+        Raises:
+            ModelError: there is not one label for every column.
+        """
+
+    @abstractmethod
+    def decisions(self, outputs: Outputs) -> NDArray[Any]:
+        """What the outputs decide; a text's answer has flipped if its row differs.
+
+        Returns:
+            int64 [n] or bool [n, k]; [n, 0] where nothing is decided.
+        """
+
+    @abstractmethod
+    def margins(self, outputs: Outputs) -> NDArray[np.float64]:
+        """float64 [n]: how far each text's logits are from another decision."""
+
+    @abstractmethod
+    def describe(self, output: Outputs, labels: Sequence[str]) -> str:
+        """The answer for one text (``output``: float32 [k]) in words."""
+
+    def matches(
+        self, outputs: Outputs, gold: Sequence[str], labels: Sequence[str]
+    ) -> NDArray[np.bool_] | None:
+        """Which decisions are the ``gold`` ones; None where that cannot be said.
+
+        Args:
+            outputs: float32 [n, k].
+            gold: the right label of each text, by name or by index ("2").
+            labels: names of the k columns.
+
+        Returns:
+            bool [n].
+
+        Raises:
+            InputError: a gold label is not one of the model's.
+        """
+        return None
+
+
+class SingleLabel(Task):
+    """One label out of several: softmax, the largest logit wins."""
+
+    name = "single_label"
+    decides = True
+
+    def answers(
+        self, outputs: Outputs, labels: Sequence[str], top_k: int | None = 1, *, bare: bool = True
+    ) -> list[Answer]:
+        _check_choice(outputs)
+        powers = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
+        return _ranked(powers / powers.sum(axis=-1, keepdims=True), labels, top_k, bare)
+
+    def decisions(self, outputs: Outputs) -> NDArray[Any]:
+        _check_choice(outputs)
+        winners: NDArray[np.int64] = np.argmax(outputs, axis=1)
+        return winners
+
+    def margins(self, outputs: Outputs) -> NDArray[np.float64]:
+        """Largest logit minus the second largest."""
+        _check_choice(outputs)
+        top_two = np.partition(outputs.astype(np.float64), -2, axis=1)[:, -2:]
+        margins: NDArray[np.float64] = top_two[:, 1] - top_two[:, 0]
+        return margins
+
+    def describe(self, output: Outputs, labels: Sequence[str]) -> str:
+        return labels[int(output.argmax())]
+
+    def matches(
+        self, outputs: Outputs, gold: Sequence[str], labels: Sequence[str]
+    ) -> NDArray[np.bool_]:
+        wanted = np.array([_index(name, labels) for name in gold])
+        right: NDArray[np.bool_] = self.decisions(outputs) == wanted
+        return right
+
+
+class MultiLabel(Task):
+    """Each label on its own: sigmoid, and a label applies from 0.5 on (a logit of 0).
+
+    This is also the task of a model with a single label that is not a regression.
+    """
+
+    name = "multi_label"
+    decides = True
+
+    def answers(
+        self, outputs: Outputs, labels: Sequence[str], top_k: int | None = 1, *, bare: bool = True
+    ) -> list[Answer]:
+        # The pipeline's formula, for equal bits. Far below zero exp overflows to infinity, and
+        # the score is 0, as it should be.
+        with np.errstate(over="ignore"):
+            scores = np.float32(1.0) / (np.float32(1.0) + np.exp(-outputs))
+        return _ranked(scores, labels, top_k, bare)
+
+    def decisions(self, outputs: Outputs) -> NDArray[Any]:
+        return outputs >= 0
+
+    def margins(self, outputs: Outputs) -> NDArray[np.float64]:
+        """Distance from zero of the logit that is nearest to it."""
+        margins: NDArray[np.float64] = np.abs(outputs).min(axis=1).astype(np.float64)
+        return margins
+
+    def describe(self, output: Outputs, labels: Sequence[str]) -> str:
+        applying = [label for label, logit in zip(labels, output, strict=True) if logit >= 0]
+        return ", ".join(applying) or "no label"
+
+    def matches(
+        self, outputs: Outputs, gold: Sequence[str], labels: Sequence[str]
+    ) -> NDArray[np.bool_]:
+        """Whether exactly the gold labels apply. Several are separated by commas."""
+        wanted = np.zeros(outputs.shape, dtype=np.bool_)
+        for row, names in zip(wanted, gold, strict=True):
+            several = [names] if names in labels else names.split(",")
+            row[[_index(name, labels) for name in several if name.strip()]] = True
+        right: NDArray[np.bool_] = (self.decisions(outputs) == wanted).all(axis=1)
+        return right
+
+
+class Regression(Task):
+    """Numbers, as the model gives them.
+
+    A model with one label and no problem type is not this but ``multi_label``: the pipeline
+    applies a sigmoid there.
+    """
+
+    name = "regression"
+    decides = False
+
+    def answers(
+        self, outputs: Outputs, labels: Sequence[str], top_k: int | None = 1, *, bare: bool = True
+    ) -> list[Answer]:
+        return _ranked(outputs, labels, top_k, bare)
+
+    def decisions(self, outputs: Outputs) -> NDArray[Any]:
+        return np.empty((len(outputs), 0), dtype=np.bool_)
+
+    def margins(self, outputs: Outputs) -> NDArray[np.float64]:
+        """Infinite: there is no other decision."""
+        return np.full(len(outputs), np.inf)
+
+    def describe(self, output: Outputs, labels: Sequence[str]) -> str:
+        return ", ".join(f"{value:.4g}" for value in output)
+
+
+class Tensors(Regression):
+    """Vectors without names, such as embeddings, or logits of random weights."""
+
+    name = "tensors"
+
+    def answers(
+        self, outputs: Outputs, labels: Sequence[str], top_k: int | None = 1, *, bare: bool = True
+    ) -> list[Answer]:
+        """The vectors as lists of float; ``labels``, ``top_k`` and ``bare`` have no meaning."""
+        vectors: list[Answer] = outputs.tolist()
+        return vectors
+
+
+_TASKS: dict[str, Task] = {
+    task.name: task for task in (SingleLabel(), MultiLabel(), Regression(), Tensors())
+}
+
+
+def get(name: str) -> Task:
+    """The task of that name.
+
+    Raises:
+        ChoiceError: there is no such task.
+    """
+    if name not in _TASKS:
+        raise ChoiceError(f"there is no task {name!r}", fix=f"Tasks: {', '.join(_TASKS)}.")
+    return _TASKS[name]
+
+
+def for_classifier(problem_type: str | None, num_labels: int) -> Task:
+    """The task of a sequence classifier, from two fields of its ``config.json``.
+
+    The rules are those of ``transformers.pipeline``: a single label without a problem type gets
+    a sigmoid, not a regression.
+
+    >>> for_classifier(None, 2).name, for_classifier(None, 1).name
+    ('single_label', 'multi_label')
+    """
+    if problem_type == "regression":
+        return _TASKS["regression"]
+    if problem_type == "multi_label_classification" or num_labels == 1:
+        return _TASKS["multi_label"]
+    return _TASKS["single_label"]
+
+
+def _ranked(
+    scores: NDArray[np.float32], labels: Sequence[str], top_k: int | None, bare: bool
+) -> list[Answer]:
+    """Name the scores, best first; of equal ones the first label, as the pipeline does."""
+    if scores.shape[1] != len(labels):
+        raise ModelError(
+            f"the model gives {scores.shape[1]} numbers a text and names {len(labels)} labels",
+            fix="Let id2label in its config.json name each column once.",
+        )
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
+    best = np.take_along_axis(scores, order, axis=1).tolist()
+    ranked: list[list[LabelScore]] = [
+        [{"label": labels[i], "score": score} for i, score in zip(row, row_scores, strict=True)]
+        for row, row_scores in zip(order.tolist(), best, strict=True)
+    ]
+    return [row[0] for row in ranked] if bare and top_k == 1 else list(ranked)
+
+
+def _check_choice(outputs: Outputs) -> None:
+    if outputs.shape[1] < 2:
+        # An argmax over one column never changes, and would let any candidate pass.
+        raise ModelError(
+            "a single output is no choice among labels",
+            fix="Set problem_type in config.json to regression or multi_label_classification.",
+        )
+
+
+def _index(name: str, labels: Sequence[str]) -> int:
+    """Column of a gold label; a name goes before an index, for labels such as "1" to "5"."""
+    name = name.strip()
+    if name in labels:
+        return labels.index(name)
+    if name.isdecimal() and int(name) < len(labels):
+        return int(name)
+    raise InputError(
+        f"the data has the label {name!r}, which the model does not know",
+        fix=f"The model's labels: {', '.join(labels)}; or their index, 0 to {len(labels) - 1}.",
+    )

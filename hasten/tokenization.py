@@ -1,0 +1,187 @@
+"""Texts become token ids, the way the model was trained to read them.
+
+Ids stay ragged (:class:`Tokens`) until a batch is cut: padding is decided by who shares a batch,
+not by the tokenizer. Only the ``tokenizers`` library is used, which deployed bundles carry too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hasten.errors import InputError, ModelError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_HEAD_CHARACTERS_PER_TOKEN = 16
+"""How much of a long text is looked at first, per token that the model takes."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tokens:
+    """Token ids of ``n`` texts, one after the other.
+
+    Attributes:
+        ids: int32 [total].
+        offsets: int64 [n + 1]; text ``i`` is ``ids[offsets[i]:offsets[i + 1]]``.
+        truncated: bool [n]; whether the text was longer than the model takes.
+    """
+
+    ids: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    truncated: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.truncated)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each text, special tokens included: int64 [n]."""
+        return np.diff(self.offsets)
+
+    def select(self, indices: ArrayLike) -> Tokens:
+        """The texts at ``indices``, in that order; an index may come twice.
+
+        >>> tokens = Tokens(np.arange(5, dtype=np.int32), np.array([0, 2, 5]), np.zeros(2, bool))
+        >>> tokens.select([1, 0]).ids.tolist()
+        [2, 3, 4, 0, 1]
+        """
+        chosen = np.asarray(indices, dtype=np.int64)
+        lengths = self.lengths[chosen]
+        offsets = _offsets(lengths)
+        shift = np.repeat(self.offsets[chosen] - offsets[:-1], lengths)
+        positions = np.arange(offsets[-1], dtype=np.int64) + shift
+        return Tokens(self.ids[positions], offsets, self.truncated[chosen])
+
+    def pad(
+        self, indices: ArrayLike, pad_token_id: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The texts at ``indices`` as one batch, padded on the right to the longest of them.
+
+        >>> tokens = Tokens(np.arange(5, dtype=np.int32), np.array([0, 2, 5]), np.zeros(2, bool))
+        >>> input_ids, attention_mask = tokens.pad([0, 1], pad_token_id=9)
+        >>> input_ids.tolist(), attention_mask.tolist()
+        ([[0, 1, 9], [2, 3, 4]], [[1, 1, 0], [1, 1, 1]])
+
+        Returns:
+            ``input_ids`` and ``attention_mask``, both int64 [batch, length]. The length is at
+            least 1, even for texts without any token: frameworks reject empty axes.
+        """
+        chosen = np.asarray(indices, dtype=np.int64)
+        lengths = self.lengths[chosen]
+        columns = np.arange(max(1, lengths.max(initial=0)), dtype=np.int64)
+        mask = columns < lengths[:, None]
+        input_ids = np.full(mask.shape, pad_token_id, dtype=np.int64)
+        input_ids[mask] = self.ids[(self.offsets[chosen][:, None] + columns)[mask]]
+        return input_ids, mask.astype(np.int64)
+
+
+def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+class TextTokenizer:
+    """A ``tokenizer.json``, set to cut at ``max_length`` tokens and never to pad.
+
+    Not to be shared between threads: the library underneath locks a tokenizer while it works
+    ("Already borrowed"). Load one per thread; a batch uses every core by itself.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, max_length: int) -> None:
+        special = tokenizer.num_special_tokens_to_add(False)
+        if max_length <= special:
+            raise ModelError(
+                f"max_length is {max_length}, but the tokenizer adds {special} special tokens "
+                "to every text: nothing of the text would be left",
+                fix=f"Give a max_length of at least {special + 1}.",
+            )
+        # The file's own settings come from training (often 128 tokens, padded): only the side
+        # that is cut off is a property of the model.
+        direction = (tokenizer.truncation or {}).get("direction", "right")
+        tokenizer.enable_truncation(max_length, direction=direction)
+        tokenizer.no_padding()
+        self._tokenizer = tokenizer
+        self._head = _HEAD_CHARACTERS_PER_TOKEN * max_length if direction == "right" else None
+        self.max_length = max_length
+
+    @classmethod
+    def load(cls, path: str | PathLike[str], max_length: int) -> TextTokenizer:
+        """Read a ``tokenizer.json``; ``max_length`` counts special tokens too.
+
+        Raises:
+            ModelError: there is no such file, it is no tokenizer, or ``max_length`` leaves no
+                room for text.
+        """
+        from tokenizers import Tokenizer
+
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exceptions
+            raise ModelError(
+                f"{path} cannot be read as a tokenizer: {error}",
+                fix="It should be the tokenizer.json that the tokenizers library writes.",
+            ) from error
+        return cls(tokenizer, max_length)
+
+    def encode(self, texts: Sequence[str]) -> Tokens:
+        """Tokenize ``texts``; an empty text becomes just the special tokens.
+
+        Raises:
+            InputError: a text is not a str, or cannot be encoded (lone surrogates); the message
+                names its index.
+        """
+        encodings = self._encode(texts)
+        lengths = np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings))
+        offsets = _offsets(lengths)
+        ids = np.fromiter(
+            chain.from_iterable(encoding.ids for encoding in encodings),
+            dtype=np.int32,
+            count=int(offsets[-1]),
+        )
+        # Only a text that fills the window can have been cut.
+        truncated = lengths == self.max_length
+        for index in np.flatnonzero(truncated):
+            truncated[index] = bool(encodings[index].overflowing)
+        return Tokens(ids, offsets, truncated)
+
+    def _encode(self, texts: Sequence[str]) -> list[Any]:
+        _check_types(texts)
+        heads = [text[: self._head] for text in texts]
+        try:
+            encodings: list[Any] = self._tokenizer.encode_batch_fast(heads)
+            for index, (text, head) in enumerate(zip(texts, heads, strict=True)):
+                # A head that fills the window twice over decides all that is kept; the rest of
+                # the text, perhaps megabytes of it, need not be read.
+                if len(head) < len(text) and len(encodings[index].overflowing) < 2:
+                    encodings[index] = self._tokenizer.encode_batch_fast([text])[0]
+        except Exception as error:  # the library raises bare Exceptions and TypeErrors
+            raise _failure(texts, error) from error
+        return encodings
+
+
+def _check_types(texts: Sequence[object]) -> None:
+    # The library would take a tuple for a pair of texts.
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"text {index} is {type(text).__name__}, not str")
+
+
+def _failure(texts: Sequence[str], error: Exception) -> InputError:
+    for index, text in enumerate(texts):
+        surrogate = next((c for c in text if "\ud800" <= c <= "\udfff"), None)
+        if surrogate is not None:
+            return InputError(
+                f"text {index} holds a lone surrogate (U+{ord(surrogate):04X}), "
+                "which is half a character and has no UTF-8 form",
+                fix="Replace it: text.encode('utf-8', 'replace').decode('utf-8').",
+            )
+    return InputError(f"the tokenizer cannot encode these texts: {error}")

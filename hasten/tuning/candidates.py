@@ -1,0 +1,79 @@
+"""Which ways of running the model there are on this machine, and which of them cannot run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hasten.engines.base import Engine
+from hasten.errors import ChoiceError
+from hasten.records import DEVICES, PRECISIONS, Candidate, Hardware, Row, Settings
+
+_WORTH_TRYING = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "bf16", "fp16")}
+
+
+def baseline(hardware: Hardware, settings: Settings, engine: str = "torch_eager") -> Candidate:
+    """What everything is compared with: fp32 PyTorch on the CPU, all threads on one batch."""
+    return Candidate(engine, "fp32", "cpu", _threads(hardware, settings))
+
+
+def enumerate_rows(
+    hardware: Hardware, settings: Settings, engines: Mapping[str, Engine]
+) -> tuple[list[Candidate], list[Row]]:
+    """All candidates that can run here, the simplest to deploy first, and a row for the others.
+
+    Raises:
+        ChoiceError: an engine, a precision or a device that does not exist was asked for.
+    """
+    _check("engine", settings.engines, tuple(engines))
+    _check("precision", settings.precisions, PRECISIONS)
+    _check("device", (settings.device,), ("auto", *DEVICES))
+    possible: list[Candidate] = []
+    unavailable: list[Row] = []
+    chosen = [engines[name] for name in settings.engines or engines]
+    for engine in sorted(chosen, key=lambda engine: engine.simplicity):
+        for candidate in _candidates_of(engine, hardware, settings):
+            missing = engine.missing()
+            if missing:
+                unavailable.append(Row(candidate, "unavailable", str(missing)))
+            elif reason := engine.supports(candidate, hardware):
+                unavailable.append(Row(candidate, "unavailable", reason))
+            else:
+                possible.append(candidate)
+    return possible, unavailable
+
+
+def layouts(threads: int, objective: str) -> list[tuple[int, int]]:
+    """Ways to share ``threads`` threads out, as (streams, threads of each).
+
+    >>> layouts(2, "throughput"), layouts(16, "throughput"), layouts(16, "latency")
+    ([(1, 2), (2, 1)], [(1, 16), (2, 8), (4, 4), (16, 1)], [(1, 16)])
+    """
+    # Who waits for one answer at a time has nothing for a second stream to do.
+    if objective == "latency":
+        return [(1, threads)]
+    streams = sorted({1, 2, threads // 4, threads} & set(range(1, threads + 1)))
+    return [(count, threads // count) for count in streams]
+
+
+def _threads(hardware: Hardware, settings: Settings) -> int:
+    return settings.threads or hardware.usable_cores
+
+
+def _candidates_of(engine: Engine, hardware: Hardware, settings: Settings) -> list[Candidate]:
+    devices = DEVICES if settings.device == "auto" else (settings.device,)
+    found = []
+    for device in devices:
+        # A precision that was asked for by name gets its row, be it only to say why not.
+        for precision in settings.precisions or _WORTH_TRYING[device]:
+            shares = layouts(_threads(hardware, settings), settings.objective)
+            for streams, threads in shares if device == "cpu" else [(1, 1)]:
+                found.append(Candidate(engine.name, precision, device, threads, streams))
+    return found
+
+
+def _check(what: str, asked: tuple[str, ...], allowed: tuple[str, ...]) -> None:
+    for name in asked:
+        if name not in allowed:
+            raise ChoiceError(
+                f"there is no {what} {name!r}", fix=f"Choose from: {', '.join(allowed)}."
+            )

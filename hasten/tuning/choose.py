@@ -1,0 +1,93 @@
+"""From measurements to a decision. Pure: no clock, no process, no file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from hasten.engines.base import Engine
+from hasten.errors import NoCandidate
+from hasten.records import PRECISIONS, Candidate, EndToEnd, Interval, Row, Settings
+from hasten.stats import percentile, ratio_interval
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The winner, and how sure its lead is.
+
+    ``ratio_to_runner_up`` is the runner-up's time over the winner's; where it holds 1 the two
+    are tied, and the simpler one was taken.
+    """
+
+    winner: Row
+    runner_up: Row | None
+    ratio_to_runner_up: Interval | None
+    tie: bool
+
+
+def choose(rows: Sequence[Row], engines: Mapping[str, Engine], settings: Settings) -> Choice:
+    """Pick the fastest accepted candidate; among those tied with it, the simplest.
+
+    Raises:
+        NoCandidate: no candidate was accepted.
+    """
+    ranked = sorted((row for row in rows if row.status == "finalist" and row.runs), key=_time_s)
+    if not ranked:
+        raise NoCandidate(
+            "no candidate may be used:\n" + _reasons(rows),
+            fix="`hasten doctor` shows what can be installed; --max-flips sets how many changed "
+            "answers are acceptable.",
+        )
+    fastest = ranked[0]
+    tied = [row for row in ranked if row is fastest or _tie(fastest, row, settings)]
+    winner = min(tied, key=lambda row: simplicity(row.candidate, engines))
+    others = [row for row in ranked if row is not winner]
+    runner_up = others[0] if others else None
+    ratio = _ratio(runner_up, winner, settings) if runner_up else None
+    return Choice(winner, runner_up, ratio, tie=len(tied) > 1)
+
+
+def too_slow_batches(run: EndToEnd, settings: Settings) -> str | None:
+    """Why a run breaks ``--max-latency-ms``, if it does."""
+    limit_ms = settings.max_latency_ms
+    p99_ms = 1000 * percentile(run.batch_latency_s, 99)
+    if limit_ms is None or p99_ms <= limit_ms:
+        return None
+    return f"its batches take up to {p99_ms:.1f} ms (p99), more than the {limit_ms:g} ms allowed"
+
+
+def simplicity(candidate: Candidate, engines: Mapping[str, Engine]) -> tuple[int, int, int]:
+    """A key that sorts the simplest candidate first: exact before lossy, one stream before
+    several, then the engine that is the simplest to deploy.
+    """
+    precision = PRECISIONS.index(candidate.precision)
+    return precision, candidate.streams, engines[candidate.engine].simplicity
+
+
+def _reasons(rows: Sequence[Row]) -> str:
+    tried = [row for row in rows if row.status != "unavailable"] or rows
+    return "\n".join(f"  {row.candidate.label}: {row.status}, {row.reason}" for row in tried)
+
+
+def _time_s(row: Row) -> float:
+    assert row.best
+    return row.best.total.median_s
+
+
+def _tie(fastest: Row, row: Row, settings: Settings) -> bool:
+    ratio = _ratio(row, fastest, settings)
+    return ratio is not None and ratio.holds(1.0)
+
+
+def _ratio(slower: Row, faster: Row, settings: Settings) -> Interval | None:
+    assert slower.best
+    assert faster.best
+    return speedup(slower.best, faster.best, settings)
+
+
+def speedup(slower: EndToEnd, faster: EndToEnd, settings: Settings) -> Interval | None:
+    """How many times as long the one takes as the other, round by round; None below 2 rounds."""
+    numerators, denominators = slower.total.samples_s, faster.total.samples_s
+    if min(len(numerators), len(denominators)) < 2:
+        return None
+    return ratio_interval(numerators, denominators, seed=settings.seed)

@@ -1,0 +1,165 @@
+"""The contest from first look to decision: prepare, screen, cost tables, proof, finals, choice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasten.batching import predict_s
+from hasten.errors import BudgetError, EngineError
+from hasten.records import Candidate, Ceiling, Plan, Row, Tuning
+from hasten.tuning import candidates, choose, finals, screening
+from hasten.tuning.context import Context
+from hasten.tuning.entrant import Entrant
+from hasten.tuning.worker import MeasureCeiling, RunTexts
+
+TRUTH = "truth.npy"
+
+
+def run(context: Context, *, baseline_engine: str = "torch_eager") -> Tuning:
+    """Find the fastest way to run the model that keeps its answers.
+
+    Raises:
+        BudgetError: the budget does not hold the baseline.
+        NoCandidate: nothing that can run here gives the original's answers.
+        EngineError: the original itself does not run.
+    """
+    settings, hardware = context.settings, context.hardware
+    possible, unavailable = candidates.enumerate_rows(hardware, settings, context.engines)
+    baseline = Entrant(candidates.baseline(hardware, settings, baseline_engine), context)
+    entrants = [Entrant(candidate, context) for candidate in possible]
+    try:
+        truth = _truth(context, baseline)
+        screening.prepare_all(context, entrants, truth)
+        screening.screen(context, [baseline, *entrants])
+        finals.measure_tables(context, [e for e in entrants if e.in_play])
+        finalists = finals.choose_finalists(context, entrants, truth)
+        sample = finals.run_rounds(context, finalists, baseline)
+        ceilings = _ceilings(context, baseline, entrants)
+    finally:
+        for entrant in [baseline, *entrants]:
+            entrant.close()
+    _judge(context, finalists, baseline, sample, ceilings)
+    rows = [entrant.row() for entrant in entrants] + unavailable
+    return _decide(context, baseline.row(), rows, ceilings)
+
+
+def _truth(context: Context, baseline: Entrant) -> NDArray[np.float32]:
+    """The original's outputs on every judged text, float32 [texts, k]; kept for a resume."""
+    context.tell("prepare", f"the original, {baseline.label}")
+    baseline.prepare()
+    if not baseline.in_play:
+        raise EngineError(
+            f"the original model does not run: {baseline.reason}",
+            fix="hasten compares everything with fp32 PyTorch; that has to work first.",
+        )
+    stored = context.folder / TRUTH
+    for visit in range(2):
+        baseline.time_shape((1, context.profile.p50), visit)
+    expected_s = _check_budget(context, baseline)
+    if stored.exists():
+        return np.load(stored)  # type: ignore[no-any-return]
+    context.tell("prepare", f"the original's answers to {len(context.texts)} texts")
+    indices = tuple(range(len(context.texts)))
+    outputs = baseline.outputs(
+        RunTexts(indices, screening.PROBE_STRATEGY, outputs=True), expected_s
+    )
+    if outputs is None:
+        raise EngineError(f"the original model does not run: {baseline.reason}")
+    np.save(stored, outputs)
+    return outputs
+
+
+def _check_budget(context: Context, baseline: Entrant) -> float:
+    """Seconds for one pass of the baseline over all texts; refuses a hopeless budget early."""
+    cost = baseline.cost_model()
+    if cost is None:
+        raise EngineError(f"the original model does not run: {baseline.reason}")
+    singles = [np.array([index]) for index in range(len(context.texts))]
+    pass_s = predict_s(context.lengths, singles, cost)
+    fewest = min(finals.FEWEST_TEXTS, len(context.texts)) / len(context.texts)
+    needed_s = context.budget.spent_s + pass_s * (1 + fewest * context.settings.rounds)
+    if needed_s > context.budget.total_s:
+        raise BudgetError(
+            f"a budget of {context.settings.budget_s:.0f} s cannot hold the baseline: one pass "
+            f"over {len(context.texts)} texts takes about {pass_s:.0f} s",
+            fix=f"Try --budget {3 * needed_s:.0f}s, or fewer texts with --texts.",
+        )
+    return pass_s
+
+
+def _ceilings(
+    context: Context, baseline: Entrant, entrants: Sequence[Entrant]
+) -> tuple[Ceiling, ...]:
+    """The machine's fastest matrix product in every precision that was measured."""
+    kinds = {(e.candidate.precision, e.candidate.device) for e in entrants if e.runs}
+    found = []
+    for precision, device in sorted(kinds):
+        probe = replace(baseline.candidate, precision=precision, device=device)
+        context.tell("ceiling", f"the fastest matrix product in {precision}")
+        flops_per_s = context.journal.once(
+            f"ceiling:{precision}:{device}", lambda probe=probe: _measure_ceiling(context, probe)
+        )
+        if flops_per_s:
+            found.append(Ceiling(precision, device, flops_per_s))
+    return tuple(found)
+
+
+def _measure_ceiling(context: Context, probe: Candidate) -> float | None:
+    worker = context.spawn(f"ceiling-{probe.precision}-{probe.device}")
+    try:
+        flops_per_s: float | None = worker.call(MeasureCeiling(probe), context.patience_s)
+    finally:
+        worker.close()
+    return flops_per_s
+
+
+def _judge(
+    context: Context,
+    finalists: Sequence[Entrant],
+    baseline: Entrant,
+    sample: NDArray[np.int64],
+    ceilings: Sequence[Ceiling],
+) -> None:
+    """Add what only shows when all rounds are over: speed-ups, shares, broken latency limits."""
+    flops = sum(context.info.flops(int(length)) for length in context.lengths[sample])
+    ceiling = {(c.precision, c.device): c.flops_per_s for c in ceilings}
+    reference = baseline.row().best
+    for entrant in finalists:
+        best = entrant.row().best
+        if best is None or reference is None:
+            continue
+        entrant.ratio_to_baseline = choose.speedup(reference, best, context.settings)
+        key = (entrant.candidate.precision, entrant.candidate.device)
+        if key in ceiling:
+            entrant.ceiling_share = flops / best.total.median_s / ceiling[key]
+        reason = choose.too_slow_batches(best, context.settings)
+        if reason:
+            entrant.end("refused", reason)
+
+
+def _decide(
+    context: Context, baseline: Row, rows: list[Row], ceilings: tuple[Ceiling, ...]
+) -> Tuning:
+    choice = choose.choose(rows, context.engines, context.settings)
+    winner = choice.winner
+    assert winner.best
+    rows[rows.index(winner)] = replace(winner, status="chosen")
+    return Tuning(
+        plan=Plan(winner.candidate, winner.best.strategy, winner.cost_table),
+        baseline=baseline,
+        rows=tuple(rows),
+        ratio_to_runner_up=choice.ratio_to_runner_up,
+        runner_up=choice.runner_up.candidate.label if choice.runner_up else None,
+        tie=choice.tie,
+        model=context.info,
+        profile=context.profile,
+        hardware=context.hardware,
+        ceilings=ceilings,
+        settings=context.settings,
+        versions=context.versions,
+        elapsed_s=context.budget.spent_s,
+    )

@@ -1,0 +1,88 @@
+"""What all stages of a tune share: the question, the texts, the journal and the clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasten.engines.base import Engine
+from hasten.records import Event, Hardware, LengthProfile, ModelInfo, Progress, Settings
+from hasten.tasks import Task
+from hasten.tuning.journal import Journal
+from hasten.tuning.process import Connection
+
+Report = Callable[[Event], None]
+Spawn = Callable[[str], Connection]
+
+
+@dataclass
+class Budget:
+    """How much of the time has been used, a resumed run's earlier part included."""
+
+    total_s: float
+    journal: Journal
+    _end_s: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._end_s = self.total_s
+
+    @property
+    def spent_s(self) -> float:
+        return self.journal.spent_s
+
+    @property
+    def left_s(self) -> float:
+        return max(self.total_s - self.spent_s, 0.0)
+
+    def share(self, part: float) -> float:
+        """The moment, in spent seconds, at which ``part`` of what is left now is used up."""
+        return self.spent_s + part * self.left_s
+
+    def expect(self, more_s: float) -> None:
+        """Say that the whole will be done in ``more_s`` from now, sooner than the budget."""
+        self._end_s = min(self.total_s, self.spent_s + more_s)
+
+    @property
+    def expected_left_s(self) -> float:
+        return max(self._end_s - self.spent_s, 0.0)
+
+
+@dataclass(frozen=True)
+class Context:
+    """The question that a tune answers, and where it keeps what it finds.
+
+    ``lengths`` holds the tokens of every judged text, int64 [texts], after truncation.
+    ``patience_s`` is how long a worker may be silent beyond what its task is expected to take.
+    """
+
+    settings: Settings
+    hardware: Hardware
+    engines: Mapping[str, Engine]
+    versions: Mapping[str, str]
+    info: ModelInfo
+    task: Task
+    reference: Path
+    texts: tuple[str, ...]
+    gold: tuple[str, ...] | None
+    lengths: NDArray[np.int64]
+    profile: LengthProfile
+    folder: Path
+    journal: Journal
+    budget: Budget
+    report: Report
+    spawn: Spawn
+    patience_s: float = 180.0
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.reference / "tokenizer.json"
+
+    def tell(self, stage: str, message: str) -> None:
+        """Report progress."""
+        left_s = self.budget.expected_left_s
+        done = self.budget.spent_s / max(self.budget.spent_s + left_s, 1e-9)
+        self.report(Progress(stage, message, min(done, 1.0), left_s))

@@ -1,0 +1,246 @@
+"""A candidate in the contest: its worker, its measurements, and what has become of it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasten.batching import CostModel
+from hasten.errors import EngineError, StorageError
+from hasten.pipeline import PipelineRun
+from hasten.records import (
+    Candidate,
+    CostTable,
+    EndToEnd,
+    Interval,
+    Measurement,
+    Parity,
+    Row,
+    StartUp,
+    Status,
+    Strategy,
+    from_json,
+    to_json,
+)
+from hasten.tuning.context import Context
+from hasten.tuning.process import Connection
+from hasten.tuning.worker import Export, Load, Message, RunTexts, TimeShape
+
+Shape = tuple[int, int]
+
+
+class Entrant:
+    """Measures one candidate through its worker, each thing once.
+
+    The worker is started at the first measurement that the journal does not hold yet; a resumed
+    run starts no process for what it knows already. A failure ends the candidate, not the run:
+    it becomes the candidate's status, and every later request is answered with None.
+    """
+
+    def __init__(self, candidate: Candidate, context: Context) -> None:
+        self.candidate = candidate
+        self.status: Status | None = None
+        self.reason: str | None = None
+        self.parity: Parity | None = None
+        self.start_up: StartUp | None = None
+        self.export_s: float | None = None
+        self.cells: dict[Shape, list[float]] = {}
+        self.runs: dict[Strategy, list[dict[str, Any]]] = {}
+        self.screen_tokens_per_s: float | None = None
+        self.ratio_to_baseline: Interval | None = None
+        self.ceiling_share: float | None = None
+        self._context = context
+        self._worker: Connection | None = None
+
+    @property
+    def label(self) -> str:
+        return self.candidate.label
+
+    @property
+    def artifact(self) -> Path:
+        """The folder of the exported artifact; several candidates may share it."""
+        engine = self._context.engines[self.candidate.engine]
+        return self._context.folder / "artifacts" / engine.artifact_name(self.candidate)
+
+    @property
+    def in_play(self) -> bool:
+        """Whether it can still win: neither failed nor refused nor dropped."""
+        return self.status is None
+
+    def end(self, status: Status, reason: str | None) -> None:
+        """Settle what became of the candidate and let its worker go."""
+        self.status, self.reason = status, reason
+        self.close()
+
+    def close(self) -> None:
+        """End the worker process, if one is running."""
+        if self._worker:
+            self._worker.close()
+            self._worker = None
+
+    # --- what can be measured -------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Export the artifact and load it, with the times of both."""
+        export_s = self._once(f"export:{self.artifact.name}", self._export)
+        if export_s is not None:
+            self.export_s = export_s
+            start_up = self._once(f"start:{self.label}", self._start)
+            self.start_up = from_json(StartUp, start_up) if start_up else None
+
+    def has_timed(self, shape: Shape, visit: int) -> bool:
+        """Whether the journal holds this visit already."""
+        return self._shape_key(shape, visit) in self._context.journal
+
+    def time_shape(self, shape: Shape, visit: int) -> None:
+        """Add one visit's samples for a batch shape."""
+        message = TimeShape(*shape)
+        samples_s = self._once(self._shape_key(shape, visit), lambda: self._ask(message))
+        if samples_s:
+            self.cells.setdefault(shape, []).extend(samples_s)
+
+    def run_texts(self, message: RunTexts, visit: int, expected_s: float) -> None:
+        """Add one timed end-to-end round with the message's strategy."""
+        key = f"run:{self.label}:{message.strategy.label}:{len(message.indices)}:{visit}"
+        run = self._once(key, lambda: _timings(self._ask(message, expected_s)))
+        if run:
+            self.runs.setdefault(message.strategy, []).append(run)
+
+    def outputs(self, message: RunTexts, expected_s: float) -> NDArray[np.float32] | None:
+        """The outputs for some texts, float32 [texts, k]; not kept in the journal."""
+        try:
+            run: PipelineRun = self._ask(message, expected_s)
+        except EngineError as error:
+            self._fail(error)
+            return None
+        return run.outputs
+
+    def remember(self, key: str, value: Any) -> Any:
+        """Keep ``value`` in the journal under ``key``, unless something is there already."""
+        return self._context.journal.once(key, lambda: value)
+
+    # --- what follows from it -------------------------------------------------------------
+
+    def cost_table(self) -> CostTable | None:
+        """The cells measured so far as a table; None before the first."""
+        if not self.cells:
+            return None
+        batch_sizes = tuple(sorted({batch_size for batch_size, _ in self.cells}))
+        lengths = tuple(sorted({length for _, length in self.cells}))
+        return CostTable(
+            batch_sizes,
+            lengths,
+            tuple(tuple(self._median((b, n)) for n in lengths) for b in batch_sizes),
+        )
+
+    def cost_model(self) -> CostModel | None:
+        """The cost table as a function of any batch shape."""
+        table = self.cost_table()
+        return CostModel(table) if table else None
+
+    def row(self) -> Row:
+        """Everything known, as a record."""
+        return Row(
+            candidate=self.candidate,
+            status=self.status or "finalist",
+            reason=self.reason,
+            export_s=self.export_s,
+            start_up=self.start_up,
+            screen_tokens_per_s=self.screen_tokens_per_s,
+            cost_table=self.cost_table(),
+            parity=self.parity,
+            runs=tuple(self.end_to_end(strategy) for strategy in self.runs),
+            ratio_to_baseline=self.ratio_to_baseline,
+            ceiling_share=self.ceiling_share,
+        )
+
+    def end_to_end(self, strategy: Strategy) -> EndToEnd:
+        """All rounds with one strategy as a record."""
+        rounds = self.runs[strategy]
+        first = rounds[0]
+        return EndToEnd(
+            strategy=strategy,
+            texts=first["texts"],
+            tokens=first["tokens"],
+            padding_share=first["padding_share"],
+            predicted_s=first["predicted_s"],
+            total=Measurement(tuple(run["total_s"] for run in rounds)),
+            tokenize=Measurement(tuple(max(run["tokenize_s"], 1e-9) for run in rounds)),
+            batch_latency_s=tuple(s for run in rounds for s in run["batch_latency_s"]),
+        )
+
+    # --- the worker -----------------------------------------------------------------------
+
+    def _shape_key(self, shape: Shape, visit: int) -> str:
+        return f"shape:{self.label}:{shape[0]}x{shape[1]}:{visit}"
+
+    def _once(self, key: str, measure: Callable[[], Any]) -> Any:
+        if self.status in ("failed", "unavailable"):
+            return None
+        try:
+            return self._context.journal.once(key, measure)
+        except EngineError as error:
+            self._fail(error)
+            return None
+
+    def _fail(self, error: EngineError) -> None:
+        self.end("failed", error.message)
+
+    def _export(self) -> float:
+        # Exporting imports torch and leaves its memory behind: it gets a process of its own.
+        unfinished = self.artifact.with_name(self.artifact.name + ".unfinished")
+        try:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            exporter = self._context.spawn(f"export-{self.artifact.name}")
+            try:
+                message = Export(self._context.reference, self.candidate, unfinished)
+                export_s: float = exporter.call(message, self._context.patience_s)
+            finally:
+                exporter.close()
+            unfinished.rename(self.artifact)
+        except OSError as error:
+            raise StorageError(f"cannot write {unfinished}: {error.strerror}") from error
+        return export_s
+
+    def _start(self) -> StartUp:
+        worker = self._context.spawn(self.label)
+        self._worker = worker
+        if not self.artifact.exists():  # removed since the run that is being resumed
+            self._export()
+        message = Load(
+            self.artifact,
+            self.candidate,
+            self._context.tokenizer,
+            self._context.info,
+            self._context.texts,
+        )
+        start_up: StartUp = worker.call(message, self._context.patience_s)
+        return start_up
+
+    def _ask(self, message: Message, expected_s: float = 0.0) -> Any:
+        if self._worker is None:
+            self._start()
+        assert self._worker
+        return self._worker.call(message, self._context.patience_s + 10 * expected_s)
+
+    def _median(self, shape: Shape) -> float | None:
+        return Measurement(tuple(self.cells[shape])).median_s if shape in self.cells else None
+
+
+def _timings(run: PipelineRun) -> dict[str, Any]:
+    """What the journal keeps of an end-to-end run."""
+    return {
+        "texts": run.texts,
+        "tokens": run.tokens,
+        "total_s": run.total_s,
+        "tokenize_s": run.tokenize_s,
+        "plan_s": run.plan_s,
+        "padding_share": run.padding_share,
+        "predicted_s": run.predicted_s,
+        "batch_latency_s": to_json(run.batch_latency_s),
+    }

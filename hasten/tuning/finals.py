@@ -1,0 +1,224 @@
+"""Cost tables for the survivors, the proof of their answers, and the timed rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasten.batching import TOKEN_BUDGETS, best_fixed
+from hasten.corpus import stratified_sample
+from hasten.errors import BudgetError
+from hasten.parity import compare, verdict
+from hasten.records import Parity, Strategy, from_json, to_json
+from hasten.tuning.context import Context
+from hasten.tuning.entrant import Entrant
+from hasten.tuning.screening import batch_limit_s, best_plan, predicted_s, sweep
+from hasten.tuning.worker import RunTexts
+
+ARRIVAL = Strategy("arrival", 1)
+
+_TABLE_SHARE = 0.35
+_TABLE_VISITS = 3
+_MOST_LENGTHS = 7
+_MOST_FINALISTS = 3
+# Predictions hold to about 10 %; what is further behind than that and noise is out.
+_WITHIN_REACH = 1.2
+# Leave a little for choosing, saving and a slow last round.
+_ROUNDS_SHARE = 0.92
+FEWEST_TEXTS = 20
+
+
+def measure_tables(context: Context, survivors: Sequence[Entrant]) -> None:
+    """Fill the survivors' cost tables, small shapes first, as far as the time goes."""
+    if context.settings.objective == "latency":
+        shapes = [(1, length) for length in table_lengths(context)]
+    else:
+        lengths = table_lengths(context)
+        shapes = [(size, length) for size in context.settings.batch_sizes for length in lengths]
+    deadline_s = context.budget.share(_TABLE_SHARE)
+    visits = range(10, 10 + _TABLE_VISITS)
+    sweep(context, survivors, shapes, visits, deadline_s, stage="cost table")
+
+
+def table_lengths(context: Context) -> list[int]:
+    """Lengths that span the user's texts: doubling steps between the shortest and the longest.
+
+    Costs are close to linear between neighbours at a factor of two; quantiles would put all
+    lengths where the texts are and leave the long end, which costs most, to extrapolation.
+    """
+    profile = context.profile
+    low, high = max(profile.p5, 4), max(profile.longest, 4)
+    steps = min(_MOST_LENGTHS, 1 + max(1, round(np.log2(high / low))))
+    return sorted({round(n) for n in np.geomspace(low, high, steps)} | {profile.p50})
+
+
+def choose_finalists(
+    context: Context, survivors: Sequence[Entrant], truth: NDArray[np.float32]
+) -> list[Entrant]:
+    """Prove the survivors' answers, the fastest first, until enough have been accepted.
+
+    Every text that is judged runs through the candidate's own best plan, so that padding and
+    batch mates are part of the proof. ``truth`` is float32 [texts, k].
+    """
+    predicted = {e: plan[1] for e in survivors if e.in_play and (plan := best_plan(context, e))}
+    ranked = sorted(predicted, key=lambda entrant: predicted[entrant])
+    accepted: list[Entrant] = []
+    for entrant in ranked:
+        if accepted and not _needed(entrant, accepted, predicted):
+            factor = predicted[entrant] / predicted[accepted[0]]
+            entrant.end("dropped", f"predicted {factor:.2f}x slower than {accepted[0].label}")
+            continue
+        context.tell("proof", f"{entrant.label}: {len(context.texts)} texts against the original")
+        _prove(context, entrant, truth, predicted[entrant])
+        if entrant.in_play:
+            accepted.append(entrant)
+    return accepted
+
+
+def _needed(entrant: Entrant, accepted: list[Entrant], predicted: dict[Entrant, float]) -> bool:
+    if predicted[entrant] <= _WITHIN_REACH * predicted[accepted[0]]:
+        return len(accepted) < _MOST_FINALISTS
+    # The fastest exact candidate stays to show what the lossy ones gain.
+    exact = [e for e in accepted if e.candidate.precision == "fp32"]
+    return entrant.candidate.precision == "fp32" and not exact
+
+
+def _prove(
+    context: Context, entrant: Entrant, truth: NDArray[np.float32], expected_s: float
+) -> None:
+    key = f"parity:{entrant.label}"
+    settings = context.settings
+    if key not in context.journal:
+        message = _message(context, entrant, tuple(range(len(context.texts))), outputs=True)
+        outputs = entrant.outputs(message, expected_s)
+        if outputs is None:
+            return
+        parity = compare(
+            truth,
+            outputs,
+            task=context.task,
+            labels=context.info.labels,
+            texts=context.texts,
+            gold=context.gold,
+        )
+        entrant.remember(key, to_json(parity))
+    entrant.parity = from_json(Parity, entrant.remember(key, None))
+    reason = verdict(
+        entrant.parity,
+        entrant.candidate.precision,
+        max_flips=settings.max_flips,
+        strict=settings.strict,
+    )
+    if reason:
+        entrant.end("refused", reason)
+
+
+def _message(
+    context: Context,
+    entrant: Entrant,
+    indices: tuple[int, ...],
+    *,
+    strategy: Strategy | None = None,
+    outputs: bool = False,
+) -> RunTexts:
+    best = best_plan(context, entrant)
+    return RunTexts(
+        indices,
+        strategy or (best[0] if best else ARRIVAL),
+        cost_table=entrant.cost_table(),
+        max_batch_latency_s=batch_limit_s(context, entrant),
+        one_by_one=context.settings.objective == "latency",
+        outputs=outputs,
+    )
+
+
+@dataclass(frozen=True)
+class _Heat:
+    """One entry of the finals: a candidate with a strategy, and the time it should take."""
+
+    entrant: Entrant
+    strategy: Strategy
+    per_text_s: float
+
+
+def run_rounds(
+    context: Context, finalists: Sequence[Entrant], baseline: Entrant
+) -> NDArray[np.int64]:
+    """Time the finalists and the baseline on the user's texts, interleaved, round by round.
+
+    All of them run the same texts: as many as the budget holds, chosen so that their lengths are
+    distributed like those of the whole.
+
+    Returns:
+        The texts that were run, int64 indices.
+
+    Raises:
+        BudgetError: the time left does not hold the rounds over even a few texts.
+    """
+    heats = _heats(context, finalists, baseline)
+    count = context.journal.once("finals:texts", lambda: _affordable_texts(context, heats))
+    sample = stratified_sample(context.lengths, count, context.settings.seed)
+    indices = tuple(map(int, sample))
+    round_s = sum(heat.per_text_s for heat in heats) * len(indices)
+    rounds = context.settings.rounds
+    for number in range(rounds):
+        context.budget.expect((rounds - number) * round_s)
+        turn = number % len(heats)
+        for heat in heats[turn:] + heats[:turn]:
+            strategy = heat.strategy.label
+            what = f"{heat.entrant.label} {strategy}, {len(indices)} texts"
+            context.tell("finals", f"round {number + 1} of {rounds}: {what}")
+            message = _message(context, heat.entrant, indices, strategy=heat.strategy)
+            heat.entrant.run_texts(message, number, heat.per_text_s * len(indices))
+    return sample
+
+
+def _heats(context: Context, finalists: Sequence[Entrant], baseline: Entrant) -> list[_Heat]:
+    heats = [_heat(context, baseline, ARRIVAL)]
+    for place, entrant in enumerate(finalists):
+        strategies = _strategies(context, entrant) if place == 0 else []
+        best = best_plan(context, entrant)
+        if best and best[0] not in strategies:
+            strategies.insert(0, best[0])
+        heats += [_heat(context, entrant, strategy) for strategy in strategies]
+    return heats
+
+
+def _strategies(context: Context, leader: Entrant) -> list[Strategy]:
+    """The ways of batching that are shown side by side for the fastest candidate."""
+    cost = leader.cost_model()
+    if context.settings.objective == "latency" or cost is None:
+        return []
+    sizes = context.settings.batch_sizes
+    limit_s = batch_limit_s(context, leader)
+    fixed = best_fixed(context.lengths, cost, sizes, max_batch_latency_s=limit_s)
+    budgets = [Strategy("token_budget", max(sizes), budget) for budget in TOKEN_BUDGETS]
+    return [
+        Strategy("optimal", max(sizes)),
+        fixed,
+        min(budgets, key=lambda strategy: _heat(context, leader, strategy).per_text_s),
+        Strategy("arrival", fixed.batch_size),
+    ]
+
+
+def _heat(context: Context, entrant: Entrant, strategy: Strategy) -> _Heat:
+    return _Heat(entrant, strategy, predicted_s(context, entrant, strategy) / len(context.texts))
+
+
+def _affordable_texts(context: Context, heats: Sequence[_Heat]) -> int:
+    per_text_s = sum(heat.per_text_s for heat in heats) * context.settings.rounds
+    affordable = int(_ROUNDS_SHARE * context.budget.left_s / per_text_s)
+    fewest = min(FEWEST_TEXTS, len(context.texts))
+    if affordable < fewest:
+        needed_s = context.budget.spent_s + fewest * per_text_s / _ROUNDS_SHARE
+        raise BudgetError(
+            f"the budget of {context.settings.budget_s:.0f} s leaves {context.budget.left_s:.0f} s "
+            f"for {context.settings.rounds} rounds of {len(heats)} runs; even {fewest} texts "
+            f"take {fewest * per_text_s:.0f} s",
+            fix=f"Try --budget {needed_s * 1.1:.0f}s (what was measured is kept), --engines or "
+            "--rounds.",
+        )
+    return min(affordable, len(context.texts))

@@ -1,0 +1,127 @@
+"""Raw results, one JSON line each, appended as they come.
+
+The journal is what makes a run resumable: whatever has a line is not measured again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hasten.errors import EngineError, ResumeError, StorageError
+from hasten.records import to_json
+
+VERSION = 1
+
+T = TypeVar("T")
+Clock = Callable[[], float]
+
+
+class Journal:
+    """An append-only file of keyed results.
+
+    The first line is the header: what was asked, of which model, over which texts, on which
+    machine. A journal with another header belongs to another run and is refused.
+    """
+
+    def __init__(self, path: Path, header: dict[str, Any], clock: Clock = time.monotonic) -> None:
+        self.path = path
+        self._known: dict[str, Any] = {}
+        self._clock = clock
+        self._begin_s = clock()
+        self.resumed = False
+        lines = _whole_lines(path)
+        stored = next(lines, None)
+        if stored is None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._append({"version": VERSION, **header}, mode="w")
+            return
+        _require_same(stored, {"version": VERSION, **header}, path)
+        self.resumed = True
+        for line in lines:
+            self._known[line["key"]] = line
+            self._begin_s = clock() - line["at_s"]
+        _cut_torn_line(path)
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds since the run began, the time between an interruption and a resume left out."""
+        return self._clock() - self._begin_s
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._known
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def once(self, key: str, measure: Callable[[], T]) -> T:
+        """The stored result for ``key``, or else what ``measure`` returns, stored.
+
+        A failure of the engine is a result too: it is stored, and raised again on a resume.
+        JSON keeps no tuples and no records; what comes back from the file is plain, and what
+        comes back from ``measure`` is made plain in the same way, so that callers see one form.
+
+        Raises:
+            EngineError: ``measure`` raised it, now or in the run that is being resumed.
+        """
+        if key not in self._known:
+            try:
+                self._store({"key": key, "value": to_json(measure())})
+            except EngineError as error:
+                failure = {"error": type(error).__name__, "message": error.message}
+                self._store({"key": key, **failure, "fix": error.fix})
+                raise
+        line = self._known[key]
+        if "error" in line:
+            raise EngineError(line["message"], fix=line["fix"])
+        value: T = line["value"]
+        return value
+
+    def _store(self, line: dict[str, Any]) -> None:
+        self._append({**line, "at_s": round(self.spent_s, 3)}, mode="a")
+        self._known[line["key"]] = line
+
+    def _append(self, line: dict[str, Any], *, mode: str) -> None:
+        try:
+            with self.path.open(mode, encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise StorageError(
+                f"cannot write {self.path}: {error.strerror}",
+                fix="Free some space, or choose another folder with -o. What was measured so "
+                "far is kept; the same command continues.",
+            ) from error
+
+
+def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The journal's lines, without a last one that a crash left unfinished."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if line.endswith("\n"):
+                yield json.loads(line)
+
+
+def _cut_torn_line(path: Path) -> None:
+    with path.open("rb+") as file:
+        content = file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            file.truncate(whole)
+
+
+def _require_same(stored: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
+    wanted = json.loads(json.dumps(to_json(wanted)))
+    different = sorted(
+        key for key in stored.keys() | wanted.keys() if stored.get(key) != wanted.get(key)
+    )
+    if different:
+        changes = "; ".join(f"{k}: was {stored.get(k)}, is {wanted.get(k)}" for k in different)
+        raise ResumeError(
+            f"{path.parent} holds the results of another run ({changes})",
+            fix="Use --restart to throw them away, or another -o to keep them.",
+        )

@@ -1,0 +1,250 @@
+"""What runs inside a worker process: one candidate, measured on request.
+
+A worker answers one message at a time. It imports a framework only when told to export or load,
+so that its peak memory and its start-up time are those of a deployment.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import pickle
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from hasten import engines
+from hasten.batching import CostModel
+from hasten.engines.base import Engine
+from hasten.errors import EngineError, HastenError
+from hasten.pipeline import Pipeline, PipelineRun, Streams
+from hasten.records import Candidate, CostTable, ModelInfo, StartUp, Strategy
+from hasten.reference import Reference
+from hasten.tokenization import TextTokenizer
+
+log = logging.getLogger(__name__)
+
+GetEngine = Callable[[str], Engine]
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """Write the candidate's artifact into ``folder``; answers with the seconds it took."""
+
+    reference: Path
+    candidate: Candidate
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Load an artifact and run it once; answers with a :class:`hasten.records.StartUp`."""
+
+    artifact: Path
+    candidate: Candidate
+    tokenizer: Path
+    info: ModelInfo
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TimeShape:
+    """Time one batch shape; answers with a tuple of seconds, one per repetition.
+
+    Repeats until ``at_least_s`` have been measured, at most ``repeats`` times. A shape that this
+    process has not run before is run once beforehand, untimed: the first call at a shape
+    allocates, and with some engines compiles.
+    """
+
+    batch_size: int
+    length: int
+    at_least_s: float = 0.03
+    repeats: int = 10
+
+
+@dataclass(frozen=True, slots=True)
+class RunTexts:
+    """Run the texts with these indices end to end; answers with a ``PipelineRun``.
+
+    Outputs travel back only on request: they are large, and only the proof needs them.
+    """
+
+    indices: tuple[int, ...]
+    strategy: Strategy
+    cost_table: CostTable | None = None
+    max_batch_latency_s: float | None = None
+    one_by_one: bool = False
+    outputs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureCeiling:
+    """Measure the fastest matrix product; answers with FLOP/s, or None."""
+
+    candidate: Candidate
+
+
+Message = Export | Load | TimeShape | RunTexts | MeasureCeiling
+
+
+@dataclass
+class Worker:
+    """Answers messages; the same object serves in a process of its own and, in tests, in ours."""
+
+    get_engine: GetEngine = engines.get
+    _pipeline: Pipeline | None = None
+    _clock: Callable[[], float] = time.perf_counter
+    _texts: tuple[str, ...] = ()
+    _seen_shapes: set[tuple[int, int]] = field(default_factory=set)
+
+    def answer(self, message: Message) -> Any:
+        """Carry out one message.
+
+        Raises:
+            EngineError: the framework failed.
+        """
+        match message:
+            case Export():
+                return self._export(message)
+            case Load():
+                return self._load(message)
+            case TimeShape():
+                return self._time_shape(message)
+            case RunTexts():
+                return self._run_texts(message)
+            case MeasureCeiling():
+                engine = self.get_engine(message.candidate.engine)
+                return engine.ceiling_flops_per_s(message.candidate)
+
+    def close(self) -> None:
+        """Release the model."""
+        if self._pipeline:
+            self._pipeline.streams.close()
+            self._pipeline = None
+
+    def _export(self, message: Export) -> float:
+        begin = time.perf_counter()
+        reference = Reference.open(message.reference)
+        message.folder.mkdir(parents=True)
+        engine = self.get_engine(message.candidate.engine)
+        engine.export(reference, message.candidate, message.folder)
+        return time.perf_counter() - begin
+
+    def _load(self, message: Load) -> StartUp:
+        begin = time.perf_counter()
+        engine = self.get_engine(message.candidate.engine)
+        session = engine.load(message.artifact, message.candidate)
+        loaded = time.perf_counter()
+        self._clock = engine.clock
+        self._texts = message.texts
+        streams = Streams(session, message.candidate.streams, message.info, self._clock)
+        tokenizer = TextTokenizer.load(message.tokenizer, message.info.max_length)
+        self._pipeline = Pipeline(tokenizer, streams, clock=self._clock)
+        first = time.perf_counter()
+        streams.time_shape(1, 8)
+        return StartUp(
+            load_s=loaded - begin,
+            first_call_s=time.perf_counter() - first,
+            peak_bytes=peak_memory_bytes(),
+        )
+
+    def _time_shape(self, message: TimeShape) -> tuple[float, ...]:
+        streams = self._ready().streams
+        shape = (message.batch_size, message.length)
+        if shape not in self._seen_shapes:
+            streams.time_shape(*shape)
+            self._seen_shapes.add(shape)
+        samples_s: list[float] = []
+        with _no_garbage_collection():
+            while len(samples_s) < message.repeats and sum(samples_s) < message.at_least_s:
+                samples_s.append(streams.time_shape(*shape))
+        return tuple(samples_s)
+
+    def _run_texts(self, message: RunTexts) -> PipelineRun:
+        pipeline = self._ready()
+        texts = [self._texts[index] for index in message.indices]
+        with _no_garbage_collection():
+            if message.one_by_one:
+                run = pipeline.run_one_by_one(texts)
+            else:
+                run = pipeline.run(
+                    texts,
+                    message.strategy,
+                    CostModel(message.cost_table) if message.cost_table else None,
+                    max_batch_latency_s=message.max_batch_latency_s,
+                )
+        return run if message.outputs else run.without_outputs()
+
+    def _ready(self) -> Pipeline:
+        if self._pipeline is None:
+            raise EngineError("the worker was asked to measure before it had loaded a model")
+        return self._pipeline
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process has held so far; 0 where the system does not tell."""
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+class _no_garbage_collection:  # noqa: N801 - reads as the statement that it is
+    """Keeps a collection from falling into one sample and not into its neighbour."""
+
+    def __enter__(self) -> None:
+        self._was_enabled = gc.isenabled()
+        gc.disable()
+
+    def __exit__(self, *exception: object) -> None:
+        if self._was_enabled:
+            gc.enable()
+
+
+def serve(requests: BinaryIO, replies: BinaryIO, worker: Worker) -> None:
+    """Answer pickled messages until ``requests`` ends.
+
+    A reply is ``(True, answer)`` or ``(False, error)``. Errors that are not ours are wrapped:
+    a foreign exception may not unpickle in a process without its framework.
+    """
+    while True:
+        try:
+            message = pickle.load(requests)  # noqa: S301 - from our own parent process
+        except EOFError:
+            return
+        try:
+            reply = (True, worker.answer(message))
+        except HastenError as error:
+            log.warning("%s", error, exc_info=True)
+            reply = (False, error)
+        except Exception as error:
+            log.exception("unexpected failure at %s", type(message).__name__)
+            wrapped = EngineError(f"{type(error).__name__}: {_first_line(error)}")
+            reply = (False, wrapped)
+        pickle.dump(reply, replies)
+        replies.flush()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:300]
+
+
+def main(engine_path: list[str]) -> None:
+    """Entry point of a worker process; see :mod:`hasten.tuning.process` for the other end."""
+    # Ctrl-C reaches the whole process group; the parent decides what becomes of a worker.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO)
+    engines.__path__[:] = engine_path
+    # Replies get standard output to themselves: whatever a framework prints goes to the log.
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    worker = Worker()
+    serve(sys.stdin.buffer, replies, worker)
+    worker.close()

@@ -1,0 +1,123 @@
+"""A tune with the fake engine, in this process and in virtual time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hasten import tasks
+from hasten.corpus import profile
+from hasten.engines.fake import Fake
+from hasten.records import Event, Hardware, ModelInfo, Settings, Tuning, to_json
+from hasten.reference import Reference
+from hasten.tuning import contest
+from hasten.tuning.context import Budget, Context
+from hasten.tuning.journal import Journal
+from hasten.tuning.process import Connection, InlineWorker
+from hasten.tuning.worker import Message, Worker
+from tests.tiny import save_tiny_tokenizer, tiny_texts
+
+INFO = ModelInfo(
+    name="scripted",
+    architecture="Scripted",
+    task="single_label",
+    labels=("no", "yes", "maybe"),
+    max_length=128,
+    input_names=("input_ids", "attention_mask"),
+    output_names=("logits",),
+    pad_token_id=0,
+    parameter_count=1000,
+    flops_per_token=2000.0,
+    flops_per_token_squared=1.0,
+)
+
+MACHINE = Hardware("Scripted CPU", 2, ("avx2", "avx512_bf16"), 64 * 2**30)
+
+Script = Mapping[str, Mapping[str, Any]]
+
+
+def save_reference(folder: Path, info: ModelInfo = INFO) -> Reference:
+    """A reference without a model: the fake engine needs none."""
+    save_tiny_tokenizer(folder)
+    (folder / "module").mkdir()
+    (folder / "config.json").write_text("{}")
+    stored = {"kind": "huggingface", "info": to_json(info)}
+    (folder / "reference.json").write_text(json.dumps(stored))
+    return Reference.open(folder)
+
+
+class Lab:
+    """One tune: its folder, its clock, and a record of every message that was really sent.
+
+    ``stop_after`` raises KeyboardInterrupt at that message, as Ctrl-C would.
+    """
+
+    def __init__(self, folder: Path, script: Script, texts: int = 60, **settings: Any) -> None:
+        self.folder = folder
+        self.engine = Fake(script)
+        self.settings = Settings(**{"engines": ("fake",), "budget_s": 1000.0, **settings})
+        self.texts = tuple(tiny_texts(texts))
+        self.messages: list[tuple[str, Message]] = []
+        self.events: list[Event] = []
+        self.stop_after: int | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        reference = folder / "reference"
+        self.reference = (
+            Reference.open(reference) if reference.exists() else save_reference(reference)
+        )
+
+    def tune(self) -> Tuning:
+        return contest.run(self.context(), baseline_engine="fake")
+
+    def context(self) -> Context:
+        tokens = self.reference.tokenizer().encode(self.texts)
+        journal = Journal(self.folder / "results.jsonl", {"of": "test"}, self.engine.clock)
+        return Context(
+            settings=self.settings,
+            hardware=MACHINE,
+            engines={"fake": self.engine},
+            versions={},
+            info=self.reference.info,
+            task=tasks.get(self.reference.info.task),
+            reference=self.reference.folder,
+            texts=self.texts,
+            gold=None,
+            lengths=tokens.lengths,
+            profile=profile(tokens.lengths, tokens.truncated, INFO.max_length),
+            folder=self.folder,
+            journal=journal,
+            budget=Budget(self.settings.budget_s, journal),
+            report=self.events.append,
+            spawn=self.spawn,
+        )
+
+    def spawn(self, name: str) -> Connection:
+        return _Listening(name, self)
+
+    def rows(self, tuning: Tuning) -> dict[str, Any]:
+        return {row.candidate.label: row for row in tuning.rows}
+
+
+class _Listening:
+    def __init__(self, name: str, lab: Lab) -> None:
+        self._name, self._lab = name, lab
+        self._worker = InlineWorker(Worker(lambda _: lab.engine))
+
+    def call(self, message: Message, timeout_s: float) -> Any:
+        if self._lab.stop_after is not None and len(self._lab.messages) >= self._lab.stop_after:
+            raise KeyboardInterrupt
+        self._lab.messages.append((self._name, message))
+        return self._worker.call(message, timeout_s)
+
+    def close(self) -> None:
+        self._worker.close()
+
+
+def spread(values: Any) -> float:
+    """Largest over smallest."""
+    array = np.asarray(values, dtype=float)
+    return float(array.max() / array.min())

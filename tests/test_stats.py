@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hasten.stats import clopper_pearson_upper, percentile, ratio_interval, student_t_quantile
+
+
+class TestPercentile:
+    def test_it_is_linear_between_samples(self) -> None:
+        assert percentile([4.0, 1.0, 2.0, 3.0], 50) == 2.5
+        assert percentile([1.0, 2.0], 99) == pytest.approx(1.99)
+
+    def test_nothing_has_no_percentile(self) -> None:
+        with pytest.raises(ValueError, match="at least one sample"):
+            percentile([], 50)
+
+
+class TestStudentT:
+    @pytest.mark.parametrize(
+        ("probability", "degrees", "expected"),
+        [  # as scipy.stats.t.ppf gives them
+            (0.975, 1, 12.706204736174694),
+            (0.975, 2, 4.302652729749462),
+            (0.975, 3, 3.182446305283709),
+            (0.975, 4, 2.7764451051977934),
+            (0.995, 5, 4.032142983555228),
+            (0.95, 9, 1.833112932656238),
+            (0.975, 30, 2.0422724563012378),
+            (0.9999, 6, 8.024792773116536),
+            (0.975, 1001, 1.9623367052808798),
+        ],
+    )
+    def test_it_agrees_with_recorded_values(
+        self, probability: float, degrees: int, expected: float
+    ) -> None:
+        assert student_t_quantile(probability, degrees) == pytest.approx(expected, rel=1e-9)
+        assert student_t_quantile(1 - probability, degrees) == pytest.approx(-expected, rel=1e-9)
+
+    def test_the_middle_is_zero(self) -> None:
+        assert student_t_quantile(0.5, 7) == pytest.approx(0.0, abs=1e-12)
+
+    @pytest.mark.parametrize(("probability", "degrees"), [(0.0, 3), (1.0, 3), (0.5, 0)])
+    def test_there_is_no_such_quantile(self, probability: float, degrees: int) -> None:
+        with pytest.raises(ValueError, match="no quantile"):
+            student_t_quantile(probability, degrees)
+
+
+class TestRatioInterval:
+    def test_the_estimate_is_the_geometric_mean_of_the_ratios(self) -> None:
+        interval = ratio_interval([2.0, 8.0, 4.0], [1.0, 1.0, 1.0], seed=0)
+        assert interval.estimate == pytest.approx(4.0)
+        assert interval.low < 4.0 < interval.high
+
+    def test_a_slow_round_counts_for_both_and_cancels(self) -> None:
+        interval = ratio_interval([2.0, 20.0, 6.0], [1.0, 10.0, 3.0], seed=0)
+        assert interval.low == pytest.approx(2.0)
+        assert interval.high == pytest.approx(2.0)
+
+    def test_the_seed_decides(self) -> None:
+        a, b = [1.0, 1.3, 1.1, 1.2, 5.0], [1.0] * 5
+        first = ratio_interval(a, b, seed=1, resamples=200)
+        assert first == ratio_interval(a, b, seed=1, resamples=200)
+        assert first != ratio_interval(a, b, seed=2, resamples=200)
+
+    def test_with_two_rounds_it_is_students(self) -> None:
+        interval = ratio_interval([math.e, 1.0], [1.0, 1.0], seed=0)
+        # Logarithms 0 and 1: mean 1/2, standard error 1/2, quantile 12.706.
+        assert math.log(interval.low) == pytest.approx(0.5 - 12.7062047 / 2)
+        assert math.log(interval.high) == pytest.approx(0.5 + 12.7062047 / 2)
+
+    def test_many_skewed_rounds_move_the_far_bound_out(self) -> None:
+        logs = np.random.default_rng(0).exponential(size=40)
+        interval = ratio_interval(np.exp(logs), np.ones(40), seed=0)
+        margin = student_t_quantile(0.975, 39) * logs.std(ddof=1) / math.sqrt(40)
+        assert math.log(interval.low) == pytest.approx(logs.mean() - margin)
+        assert math.log(interval.high) > logs.mean() + margin
+
+    def test_swapped_sides_give_the_reciprocal_estimate(self) -> None:
+        a, b = [1.0, 1.2, 1.4], [2.0, 2.0, 2.2]
+        forth, back = ratio_interval(a, b, seed=0), ratio_interval(b, a, seed=0)
+        assert forth.estimate * back.estimate == pytest.approx(1.0)
+
+    @pytest.mark.parametrize(("a", "b"), [([1.0], [1.0]), ([], []), ([1.0, 2.0], [1.0])])
+    def test_it_needs_two_pairs(self, a: list[float], b: list[float]) -> None:
+        with pytest.raises(ValueError, match="at least two rounds"):
+            ratio_interval(a, b, seed=0)
+
+    @pytest.mark.parametrize("rounds", [2, 3, 5, 10])
+    def test_it_covers_the_truth_as_often_as_it_says(self, rounds: int) -> None:
+        source = np.random.default_rng(rounds)
+        a = np.exp(source.normal(loc=0.1, scale=0.05, size=(600, rounds)))
+        b = np.ones(rounds)
+        truth = math.exp(0.1)
+        covered = [ratio_interval(row, b, seed=0, resamples=500).holds(truth) for row in a]
+        # 600 intervals at 95 % miss this band less than once in a thousand times.
+        assert 0.92 <= np.mean(covered) <= 0.98
+
+
+class TestClopperPearson:
+    @pytest.mark.parametrize(
+        ("successes", "trials", "confidence", "expected"),
+        [  # as scipy.stats.beta.ppf(confidence, k + 1, n - k) gives them
+            (0, 1000, 0.95, 0.002991249545095295),
+            (0, 1, 0.95, 0.95),
+            (1, 100, 0.95, 0.046559811453538935),
+            (5, 100, 0.95, 0.1022533776432745),
+            (3, 7, 0.95, 0.7746784159675522),
+            (99, 100, 0.95, 0.9994871985837377),
+            (20, 2225, 0.99, 0.014833990264568685),
+            (500, 41865, 0.95, 0.012853913411883655),
+            (41800, 41865, 0.95, 0.9987498289198646),
+        ],
+    )
+    def test_it_agrees_with_recorded_values(
+        self, successes: int, trials: int, confidence: float, expected: float
+    ) -> None:
+        bound = clopper_pearson_upper(successes, trials, confidence)
+        assert bound == pytest.approx(expected, rel=1e-9)
+
+    @given(st.integers(1, 3000), st.floats(0.5, 0.999))
+    def test_without_successes_there_is_a_formula(self, trials: int, confidence: float) -> None:
+        expected = -math.expm1(math.log(1 - confidence) / trials)
+        assert clopper_pearson_upper(0, trials, confidence) == pytest.approx(expected, rel=1e-9)
+
+    @given(st.integers(1, 300), st.data())
+    def test_at_the_bound_so_few_successes_are_just_as_rare_as_asked(
+        self, trials: int, data: st.DataObject
+    ) -> None:
+        successes = data.draw(st.integers(0, trials - 1))
+        rate = clopper_pearson_upper(successes, trials)
+        assert successes / trials < rate < 1.0
+        tail = math.fsum(
+            math.comb(trials, k) * rate**k * (1 - rate) ** (trials - k)
+            for k in range(successes + 1)
+        )
+        assert tail == pytest.approx(0.05, rel=1e-6)
+
+    @given(st.integers(2, 300), st.data())
+    def test_it_rises_with_successes_and_falls_with_trials(
+        self, trials: int, data: st.DataObject
+    ) -> None:
+        successes = data.draw(st.integers(0, trials - 1))
+        bound = clopper_pearson_upper(successes, trials)
+        assert clopper_pearson_upper(successes + 1, trials) > bound
+        assert clopper_pearson_upper(successes, trials + 1) < bound
+
+    def test_all_successes_leave_everything_possible(self) -> None:
+        assert clopper_pearson_upper(7, 7) == 1.0
+
+    @pytest.mark.parametrize(("successes", "trials"), [(0, 0), (-1, 5), (6, 5)])
+    def test_there_is_no_such_proportion(self, successes: int, trials: int) -> None:
+        with pytest.raises(ValueError, match="no proportion"):
+            clopper_pearson_upper(successes, trials)

@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+
+from hasten import tasks
+from hasten.errors import ChoiceError, InputError, ModelError
+
+LABELS = ("sport", "business", "tech")
+NAMES = ("single_label", "multi_label", "regression", "tensors")
+PROBLEM_TYPES = {
+    "single_label": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "regression": "regression",
+}
+
+
+def rows(*values: list[float]) -> NDArray[np.float32]:
+    return np.array(values, dtype=np.float32)
+
+
+def matrices(least_columns: int) -> st.SearchStrategy[NDArray[np.float32]]:
+    shapes = st.tuples(st.integers(1, 6), st.integers(least_columns, 4))
+    # Beyond 88 the exponential of a float32 overflows.
+    return hnp.arrays(np.float32, shapes, elements=st.floats(-120, 120, width=32))
+
+
+def pipeline_answers(
+    outputs: NDArray[np.float32],
+    problem_type: str | None,
+    labels: tuple[str, ...],
+    **options: Any,
+) -> list[Any]:
+    """What transformers itself makes of ``outputs``; ``options`` as given to its pipeline."""
+    torch = pytest.importorskip("torch")
+    from transformers import TextClassificationPipeline
+
+    config = SimpleNamespace(
+        problem_type=problem_type, num_labels=len(labels), id2label=dict(enumerate(labels))
+    )
+    pipeline: Any = TextClassificationPipeline.__new__(TextClassificationPipeline)
+    pipeline.model = SimpleNamespace(config=config)
+    _, _, parameters = pipeline._sanitize_parameters(**options)
+    with np.errstate(over="ignore"):
+        return [
+            pipeline.postprocess({"logits": torch.from_numpy(row[None])}, **parameters)
+            for row in outputs
+        ]
+
+
+class TestAnswers:
+    @pytest.mark.parametrize("name", PROBLEM_TYPES)
+    @pytest.mark.parametrize("top_k", ["not given", 1, 2, 9, None])
+    def test_they_are_those_of_the_transformers_pipeline(self, name: str, top_k: Any) -> None:
+        outputs = np.random.default_rng(0).normal(scale=4, size=(50, 3)).astype(np.float32)
+        outputs[0] = 0.0  # equal scores keep the order of the labels
+        outputs[1] = [200, -200, 190]
+        options = {} if top_k == "not given" else {"top_k": top_k}
+        expected = pipeline_answers(outputs, PROBLEM_TYPES[name], LABELS, **options)
+        if top_k == "not given":
+            answers = tasks.get(name).answers(outputs, LABELS)
+        else:
+            answers = tasks.get(name).answers(outputs, LABELS, top_k, bare=False)
+        assert answers == expected  # to the last bit
+
+    @pytest.mark.parametrize("problem_type", [None, *PROBLEM_TYPES.values()])
+    def test_a_single_label_gets_what_the_pipeline_gives_it(self, problem_type: str | None) -> None:
+        outputs = rows([-3.0], [0.0], [2.5])
+        task = tasks.for_classifier(problem_type, 1)
+        assert task.answers(outputs, ("score",)) == pipeline_answers(
+            outputs, problem_type, ("score",)
+        )
+
+    def test_they_are_plain_python(self) -> None:
+        (answer,) = tasks.get("single_label").answers(rows([0.0, 2.0, 1.0]), LABELS)
+        assert isinstance(answer, dict)
+        assert list(answer) == ["label", "score"]
+        assert type(answer["score"]) is float
+
+    def test_bare_means_nothing_for_more_than_one_label(self) -> None:
+        task, outputs = tasks.get("single_label"), rows([0.0, 2.0, 1.0])
+        assert task.answers(outputs, LABELS, 2) == task.answers(outputs, LABELS, 2, bare=False)
+
+    def test_tensors_are_lists_of_numbers(self) -> None:
+        assert tasks.get("tensors").answers(rows([1.5, -2.0], [0.0, 4.0]), ()) == [
+            [1.5, -2.0],
+            [0.0, 4.0],
+        ]
+
+    @pytest.mark.parametrize("name", PROBLEM_TYPES)
+    def test_no_texts_have_no_answers(self, name: str) -> None:
+        assert tasks.get(name).answers(np.empty((0, 3), np.float32), LABELS) == []
+
+    @pytest.mark.parametrize("name", PROBLEM_TYPES)
+    def test_every_column_needs_a_label(self, name: str) -> None:
+        with pytest.raises(ModelError, match="3 numbers a text and names 2 labels"):
+            tasks.get(name).answers(rows([1, 2, 3]), LABELS[:2])
+
+
+class TestDecisions:
+    def test_the_largest_logit_decides(self) -> None:
+        outputs = rows([0.1, 0.2, -5], [3, 2, 1])
+        assert tasks.get("single_label").decisions(outputs).tolist() == [1, 0]
+
+    def test_every_label_decides_for_itself(self) -> None:
+        outputs = rows([-1, 0, 2], [-1, -0.001, -2])
+        assert tasks.get("multi_label").decisions(outputs).tolist() == [
+            [False, True, True],
+            [False, False, False],
+        ]
+
+    @pytest.mark.parametrize("name", ["regression", "tensors"])
+    def test_numbers_decide_nothing(self, name: str) -> None:
+        task = tasks.get(name)
+        assert not task.decides
+        assert task.decisions(rows([1, 2], [3, 4])).shape == (2, 0)
+        assert task.margins(rows([1, 2])).tolist() == [np.inf]
+        assert task.matches(rows([1, 2]), ["x"], ("a", "b")) is None
+
+    def test_one_column_cannot_be_a_choice(self) -> None:
+        task, outputs = tasks.get("single_label"), rows([1.0])
+        for reading in (task.decisions, task.margins, lambda o: task.answers(o, ("a",))):
+            with pytest.raises(ModelError, match="no choice among labels"):
+                reading(outputs)
+
+
+class TestMargins:
+    def test_a_choice_is_as_sure_as_its_lead(self) -> None:
+        outputs = rows([0.5, 2.0, 1.5], [-7, -7, -9])
+        assert tasks.get("single_label").margins(outputs).tolist() == [0.5, 0.0]
+
+    def test_several_labels_are_as_sure_as_the_least_sure(self) -> None:
+        assert tasks.get("multi_label").margins(rows([-3, 0.25, 8])).tolist() == [0.25]
+
+    @given(matrices(2), st.sampled_from(["single_label", "multi_label"]), st.data())
+    def test_no_decision_flips_within_its_margin(
+        self, outputs: NDArray[np.float32], name: str, data: st.DataObject
+    ) -> None:
+        task = tasks.get(name)
+        margins = task.margins(outputs)
+        assert margins.dtype == np.float64
+        assert (margins >= 0).all()
+        # A lead falls with the one logit and with the other; a distance from zero with one only.
+        reach = margins[:, None] / (2 if name == "single_label" else 1)
+        push = hnp.arrays(np.float64, outputs.shape, elements=st.floats(-0.99, 0.99))
+        moved = outputs + reach * data.draw(push)
+        sure = margins > 1e-3  # below, rounding to float32 moves logits as well
+        np.testing.assert_array_equal(
+            task.decisions(moved.astype(np.float32))[sure], task.decisions(outputs)[sure]
+        )
+
+
+class TestWords:
+    def test_a_choice_is_a_name(self) -> None:
+        assert tasks.get("single_label").describe(rows([0, 3, 1])[0], LABELS) == "business"
+
+    def test_several_labels_are_listed(self) -> None:
+        task = tasks.get("multi_label")
+        assert task.describe(rows([2, -1, 1])[0], LABELS) == "sport, tech"
+        assert task.describe(rows([-2, -1, -1])[0], LABELS) == "no label"
+
+    def test_numbers_are_shortened(self) -> None:
+        assert tasks.get("regression").describe(rows([1.23456789, -2])[0], ("a", "b")) == (
+            "1.235, -2"
+        )
+
+
+class TestMatches:
+    def test_gold_labels_are_names_or_indices(self) -> None:
+        outputs = rows([3, 2, 1], [3, 2, 1], [1, 2, 3], [1, 2, 3])
+        matches = tasks.get("single_label").matches(outputs, ["sport", "1", " tech ", "2"], LABELS)
+        assert matches is not None
+        assert matches.tolist() == [True, False, True, True]
+
+    def test_a_name_goes_before_an_index(self) -> None:
+        stars = ("1", "2", "3")
+        matches = tasks.get("single_label").matches(rows([9, 0, 0]), ["1"], stars)
+        assert matches is not None
+        assert matches.tolist() == [True]
+
+    def test_several_labels_must_all_be_right(self) -> None:
+        outputs = rows([1, 1, -1], [1, 1, -1], [-1, -1, -1], [-1, 1, -1])
+        gold = ["sport, business", "sport", "", "1"]
+        matches = tasks.get("multi_label").matches(outputs, gold, LABELS)
+        assert matches is not None
+        assert matches.tolist() == [True, False, True, True]
+
+    def test_a_comma_in_a_name_is_no_separator(self) -> None:
+        labels = ("hate", "identity, hate")
+        matches = tasks.get("multi_label").matches(rows([-1, 1]), ["identity, hate"], labels)
+        assert matches is not None
+        assert matches.tolist() == [True]
+
+    @pytest.mark.parametrize("name", ["single_label", "multi_label"])
+    @pytest.mark.parametrize("gold", ["politics", "3", "-1", "Sport", "²", "1.0"])
+    def test_an_unknown_gold_label_is_told_the_known_ones(self, name: str, gold: str) -> None:
+        with pytest.raises(InputError, match=r"the model does not know\n.*sport, business, tech"):
+            tasks.get(name).matches(rows([1, 2, 3]), [gold], LABELS)
+
+
+class TestNames:
+    @pytest.mark.parametrize("name", NAMES)
+    def test_a_task_is_found_by_its_name(self, name: str) -> None:
+        assert tasks.get(name).name == name
+
+    def test_an_unknown_task_is_told_the_known_ones(self) -> None:
+        with pytest.raises(ChoiceError, match="single_label, multi_label, regression, tensors"):
+            tasks.get("poetry")
+
+    @pytest.mark.parametrize(
+        ("problem_type", "num_labels", "name"),
+        [
+            (None, 1, "multi_label"),
+            (None, 2, "single_label"),
+            ("single_label_classification", 5, "single_label"),
+            ("single_label_classification", 1, "multi_label"),
+            ("multi_label_classification", 5, "multi_label"),
+            ("regression", 1, "regression"),
+            ("regression", 3, "regression"),
+        ],
+    )
+    def test_a_config_names_its_task(
+        self, problem_type: str | None, num_labels: int, name: str
+    ) -> None:
+        assert tasks.for_classifier(problem_type, num_labels).name == name

@@ -1,0 +1,175 @@
+"""The contest as a whole, with scripted engines in virtual time."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from hasten.errors import BudgetError, NoCandidate
+from hasten.tuning.worker import RunTexts
+from tests.scripted import Lab
+
+SLOW = {"call_s": 5e-3, "token_s": 1e-4}
+FAST = {"call_s": 1e-3, "token_s": 2e-5}
+
+
+def test_the_fastest_right_candidate_wins(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, {"*": SLOW, "fake-bf16-cpu-2x1": FAST})
+    tuning = lab.tune()
+    assert tuning.plan.candidate.label == "fake-bf16-cpu-2x1"
+    assert tuning.chosen.ratio_to_baseline is not None
+    assert tuning.chosen.ratio_to_baseline.low > 4
+    assert tuning.chosen.parity is not None
+    assert tuning.chosen.parity.flips == 0
+
+
+def test_a_fast_but_wrong_candidate_loses_and_keeps_its_row(tmp_path: Path) -> None:
+    wrong = {**FAST, "shift": 5.0}
+    lab = Lab(tmp_path, {"*": SLOW, "fake-bf16-cpu-2x1": wrong, "fake-bf16-cpu-1x2": wrong})
+    tuning = lab.tune()
+    assert tuning.plan.candidate.precision == "fp32"
+    refused = lab.rows(tuning)["fake-bf16-cpu-2x1"]
+    assert refused.status == "refused"
+    assert "32 texts" in (refused.reason or "")
+
+
+def test_nan_disqualifies(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, {"*": SLOW, "fake-fp32-cpu-2x1": {**FAST, "fail": "nan"}})
+    rows = lab.rows(lab.tune())
+    assert rows["fake-fp32-cpu-2x1"].status == "refused"
+    assert "NaN" in (rows["fake-fp32-cpu-2x1"].reason or "")
+
+
+@pytest.mark.parametrize("step", ["export", "load", "run"])
+def test_a_candidate_that_raises_is_recorded_and_the_rest_goes_on(
+    tmp_path: Path, step: str
+) -> None:
+    broken = {**FAST, "fail": "raise", "when": step}
+    # Export fails for the artifact that both layouts share.
+    script = {"*": SLOW, "fake-bf16-cpu-1x2": broken, "fake-bf16-cpu-2x1": broken}
+    tuning = (lab := Lab(tmp_path, script)).tune()
+    rows = lab.rows(tuning)
+    assert tuning.plan.candidate.precision == "fp32"
+    assert rows["fake-bf16-cpu-2x1"].status == "failed"
+    assert f"scripted failure at {step}" in (rows["fake-bf16-cpu-2x1"].reason or "")
+
+
+def test_unsupported_candidates_keep_their_reason(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, {"*": SLOW, "fake-bf16-cpu-1x2": {"unsupported": "no bf16 in the script"}})
+    row = lab.rows(lab.tune())["fake-bf16-cpu-1x2"]
+    assert (row.status, row.reason) == ("unavailable", "no bf16 in the script")
+
+
+def test_equal_candidates_are_a_tie_and_the_simpler_wins(tmp_path: Path) -> None:
+    tuning = Lab(tmp_path, {"*": SLOW}).tune()
+    # All run at the same scripted speed: exact before lossy, one stream before two.
+    assert tuning.tie
+    assert tuning.plan.candidate.label == "fake-fp32-cpu-1x2"
+
+
+def test_clearly_slower_candidates_are_dropped_with_their_numbers(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, {"*": FAST, "fake-bf16-cpu-1x2": {"call_s": 0.1, "token_s": 1e-3}})
+    row = lab.rows(lab.tune())["fake-bf16-cpu-1x2"]
+    assert row.status == "dropped"
+    assert "slower" in (row.reason or "")
+    assert row.screen_tokens_per_s is not None
+    assert row.cost_table is not None
+
+
+def test_when_nothing_may_be_used_the_reasons_are_told(tmp_path: Path) -> None:
+    script = {"*": {**FAST, "shift": 5.0}, "fake-fp32-cpu-1x2": SLOW}
+    lab = Lab(tmp_path, script, precisions=("bf16",))
+    with pytest.raises(NoCandidate, match="fake-bf16-cpu-1x2: refused"):
+        lab.tune()
+
+
+def test_latency_runs_one_text_at_a_time_on_one_stream(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, {"*": SLOW, "fake-bf16-cpu-1x2": FAST}, objective="latency")
+    tuning = lab.tune()
+    best = tuning.chosen.best
+    assert best is not None
+    assert tuning.plan.candidate.label == "fake-bf16-cpu-1x2"
+    assert {row.candidate.streams for row in tuning.rows if row.candidate.device == "cpu"} == {1}
+    assert len(best.batch_latency_s) == best.texts * 5
+
+
+def test_no_batch_is_longer_than_the_latency_limit(tmp_path: Path) -> None:
+    limit_ms = 12.0
+    tuning = Lab(tmp_path, {"*": SLOW}, max_latency_ms=limit_ms, precisions=("fp32",)).tune()
+    best = tuning.chosen.best
+    assert best is not None
+    assert max(best.batch_latency_s) <= limit_ms / 1000
+
+
+def test_an_impossible_latency_limit_refuses_every_candidate(tmp_path: Path) -> None:
+    with pytest.raises(NoCandidate, match="more than the 1 ms allowed"):
+        Lab(tmp_path, {"*": SLOW}, max_latency_ms=1.0).tune()
+
+
+def test_a_hopeless_budget_is_refused_with_one_that_would_do(tmp_path: Path) -> None:
+    with pytest.raises(BudgetError, match="cannot hold the baseline") as caught:
+        Lab(tmp_path, {"*": {"call_s": 1.0, "token_s": 0.1}}, budget_s=20.0).tune()
+    assert "--budget" in (caught.value.fix or "")
+
+
+@pytest.mark.parametrize("budget_s", [30.0, 60.0, 300.0])
+def test_the_budget_is_kept(tmp_path: Path, budget_s: float) -> None:
+    lab = Lab(tmp_path, {"*": {"call_s": 0.02, "token_s": 4e-4}}, texts=200, budget_s=budget_s)
+    assert lab.tune().elapsed_s <= 1.2 * budget_s
+
+
+def test_rounds_are_interleaved(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, {"*": SLOW})
+    lab.tune()
+    timed = [
+        name
+        for name, message in lab.messages
+        if type(message).__name__ == "RunTexts" and not message.outputs
+    ]
+    # Between two rounds of one candidate every other finalist has its turn.
+    turns = [place for place, name in enumerate(timed) if name == timed[1]]
+    others = set(timed) - {timed[1]}
+    assert others
+    assert others <= set(timed[turns[0] : turns[-1]])
+
+
+def test_an_interrupted_run_measures_nothing_twice(tmp_path: Path) -> None:
+    script = {"*": SLOW, "fake-bf16-cpu-2x1": FAST}
+    sent: Counter[str] = Counter()
+    for stop in (3, 17, 40, None):
+        lab = Lab(tmp_path, script)
+        lab.stop_after = stop
+        if stop is None:
+            lab.tune()
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                lab.tune()
+        sent.update(_kind(message) for _, message in lab.messages)
+    keys = [json.loads(line)["key"] for line in _journal(tmp_path)]
+    assert len(keys) == len(set(keys))
+    stored = Counter(key.partition(":")[0] for key in keys)
+    # Every timing that was taken has its line, and no line was taken twice.
+    assert sent["TimeShape"] == stored["shape"]
+    assert sent["timed RunTexts"] == stored["run"] > 10
+    assert sent["proving RunTexts"] == stored["probe"] + stored["parity"] + 1  # the original's
+    assert sent["Export"] == stored["export"]
+
+
+def test_a_finished_run_is_told_again_from_its_journal(tmp_path: Path) -> None:
+    first = Lab(tmp_path, {"*": SLOW})
+    again = Lab(tmp_path, {"*": SLOW})
+    assert first.tune().rows == again.tune().rows
+    assert again.messages == []
+
+
+def _kind(message: object) -> str:
+    if isinstance(message, RunTexts):
+        return "proving RunTexts" if message.outputs else "timed RunTexts"
+    return type(message).__name__
+
+
+def _journal(folder: Path) -> list[str]:
+    return (folder / "results.jsonl").read_text().splitlines()[1:]
