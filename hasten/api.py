@@ -87,7 +87,7 @@ def tune(
     rounds: int = 5,
     seed: int = 0,
     restart: bool = False,
-    on_event: Callable[[Event], None] = lambda event: None,
+    on_event: Callable[[Event], None] | None = None,
 ) -> Tuning:
     """Find the fastest way to run ``model`` on this machine that keeps its answers; save it.
 
@@ -149,7 +149,7 @@ def tune(
     bundle.refuse_foreign_folder(folder)
     work = _work_folder(folder, restart=restart)
     reference = prepare(
-        model,
+        model if isinstance(model, str) or not isinstance(model, PathLike) else Path(model),
         _fresh(work / "reference"),
         tokenizer=tokenizer,
         weights=weights,
@@ -159,8 +159,9 @@ def tune(
         seed=seed,
     )
     chosen = choose_texts(reference, texts, labels, settings)
-    context = _context(settings, reference, chosen, work, on_event)
-    on_event(
+    report = on_event or _keep_quiet
+    context = _context(settings, reference, chosen, work, report)
+    report(
         Briefing(
             reference.info,
             chosen.profile,
@@ -236,10 +237,10 @@ def choose_texts(
     if labels is not None and len(labels) != len(texts):
         raise InputError(f"there are {len(texts)} texts and {len(labels)} labels")
     rng = np.random.default_rng(settings.seed)
-    known = np.arange(len(texts))
+    known = np.arange(len(texts), dtype=np.int64)
     if len(texts) > _MOST_PROFILED:
         known = np.sort(rng.choice(len(texts), _MOST_PROFILED, replace=False))
-    tokens = reference.tokenizer().encode([texts[index] for index in known])
+    tokens = reference.tokenizer().encode([texts[int(index)] for index in known])
     sample = stratified_sample(tokens.lengths, settings.texts or DEFAULT_TEXTS, settings.seed)
     indices = [int(known[index]) for index in sample]
     return Texts(
@@ -255,7 +256,7 @@ def _context(
     reference: Reference,
     chosen: Texts,
     work: Path,
-    on_event: Callable[[Event], None],
+    report: Callable[[Event], None],
 ) -> Context:
     here = hardware.detect()
     found = engines.discover()
@@ -277,7 +278,7 @@ def _context(
         folder=work,
         journal=journal,
         budget=Budget(settings.budget_s, journal),
-        report=on_event,
+        report=report,
         spawn=lambda name: WorkerProcess(name, work / "logs" / f"{name}.log"),
     )
 
@@ -339,6 +340,11 @@ def _work_folder(folder: Path, *, restart: bool) -> Path:
     except OSError as error:
         raise StorageError(f"cannot write {work}: {error.strerror}") from error
     return work
+
+
+def _keep_quiet(event: Event) -> None:
+    """Nobody asked to be told."""
+    del event
 
 
 def _fresh(folder: Path) -> Path:

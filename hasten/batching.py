@@ -267,9 +267,8 @@ def _optimal_sizes(
     """
     grid = _needed(cost, "the strategy 'optimal'").grid(batch_size, int(ordered[0]))
     if limit_s is not None:
-        alone = grid[1].copy()
-        grid[grid > limit_s] = np.inf
-        grid[1] = alone
+        several = grid[2:]  # a view; a single text may always run
+        several[several > limit_s] = np.inf
     costs = list(np.ascontiguousarray(grid.T[:, 1:]))
     count = len(ordered)
     rest_s = np.full(count + batch_size + 1, np.inf)

@@ -245,11 +245,11 @@ def _sha256(path: Path) -> str:
 
 def _require_precision(plan: Plan, here: Hardware) -> None:
     candidate = plan.candidate
-    if candidate.device == "cuda" and not here.gpus:
-        reason: str | None = "there is no GPU on this machine"
+    if candidate.device == "cuda":
+        reason = None if here.gpus else "there is no GPU on this machine"
     else:
         reason = hardware.missing_instructions(candidate.precision, here)
-    if (reason and candidate.device == "cpu") or (candidate.device == "cuda" and not here.gpus):
+    if reason:
         raise BundleError(
             f"the bundle runs in {candidate.precision} on {candidate.device}, but {reason}",
             fix="Tune on this machine: hasten tune MODEL --data FILE -o BUNDLE",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,9 @@ from hasten.records import Briefing, Event, Tuning, to_json
 
 INTERRUPTED = 130
 
+# A log wants a sign of life, not every measurement.
+_QUIET_S = 10.0
+
 app = typer.Typer(
     name="hasten",
     help="Find the fastest way to run a transformer encoder on this machine that still gives "
@@ -36,10 +40,10 @@ _err = Console(stderr=True)
 
 
 class Display:
-    """Shows events on standard error: a live bar on a terminal, a line per stage elsewhere."""
+    """Shows events on standard error: a live bar on a terminal, a line now and then elsewhere."""
 
     def __init__(self) -> None:
-        self._stage = ""
+        self._stage, self._told_s = "", 0.0
         self._task: TaskID | None = None
         self._progress = Progress(
             TextColumn("[bold]{task.fields[stage]}"),
@@ -58,9 +62,11 @@ class Display:
             self._brief(event)
         elif _err.is_terminal:
             self._advance(event)
-        elif event.stage != self._stage:
-            _err.print(f"{event.stage}: {escape(event.message)}{_left(event.left_s)}")
-            self._stage = event.stage
+        elif event.stage != self._stage or time.monotonic() - self._told_s > _QUIET_S:
+            _err.print(
+                f"{event.stage}: {escape(event.message)}{_left(event.left_s)}", soft_wrap=True
+            )
+            self._stage, self._told_s = event.stage, time.monotonic()
 
     @contextmanager
     def live(self) -> Iterator[Display]:
@@ -72,11 +78,16 @@ class Display:
             yield self
 
     def _advance(self, event: records.Progress) -> None:
-        fields = {"stage": event.stage, "left": _left(event.left_s).lstrip(", ")}
+        stage, left = event.stage, _left(event.left_s).lstrip(", ")
         if self._task is None:
-            self._task = self._progress.add_task("", total=1.0, **fields)
-        description = escape(event.message)
-        self._progress.update(self._task, completed=event.done, description=description, **fields)
+            self._task = self._progress.add_task("", total=1.0, stage=stage, left=left)
+        self._progress.update(
+            self._task,
+            completed=event.done,
+            description=escape(event.message),
+            stage=stage,
+            left=left,
+        )
 
     def _brief(self, event: Briefing) -> None:
         from hasten.report import content
@@ -321,8 +332,11 @@ def options(
 
 @contextmanager
 def reporting(debug: bool) -> Iterator[None]:
-    """Turn our errors into a message and an exit status: 2 for what the user can change in the
-    command, 1 for a run that failed, 130 for Ctrl-C. Anything else is a bug and shows itself."""
+    """Turn our errors into a message and an exit status.
+
+    2 for what the user can change in the command, 1 for a run that failed, 130 for Ctrl-C.
+    Anything else is a bug and shows its traceback.
+    """
     logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, stream=sys.stderr)
     try:
         yield

@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,7 @@ from hasten.reference.module import quiet
 from hasten.tokenization import TextTokenizer, Tokens
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import BertForSequenceClassification, BertModel
 
 LABELS = ("business", "entertainment", "politics", "sport", "tech")
@@ -47,9 +47,13 @@ HELD_OUT_ARTICLES = 400
 TEXTS = {"article": 100, "paragraph": 200, "sentence": 700}
 """How many texts of each length ``texts.csv`` holds; the longest and rarest kind first."""
 
-TRAINING = {"article": 200, "sentence": 1000}
-TRAINING_MAX_LENGTH = 128  # tokens; the opening of an article says what it is about
-MAX_LENGTH = 512
+TRAINING_ARTICLES = 1000
+TRAINING_MAX_LENGTH = 48
+"""Only the headline and a sentence or two of each article, in tokens: for the same time, many
+openings teach the head more than fewer articles at length do."""
+
+EXAM_MAX_LENGTH = 128
+EXAM_SENTENCES = 300
 
 # Change it whenever what is built changes, so that older caches are not mistaken for it.
 _RECIPE = "1"
@@ -74,14 +78,14 @@ Report = Callable[[Progress], None]
 class DemoAssets:
     """What the demo runs on.
 
-    ``article_accuracy`` and ``sentence_accuracy`` are shares of right answers, in fp32, among
-    the whole articles and the sentences of ``texts_file``. It is a CSV file with the columns
-    ``text`` and ``label``.
+    ``texts_file`` is a CSV file with the columns ``text`` and ``label``. The accuracies are
+    shares of right answers, in fp32: ``article_accuracy`` on the file's whole articles, cut at
+    128 tokens, ``sentence_accuracy`` on 300 of its sentences.
     """
 
     model_folder: Path
     texts_file: Path
-    training_texts: int
+    training_articles: int
     held_out_articles: int
     article_accuracy: float
     sentence_accuracy: float
@@ -147,25 +151,29 @@ def build(encoder: Path, corpus: Path, folder: Path, progress: Report) -> None:
         progress: is told what is being done and how long is left.
     """
     training, held_out = split(read_articles(corpus))
-    lessons, exam = choose_lessons(training), choose_texts(held_out)
-    articles, sentences = exam["article"], exam["sentence"]
+    texts = choose_texts(held_out)
+    lessons = training[:TRAINING_ARTICLES]
+    exams = texts["article"], texts["sentence"][:EXAM_SENTENCES]
     model = _untrained(encoder)
-    tokenizer = encoder / "tokenizer.json"
-    short = TextTokenizer.load(tokenizer, TRAINING_MAX_LENGTH)
-    whole = TextTokenizer.load(tokenizer, MAX_LENGTH)
+    short, longer = (
+        TextTokenizer.load(encoder / "tokenizer.json", max_length)
+        for max_length in (TRAINING_MAX_LENGTH, EXAM_MAX_LENGTH)
+    )
     groups = [short.encode([each.text for each in lessons])]
-    groups += [whole.encode([each.text for each in texts]) for texts in (articles, sentences)]
+    groups += [longer.encode([each.text for each in exam]) for exam in exams]
     seen, *unseen = _all_features(model.bert, groups, progress)
     train_head(model, seen, targets(lessons))
+    right = [accuracy(model, *each) for each in zip(unseen, map(targets, exams), strict=True)]
     figures = {
-        "training_texts": len(lessons),
+        "training_articles": len(lessons),
         "held_out_articles": len(held_out),
-        "article_accuracy": accuracy(model, unseen[0], targets(articles)),
-        "sentence_accuracy": accuracy(model, unseen[1], targets(sentences)),
+        "article_accuracy": right[0],
+        "sentence_accuracy": right[1],
     }
-    model.save_pretrained(folder / "model")
+    with quiet():
+        model.save_pretrained(folder / "model")
     _copy_tokenizer(encoder, folder / "model")
-    write_texts(folder / "texts.csv", [each for texts in exam.values() for each in texts])
+    write_texts(folder / "texts.csv", chain.from_iterable(texts.values()))
     write_json(folder / "figures.json", figures)
 
 
@@ -199,22 +207,22 @@ def shuffled(texts: Iterable[Labelled]) -> list[Labelled]:
 
 
 def sentences(text: str) -> list[str]:
-    """Split English prose into sentences of four words and more, headlines included.
+    r"""Split English prose into sentences of four words and more, headlines included.
 
     It goes by punctuation, so that an initial ("George W. Bush") ends a sentence too early. That
     is harmless here: the pieces only have to be short texts such as people classify.
 
-    >>> sentences('Shares fall\\n\\nThey lost 3.5% on Monday. "It hurts us all!" Mr Hill said. Ah.')
-    ['They lost 3.5% on Monday.', '"It hurts us all!" Mr Hill said.']
+    >>> sentences('Shares fall\n\nThey lost 3.5% on Monday. "It hurts us all!" Mr Hill left early.')
+    ['They lost 3.5% on Monday.', '"It hurts us all!"', 'Mr Hill left early.']
     """
     pieces = (piece.strip() for piece in _SENTENCE_END.split(text))
     return [piece for piece in pieces if len(piece.split()) >= 4]
 
 
 def paragraphs(text: str) -> list[str]:
-    """The paragraphs of two sentences and more.
+    r"""The paragraphs of two sentences and more.
 
-    >>> paragraphs("The headline of it all\\n\\nOne two three four. Five six seven eight.")
+    >>> paragraphs("The headline of it all\n\nOne two three four. Five six seven eight.")
     ['One two three four. Five six seven eight.']
     """
     return [piece for piece in re.split(r"\n+", text) if len(sentences(piece)) >= 2]
@@ -230,12 +238,6 @@ def choose_texts(held_out: Sequence[Labelled]) -> dict[str, list[Labelled]]:
         "paragraph": _pieces(middle, paragraphs, TEXTS["paragraph"]),
         "sentence": _pieces(rest[len(middle) :], sentences, TEXTS["sentence"]),
     }
-
-
-def choose_lessons(training: Sequence[Labelled]) -> list[Labelled]:
-    """Articles and, from the other articles, sentences to train on."""
-    count = TRAINING["article"]
-    return [*training[:count], *_pieces(training[count:], sentences, TRAINING["sentence"])]
 
 
 def write_texts(path: Path, texts: Iterable[Labelled]) -> None:
@@ -255,7 +257,7 @@ def features(
     found = torch.empty(len(tokens), encoder.config.hidden_size)
     with torch.inference_mode():
         for batch in plan(tokens.lengths, Strategy("token_budget", 64, token_budget=2048)):
-            ids, mask = map(torch.from_numpy, tokens.pad(batch, encoder.config.pad_token_id))
+            ids, mask = map(torch.from_numpy, tokens.pad(batch, pad_token_id=0))
             hidden = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
             found[torch.from_numpy(batch)] = hidden[:, 0]
             advance(int(mask.sum()))
@@ -268,13 +270,13 @@ def train_head(
     """Fit pooler and classifier to features, float32 [texts, hidden], and classes, int64 [texts].
 
     The encoder stays as it is. Full batches and a generator of its own for the first weights make
-    it repeatable. The learning rate is low and the steps are few on purpose: with 10 times the
-    rate, the head learns 1,200 texts by heart and loses 5 points on new sentences.
+    it repeatable. The learning rate is low and the steps are few on purpose: with ten times the
+    rate, the head learns its texts by heart and loses 5 points on new sentences.
     """
     import torch
 
     seeded = torch.Generator().manual_seed(0)
-    head = [*model.bert.pooler.parameters(), *model.classifier.parameters()]
+    head = [*_pooler(model).parameters(), *model.classifier.parameters()]
     torch.nn.init.normal_(model.classifier.weight, std=0.02, generator=seeded)
     torch.nn.init.zeros_(model.classifier.bias)
     optimizer = torch.optim.AdamW(head, lr=3e-4, weight_decay=0.1)
@@ -299,8 +301,14 @@ def targets(texts: Iterable[Labelled]) -> Tensor:
 
 def _logits(model: BertForSequenceClassification, seen: Tensor) -> Tensor:
     # The pooler takes hidden states of whole texts and looks at the first position alone.
-    logits: Tensor = model.classifier(model.bert.pooler(seen[:, None, :]))
+    logits: Tensor = model.classifier(_pooler(model)(seen[:, None, :]))
     return logits
+
+
+def _pooler(model: BertForSequenceClassification) -> nn.Module:
+    pooler = model.bert.pooler
+    assert pooler is not None, "only encoders without a classifier are built without a pooler"
+    return pooler
 
 
 def _all_features(encoder: BertModel, groups: Sequence[Tokens], progress: Report) -> list[Tensor]:
@@ -322,22 +330,21 @@ def _pieces(
 ) -> list[Labelled]:
     """``count`` different pieces of the articles, whichever articles they come from."""
     labels = {piece: each.label for each in articles for piece in cut(each.text)}
-    pieces = shuffled(Labelled(piece, label) for piece, label in labels.items())
-    return list(islice(pieces, count))
+    return shuffled(Labelled(piece, label) for piece, label in labels.items())[:count]
 
 
 def _untrained(encoder: Path) -> BertForSequenceClassification:
     from transformers import BertForSequenceClassification
 
     with quiet():  # it warns that the classifier has no weights yet
-        model = BertForSequenceClassification.from_pretrained(
+        model: BertForSequenceClassification = BertForSequenceClassification.from_pretrained(
             encoder,
             id2label=dict(enumerate(LABELS)),
             label2id={label: index for index, label in enumerate(LABELS)},
             problem_type="single_label_classification",
             local_files_only=True,
         )
-    return model.float().eval()
+    return model.eval()
 
 
 def _copy_tokenizer(encoder: Path, folder: Path) -> None:

@@ -104,8 +104,9 @@ class Predictor:
 
 
 def load(folder: str | PathLike[str], *, trust: bool = False) -> Predictor:
-    """Load a bundle that ``hasten tune`` made. Needs neither torch nor transformers, unless the
-    winner does.
+    """Load a bundle that ``hasten tune`` made.
+
+    Needs neither torch nor transformers, unless the winner does.
 
     Args:
         folder: the bundle.

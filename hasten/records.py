@@ -14,6 +14,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
+from itertools import pairwise
 from typing import Any, Literal, TypeVar
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
@@ -200,7 +201,7 @@ class CostTable:
 
     def __post_init__(self) -> None:
         for axis in (self.batch_sizes, self.lengths):
-            if not axis or any(a >= b for a, b in zip(axis, axis[1:], strict=False)):
+            if not axis or any(a >= b for a, b in pairwise(axis)):
                 raise ValueError(f"axes must be non-empty and rise strictly, not {axis}")
         rows, columns = len(self.batch_sizes), len(self.lengths)
         if len(self.latency_s) != rows or any(len(row) != columns for row in self.latency_s):
@@ -268,7 +269,8 @@ class Parity:
     ``flips`` counts changed decisions, ``ties`` those among them where the original itself was
     within numerical noise of both answers. ``flip_upper_bound`` is the exact (Clopper-Pearson)
     one-sided 95 % bound on the flip rate. ``decisions`` is False where the outputs were compared
-    as tensors only (no labels, or random weights).
+    as tensors only (no labels, or random weights); the differences are then in units of the
+    original's standard deviation.
     """
 
     compared: int

@@ -110,7 +110,9 @@ class TextTokenizer:
         tokenizer.enable_truncation(max_length, direction=direction)
         tokenizer.no_padding()
         self._tokenizer = tokenizer
-        self._head = _HEAD_CHARACTERS_PER_TOKEN * max_length if direction == "right" else None
+        self._head_characters = (
+            _HEAD_CHARACTERS_PER_TOKEN * max_length if direction == "right" else None
+        )
         self.max_length = max_length
 
     @classmethod
@@ -155,7 +157,7 @@ class TextTokenizer:
 
     def _encode(self, texts: Sequence[str]) -> list[Any]:
         _check_types(texts)
-        heads = [text[: self._head] for text in texts]
+        heads = [self._head(text) for text in texts]
         try:
             encodings: list[Any] = self._tokenizer.encode_batch_fast(heads)
             for index, (text, head) in enumerate(zip(texts, heads, strict=True)):
@@ -166,6 +168,13 @@ class TextTokenizer:
         except Exception as error:  # the library raises bare Exceptions and TypeErrors
             raise _failure(texts, error) from error
         return encodings
+
+    def _head(self, text: str) -> str:
+        if self._head_characters is None or len(text) <= self._head_characters:
+            return text
+        # Whole words only: half of one may be read quite differently.
+        end = text.rfind(" ", 0, self._head_characters)
+        return text if end < 0 else text[:end]
 
 
 def _check_types(texts: Sequence[object]) -> None:

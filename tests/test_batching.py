@@ -148,6 +148,12 @@ class TestCostModel:
         assert cost.cost_s(2, 8) == pytest.approx(0.10)
         assert cost.cost_s(2, 16) == pytest.approx(0.30)
 
+    def test_noise_does_not_leak_from_a_gap_into_measured_cells(self) -> None:
+        table = CostTable((1, 2, 4), (8, 16), ((None, 0.3), (0.05, 0.4), (0.04, 0.5)))
+        cost = CostModel(table)
+        assert cost.cost_s(2, 8) == pytest.approx(0.05)
+        assert cost.cost_s(4, 8) == pytest.approx(0.05)
+
     def test_the_grid_has_no_batch_without_texts_or_tokens(self) -> None:
         grid = CostModel(table_of()).grid(3, 5)
         assert grid.shape == (4, 6)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -97,7 +97,9 @@ def test_ids_are_those_of_the_library_text_by_text(file):
         assert ids.tolist() == library.encode(text).ids
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
+@example([(" ", 92), ("x", 101)])
+@example([("bab ", 300)])
 @given(
     st.lists(
         st.tuples(

@@ -97,7 +97,7 @@ class Engine(ABC):
 
     def versions(self) -> dict[str, str]:
         """Installed versions of the distributions that run an artifact."""
-        return {dist: metadata.version(dist) for dist in self.requires.values()}
+        return {dist: _version(dist) for dist in self.requires.values()}
 
     @abstractmethod
     def supports(self, candidate: Candidate, hardware: Hardware) -> str | None:
@@ -126,6 +126,13 @@ class Engine(ABC):
     def ceiling_flops_per_s(self, candidate: Candidate) -> float | None:
         """The fastest matrix product this framework reaches here, in FLOP/s, if it can tell."""
         return None
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:  # a variant provides the module, such as -gpu
+        return "of another distribution"
 
 
 def _importable(module: str) -> bool:

@@ -49,9 +49,9 @@ class Script:
     """How one candidate behaves.
 
     A batch of ``b`` texts of length ``n`` costs the machine ``call_s + token_s * b * n`` seconds;
-    batches on several streams add up, as they do on cores that are all busy. ``shift`` is added to the first output column;
-    ``fail`` names what goes wrong and ``when`` in which step: ``raise``, ``exit``, ``hang`` or
-    ``nan``, at ``export``, ``load`` or ``run``.
+    batches on several streams add up, as they do on cores that are all busy. ``shift`` is added
+    to the first output column; ``fail`` names what goes wrong and ``when`` in which step:
+    ``raise``, ``exit``, ``hang`` or ``nan``, at ``export``, ``load`` or ``run``.
     """
 
     call_s: float = 1e-3
@@ -76,9 +76,7 @@ class Script:
 class FakeSession(Session):
     """Outputs are a fixed function of each text's own token ids, whatever the padding."""
 
-    def __init__(
-        self, script: Script, columns: int, name: str, clock: VirtualClock
-    ) -> None:
+    def __init__(self, script: Script, columns: int, name: str, clock: VirtualClock) -> None:
         self._script = script
         self._columns, self._name, self._clock = columns, name, clock
 
@@ -111,7 +109,7 @@ class Fake(Engine):
 
     def __init__(self, script: Mapping[str, Any] | None = None) -> None:
         self._script = script
-        self.clock = VirtualClock()
+        self.clock = self.virtual_clock = VirtualClock()
 
     def supports(self, candidate: Candidate, hardware: Hardware) -> str | None:
         if candidate.device != "cpu":
@@ -134,7 +132,7 @@ class Fake(Engine):
         artifact = json.loads((folder / SCRIPT).read_text())
         script = _script(artifact["script"], candidate)
         script.act("load")
-        return FakeSession(script, artifact["columns"], artifact["output"], self.clock)
+        return FakeSession(script, artifact["columns"], artifact["output"], self.virtual_clock)
 
     def ceiling_flops_per_s(self, candidate: Candidate) -> float | None:
         return 1e12

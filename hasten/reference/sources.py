@@ -24,9 +24,13 @@ _TESTED = "BERT, RoBERTa, CamemBERT, XLM-RoBERTa and DistilBERT"
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _DOWNLOADED = (
-    *("config.json", "model*.safetensors", "model.safetensors.index.json"),
-    *TOKENIZER_FILES,
+    *("config.json", *TOKENIZER_FILES),
     *(*SLOW_TOKENIZER_FILES, "merges.txt", "added_tokens.json"),
+)
+_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
+_FORMS = (
+    "A model is a local folder, a hub id (org/name), package.module:factory, or in Python a "
+    "torch.nn.Module."
 )
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
@@ -83,15 +87,12 @@ def _refuse_random(name: str, options: Options) -> None:
 
 def _download(name: str, options: Options) -> Path:
     if not _HUB_ID.fullmatch(name):
-        raise ModelError(
-            f"there is no folder {name}",
-            fix="A model is a local folder, a hub id (org/name), or package.module:factory.",
-        )
+        raise ModelError(f"there is no folder {name}", fix=_FORMS)
     from huggingface_hub import snapshot_download
 
-    patterns = [*_DOWNLOADED, *(("pytorch_model*",) if options.allow_pickle else ())]
-    if options.random_weights or options.weights:
-        patterns = [pattern for pattern in patterns if "model" not in pattern]
+    patterns = list(_DOWNLOADED)
+    if not (options.random_weights or options.weights):
+        patterns += (*_WEIGHTS, "pytorch_model*") if options.allow_pickle else _WEIGHTS
     try:
         with quiet():
             return Path(snapshot_download(name, allow_patterns=patterns))
@@ -108,6 +109,8 @@ def _download(name: str, options: Options) -> Path:
 
 
 def _huggingface(name: str, source: Path, options: Options) -> Origin:
+    if not source.exists():
+        raise ModelError(f"there is no folder {source}", fix=_FORMS)
     if not (source / "config.json").is_file():
         raise ModelError(
             f"{source} is not a Hugging Face folder: it holds no config.json",
@@ -165,7 +168,10 @@ def _safetensors(source: Path) -> tuple[str, ...]:
     index = source / "model.safetensors.index.json"
     if not index.exists():
         return ()
-    shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    try:
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
+        raise ModelError(f"{index} is damaged: {error}") from error
     for shard in shards:
         if Path(shard).name != shard or not (source / shard).exists():
             raise ModelError(f"{index} names {shard}, which is not in its folder")
@@ -252,11 +258,7 @@ def _in_memory(model: object, options: Options) -> Origin:
 
     name = type(model).__name__
     if not isinstance(model, nn.Module):
-        raise ModelError(
-            f"a {name} is no model",
-            fix="A model is a torch.nn.Module, a local folder, a hub id (org/name), or "
-            "package.module:factory.",
-        )
+        raise ModelError(f"a {name} is no model", fix=_FORMS)
     _refuse_random(name, options)
     if options.weights:
         raise ModelError(

@@ -24,8 +24,9 @@ def write_tokenizer(source: Any, folder: Path) -> None:
     """
     from tokenizers import Tokenizer
 
-    if isinstance(source, Path):
-        _copy_files(_fast_files(source), folder)
+    if isinstance(source, str | Path):
+        path = Path(source).expanduser()
+        _copy_files(path.parent if path.name == "tokenizer.json" else path, folder)
     elif isinstance(source, Tokenizer):
         with storing(folder):
             (folder / "tokenizer.json").write_text(source.to_str(), encoding="utf-8")
@@ -36,10 +37,6 @@ def write_tokenizer(source: Any, folder: Path) -> None:
             f"{type(source).__name__} is not a tokenizer that can be stored",
             fix="Give a fast transformers tokenizer, a tokenizers.Tokenizer, or a path.",
         )
-
-
-def _fast_files(path: Path) -> Path:
-    return path.parent if path.is_file() and path.name == "tokenizer.json" else path
 
 
 def _copy_files(source: Path, folder: Path) -> None:
@@ -100,8 +97,7 @@ class StoredTokenizer:
             self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         except Exception as error:  # the library raises bare Exceptions
             raise ModelError(f"tokenizer.json cannot be read: {error}") from error
-        config = folder / "tokenizer_config.json"
-        self._settings = json.loads(config.read_text(encoding="utf-8")) if config.exists() else {}
+        self._settings = _settings(folder / "tokenizer_config.json")
 
     @property
     def size(self) -> int:
@@ -136,3 +132,15 @@ class StoredTokenizer:
         named = stored.get("content") if isinstance(stored, dict) else stored
         ids = (self._tokenizer.token_to_id(name) for name in (named, "[PAD]", "<pad>") if name)
         return next((token_id for token_id in ids if token_id is not None), 0)
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path.name} of the tokenizer is damaged: {error}") from error
+    if not isinstance(settings, dict):
+        raise ModelError(f"{path.name} of the tokenizer is damaged: it holds no JSON object")
+    return settings

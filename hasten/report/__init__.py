@@ -1,0 +1,1 @@
+"""Records rendered for people: content first, then one file per medium."""

@@ -62,7 +62,8 @@ def agreement(parity: Parity) -> str:
     if not parity.decisions:
         return (
             f"Outputs were compared as tensors on {parity.compared:,} texts: mean difference "
-            f"{parity.mean_abs_difference:.1e}, largest {parity.max_abs_difference:.1e}."
+            f"{parity.mean_abs_difference:.1e}, largest {parity.max_abs_difference:.1e}, in units "
+            "of the original's standard deviation."
         )
     ties = f", {parity.ties} of them ties in the original itself" if parity.ties else ""
     accuracy = ""

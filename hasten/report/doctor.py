@@ -75,7 +75,8 @@ def diagnose(hardware: Hardware, engines: Mapping[str, Engine]) -> Diagnosis:
 
 def to_dict(diagnosis: Diagnosis) -> dict[str, Any]:
     """The diagnosis as plain JSON values."""
-    return {field: to_json(getattr(diagnosis, field)) for field in ("hardware", "engines")}
+    plain: dict[str, Any] = to_json(diagnosis)
+    return plain
 
 
 def render(diagnosis: Diagnosis) -> RenderableType:
@@ -87,7 +88,8 @@ def render(diagnosis: Diagnosis) -> RenderableType:
     for engine in diagnosis.engines:
         cells = [" ".join(engine.runs.get(device, ())) or "-" for device in _devices(here)]
         style = None if any(engine.runs.values()) else "dim"
-        table.add_row(*map(Text, (engine.title, engine.version or "no", *cells)), style=style)
+        version = "no" if engine.version is None else engine.version
+        table.add_row(*map(Text, (engine.title, version, *cells)), style=style)
     parts: list[RenderableType] = [*map(Text, _machine(here)), "", table]
     obstacles = [(engine.title, o) for engine in diagnosis.engines for o in engine.obstacles]
     if obstacles:

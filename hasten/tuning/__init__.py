@@ -1,0 +1,1 @@
+"""The search: candidates, worker processes, measurements, and the choice."""

@@ -57,9 +57,7 @@ def too_slow_batches(run: EndToEnd, settings: Settings) -> str | None:
 
 
 def simplicity(candidate: Candidate, engines: Mapping[str, Engine]) -> tuple[int, int, int]:
-    """A key that sorts the simplest candidate first: exact before lossy, one stream before
-    several, then the engine that is the simplest to deploy.
-    """
+    """A sort key, simplest first: exact before lossy, fewer streams, then the engine's own."""
     precision = PRECISIONS.index(candidate.precision)
     return precision, candidate.streams, engines[candidate.engine].simplicity
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +34,11 @@ def run(context: Context, *, baseline_engine: str = "torch_eager") -> Tuning:
     entrants = [Entrant(candidate, context) for candidate in possible]
     try:
         truth = _truth(context, baseline)
+        if context.gold is not None:
+            # Unknown labels are the user's mistake: say so now, not when the budget is spent.
+            context.task.matches(truth, context.gold, context.info.labels)
         screening.prepare_all(context, entrants, truth)
-        screening.screen(context, [baseline, *entrants])
+        screening.screen(context, entrants, baseline)
         finals.measure_tables(context, [e for e in entrants if e.in_play])
         finalists = finals.choose_finalists(context, entrants, truth)
         sample = finals.run_rounds(context, finalists, baseline)
@@ -100,9 +104,8 @@ def _ceilings(
     for precision, device in sorted(kinds):
         probe = replace(baseline.candidate, precision=precision, device=device)
         context.tell("ceiling", f"the fastest matrix product in {precision}")
-        flops_per_s = context.journal.once(
-            f"ceiling:{precision}:{device}", lambda probe=probe: _measure_ceiling(context, probe)
-        )
+        measure = partial(_measure_ceiling, context, probe)
+        flops_per_s = context.journal.once(f"ceiling:{precision}:{device}", measure)
         if flops_per_s:
             found.append(Ceiling(precision, device, flops_per_s))
     return tuple(found)
@@ -131,6 +134,7 @@ def _judge(
     for entrant in finalists:
         best = entrant.row().best
         if best is None or reference is None:
+            entrant.end("dropped", "accepted, but no time was left to run it; raise --budget")
             continue
         entrant.ratio_to_baseline = choose.speedup(reference, best, context.settings)
         key = (entrant.candidate.precision, entrant.candidate.device)

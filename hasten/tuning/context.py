@@ -56,7 +56,6 @@ class Context:
     """The question that a tune answers, and where it keeps what it finds.
 
     ``lengths`` holds the tokens of every judged text, int64 [texts], after truncation.
-    ``patience_s`` is how long a worker may be silent beyond what its task is expected to take.
     """
 
     settings: Settings
@@ -75,7 +74,14 @@ class Context:
     budget: Budget
     report: Report
     spawn: Spawn
-    patience_s: float = 180.0
+
+    @property
+    def patience_s(self) -> float:
+        """How long a worker may be silent beyond what its task is expected to take.
+
+        Compilers think for a minute; a hang must not cost the whole budget.
+        """
+        return max(30.0, 0.2 * self.settings.budget_s)
 
     @property
     def tokenizer(self) -> Path:

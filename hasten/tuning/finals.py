@@ -22,6 +22,7 @@ ARRIVAL = Strategy("arrival", 1)
 
 _TABLE_SHARE = 0.35
 _TABLE_VISITS = 3
+_PROOF_SHARE = 0.4
 _MOST_LENGTHS = 7
 _MOST_FINALISTS = 3
 # Predictions hold to about 10 %; what is further behind than that and noise is out.
@@ -29,6 +30,7 @@ _WITHIN_REACH = 1.2
 # Leave a little for choosing, saving and a slow last round.
 _ROUNDS_SHARE = 0.92
 FEWEST_TEXTS = 20
+_MUST_RUN = 2  # the baseline and the favourite
 
 
 def measure_tables(context: Context, survivors: Sequence[Entrant]) -> None:
@@ -66,7 +68,11 @@ def choose_finalists(
     predicted = {e: plan[1] for e in survivors if e.in_play and (plan := best_plan(context, e))}
     ranked = sorted(predicted, key=lambda entrant: predicted[entrant])
     accepted: list[Entrant] = []
+    deadline_s = context.budget.share(_PROOF_SHARE)
     for entrant in ranked:
+        if accepted and context.budget.spent_s + predicted[entrant] > deadline_s:
+            entrant.end("dropped", "no time was left to prove its answers; raise --budget")
+            continue
         if accepted and not _needed(entrant, accepted, predicted):
             factor = predicted[entrant] / predicted[accepted[0]]
             entrant.end("dropped", f"predicted {factor:.2f}x slower than {accepted[0].label}")
@@ -158,9 +164,11 @@ def run_rounds(
     Raises:
         BudgetError: the time left does not hold the rounds over even a few texts.
     """
-    heats = _heats(context, finalists, baseline)
-    count = context.journal.once("finals:texts", lambda: _affordable_texts(context, heats))
-    sample = stratified_sample(context.lengths, count, context.settings.seed)
+    entries = _entries(context, finalists, baseline)
+    # Kept in the journal: what fits depends on the time left, which a resume does not repeat.
+    fits = context.journal.once("finals", lambda: _fit(context, entries))
+    heats = entries[: fits["heats"]]
+    sample = stratified_sample(context.lengths, fits["texts"], context.settings.seed)
     indices = tuple(map(int, sample))
     round_s = sum(heat.per_text_s for heat in heats) * len(indices)
     rounds = context.settings.rounds
@@ -176,14 +184,16 @@ def run_rounds(
     return sample
 
 
-def _heats(context: Context, finalists: Sequence[Entrant], baseline: Entrant) -> list[_Heat]:
+def _entries(context: Context, finalists: Sequence[Entrant], baseline: Entrant) -> list[_Heat]:
+    """All heats that are wanted, the most wanted first."""
     heats = [_heat(context, baseline, ARRIVAL)]
-    for place, entrant in enumerate(finalists):
-        strategies = _strategies(context, entrant) if place == 0 else []
+    for entrant in finalists:
         best = best_plan(context, entrant)
-        if best and best[0] not in strategies:
-            strategies.insert(0, best[0])
-        heats += [_heat(context, entrant, strategy) for strategy in strategies]
+        assert best, f"{entrant.label} is a finalist without having been timed"
+        heats.append(_heat(context, entrant, best[0]))
+    for strategy in _strategies(context, finalists[0]) if finalists else ():
+        if strategy != heats[1].strategy:
+            heats.append(_heat(context, finalists[0], strategy))
     return heats
 
 
@@ -208,17 +218,22 @@ def _heat(context: Context, entrant: Entrant, strategy: Strategy) -> _Heat:
     return _Heat(entrant, strategy, predicted_s(context, entrant, strategy) / len(context.texts))
 
 
-def _affordable_texts(context: Context, heats: Sequence[_Heat]) -> int:
-    per_text_s = sum(heat.per_text_s for heat in heats) * context.settings.rounds
-    affordable = int(_ROUNDS_SHARE * context.budget.left_s / per_text_s)
+def _fit(context: Context, entries: Sequence[_Heat]) -> dict[str, int]:
+    """How many heats, over how many texts, the time left holds."""
     fewest = min(FEWEST_TEXTS, len(context.texts))
-    if affordable < fewest:
-        needed_s = context.budget.spent_s + fewest * per_text_s / _ROUNDS_SHARE
-        raise BudgetError(
-            f"the budget of {context.settings.budget_s:.0f} s leaves {context.budget.left_s:.0f} s "
-            f"for {context.settings.rounds} rounds of {len(heats)} runs; even {fewest} texts "
-            f"take {fewest * per_text_s:.0f} s",
-            fix=f"Try --budget {needed_s * 1.1:.0f}s (what was measured is kept), --engines or "
-            "--rounds.",
-        )
-    return min(affordable, len(context.texts))
+    rounds = context.settings.rounds
+    for heats in range(len(entries), 0, -1):
+        per_text_s = sum(heat.per_text_s for heat in entries[:heats]) * rounds
+        texts = int(_ROUNDS_SHARE * context.budget.left_s / per_text_s)
+        if texts >= fewest:
+            return {"heats": heats, "texts": min(texts, len(context.texts))}
+        if heats <= _MUST_RUN:
+            break
+    needed_s = context.budget.spent_s + fewest * per_text_s / _ROUNDS_SHARE
+    raise BudgetError(
+        f"the budget of {context.settings.budget_s:.0f} s leaves {context.budget.left_s:.0f} s for "
+        f"the final rounds, and even {fewest} texts, {rounds} times each, take "
+        f"{fewest * per_text_s:.0f} s",
+        fix=f"Try --budget {needed_s * 1.1:.0f}s; what was measured is kept. Or narrow the "
+        "search with --engines, --precisions or --texts.",
+    )

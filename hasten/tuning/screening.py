@@ -50,10 +50,12 @@ def prepare_all(context: Context, entrants: Sequence[Entrant], truth: NDArray[np
             _probe(context, entrant, probe, truth)
 
 
-def screen(context: Context, entrants: Sequence[Entrant]) -> None:
+def screen(context: Context, entrants: Sequence[Entrant], baseline: Entrant) -> None:
     """Time a few representative shapes and drop what is clearly slower than the best."""
     deadline_s = context.budget.share(_SCREEN_SHARE)
-    sweep(context, entrants, _screen_shapes(context), range(_SCREEN_ROUNDS), deadline_s, stage="screen")
+    everybody = [baseline, *entrants]
+    shapes, visits = _screen_shapes(context), range(_SCREEN_ROUNDS)
+    sweep(context, everybody, shapes, visits, deadline_s, stage="screen")
     for entrant in entrants:
         if entrant.in_play:
             _score(context, entrant)
@@ -131,8 +133,9 @@ def predicted_s(context: Context, entrant: Entrant, strategy: Strategy) -> float
 def batch_limit_s(context: Context, entrant: Entrant) -> float | None:
     """What one batch may cost under ``--max-latency-ms``, in the cost table's terms.
 
-    Planned with a margin, since batches vary around their median. A table's seconds are wall-clock time divided by the streams that ran at once; a single batch
-    takes ``streams`` times as long from its begin to its end.
+    Planned with a margin, since batches vary around their median. A table's seconds are
+    wall-clock time divided by the streams that ran at once; a single batch takes ``streams``
+    times as long from its begin to its end.
     """
     limit_ms = context.settings.max_latency_ms
     if limit_ms is None:

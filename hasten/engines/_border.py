@@ -1,0 +1,76 @@
+"""What every engine does at its framework's border: say no in time, and wrap what it raises."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from hasten.errors import EngineError, HastenError
+from hasten.hardware import missing_instructions
+from hasten.records import Candidate, Hardware
+
+_DEVICES = {"cpu": "the CPU", "cuda": "CUDA GPUs"}
+
+
+def why_not(
+    title: str, candidate: Candidate, hardware: Hardware, offered: Mapping[str, Sequence[str]]
+) -> str | None:
+    """Why ``candidate`` cannot run, as far as no framework must be asked; None where it may.
+
+    Args:
+        title: the engine's, to begin the sentence with.
+        candidate: what was asked for.
+        hardware: the machine.
+        offered: the engine's precisions, by device.
+
+    >>> zen = Hardware("AMD EPYC 7763", 2, ("avx2", "fma"), 8 << 30)
+    >>> offered = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "fp16")}
+    >>> why_not("TorchScript", Candidate("torchscript", "int8", "cpu", 2), zen, offered)
+    'TorchScript runs fp32 and bf16 on the CPU, and not int8 yet'
+    >>> why_not("TorchScript", Candidate("torchscript", "fp16", "cuda", 1), zen, offered)
+    'no GPU on this machine'
+    """
+    device, precision = candidate.device, candidate.precision
+    if device not in offered:
+        return f"{title} does not run on {_DEVICES[device]}"
+    if precision not in offered[device]:
+        runs = " and ".join(offered[device])
+        return f"{title} runs {runs} on {_DEVICES[device]}, and not {precision} yet"
+    if device == "cuda":
+        return None if hardware.gpus else "no GPU on this machine"
+    return missing_instructions(precision, hardware)
+
+
+@contextmanager
+def foreign_errors(title: str, doing: str) -> Iterator[None]:
+    """Turn what a framework raises into one readable line, the framework's own chained.
+
+    Raises:
+        EngineError: anything but hasten's own errors was raised inside.
+    """
+    try:
+        yield
+    except HastenError:
+        raise
+    except Exception as error:  # frameworks raise whatever they like, bare RuntimeErrors mostly
+        raise EngineError(f"{title} could not {doing}: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    r"""The first line of the message that says something, after the error's type.
+
+    >>> first_line(RuntimeError("\n  Unsupported: aten::foo\n  at line 3"))
+    'RuntimeError: Unsupported: aten::foo'
+    """
+    lines = (line.strip() for line in str(error).splitlines())
+    return ": ".join(filter(None, (type(error).__name__, next(filter(None, lines), ""))))
+
+
+def shape_of(input_ids: object) -> str:
+    """The shape of a batch for an error message, whatever was passed.
+
+    >>> import numpy as np
+    >>> shape_of(np.zeros((8, 32)))
+    '8x32'
+    """
+    return "x".join(map(str, getattr(input_ids, "shape", ()))) or type(input_ids).__name__

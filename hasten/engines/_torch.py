@@ -1,0 +1,228 @@
+"""What the PyTorch engines share: a session, weights in a folder, thread counts, tracing."""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasten.engines._border import foreign_errors, shape_of, why_not
+from hasten.engines.base import Outputs, Session
+from hasten.hardware import detect
+from hasten.records import Candidate, Hardware, ModelInfo, from_json, to_json
+from hasten.reference import Reference, load_module
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+OFFERED: Mapping[str, Sequence[str]] = {
+    "cpu": ("fp32", "bf16"),
+    "cuda": ("fp32", "fp16", "bf16"),
+}
+
+_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+_INFO = "model_info.json"
+# Rows, inner and outer size of BERT-base's products: its feed-forward and its projections.
+_MATRIX_SHAPES = ((512, 768, 3072), (2048, 768, 768))
+_CEILING_S = 0.4
+
+
+class TorchSession(Session):
+    """Runs a module, or what was made of one, as plain PyTorch does."""
+
+    def __init__(
+        self, title: str, forward: Callable[..., Tensor], output_name: str, candidate: Candidate
+    ) -> None:
+        """Wrap ``forward``: int64 tensors by position in, one float32 tensor out."""
+        self._title = title
+        self._forward = forward
+        self._output_name = output_name
+        self._device = candidate.device
+        self._threads = candidate.intra_op_num_threads
+
+    def run(
+        self,
+        input_ids: NDArray[np.int64],
+        attention_mask: NDArray[np.int64],
+        token_type_ids: NDArray[np.int64] | None = None,
+    ) -> Outputs:
+        import torch
+
+        pin_threads(self._threads)
+        arrays = (input_ids, attention_mask, token_type_ids)
+        doing = f"run a batch of {shape_of(input_ids)}"
+        with foreign_errors(self._title, doing), torch.inference_mode():
+            # A copy: from_numpy would warn about arrays that must not be written to.
+            inputs = [torch.tensor(a, device=self._device) for a in arrays if a is not None]
+            # .cpu() waits for the GPU; on the CPU it is the tensor itself.
+            return {self._output_name: self._forward(*inputs).cpu().numpy()}
+
+
+def supports(title: str, candidate: Candidate, hardware: Hardware) -> str | None:
+    """What the PyTorch engines can run, as for :meth:`hasten.engines.base.Engine.supports`."""
+    reason = why_not(title, candidate, hardware, OFFERED)
+    if reason is None and candidate.device == "cuda":
+        return _cuda_reason(candidate.precision)
+    return reason
+
+
+def _cuda_reason(precision: str) -> str | None:
+    import torch
+
+    if not torch.cuda.is_available():
+        return "the installed PyTorch has no CUDA, or its CUDA does not find the GPU"
+    if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return "this GPU has no bf16 instructions (those since Ampere have)"
+    return None
+
+
+def pin_threads(threads: int) -> None:
+    """Make PyTorch use ``threads`` threads in the thread that calls this.
+
+    The number is each calling thread's own (OpenMP keeps it so): a stream that never asked for
+    one would get whatever another thread set last.
+    """
+    import torch
+
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+
+
+def export_weights(title: str, reference: Reference, folder: Path) -> None:
+    """Copy the weights, and what is needed to make a module of them, into ``folder``."""
+    with foreign_errors(title, "copy the weights"):
+        reference.copy_module(folder)
+        (folder / _INFO).write_text(json.dumps(to_json(reference.info)), encoding="utf-8")
+
+
+def load_weights(title: str, folder: Path, candidate: Candidate) -> tuple[nn.Module, ModelInfo]:
+    """The inverse of :func:`export_weights`: a module as the candidate wants it."""
+    pin_threads(candidate.intra_op_num_threads)
+    with foreign_errors(title, f"load {folder}"):
+        info = from_json(ModelInfo, json.loads((folder / _INFO).read_text(encoding="utf-8")))
+        module = load_module(folder / "module", info)
+        return in_precision(module, candidate.precision).to(candidate.device), info
+
+
+def in_precision(module: nn.Module, precision: str) -> nn.Module:
+    """The fp32 ``module`` computing in ``precision``; it returns float32 all the same."""
+    if precision == "fp32":
+        return module
+    return _fp32_output()(module.to(dtype(precision))).eval()
+
+
+def dtype(precision: str) -> torch.dtype:
+    """PyTorch's type for a floating-point precision."""
+    import torch
+
+    found: torch.dtype = getattr(torch, _DTYPES[precision])
+    return found
+
+
+@cache
+def _fp32_output() -> Callable[[nn.Module], nn.Module]:
+    from torch import nn
+
+    class Fp32Output(nn.Module):
+        def __init__(self, module: nn.Module) -> None:
+            super().__init__()
+            self.module = module
+
+        def forward(self, *inputs: Tensor) -> Tensor:
+            output: Tensor = self.module(*inputs)
+            return output.float()
+
+    return Fp32Output
+
+
+def example_inputs(info: ModelInfo, device: str = "cpu", batch: int = 2) -> tuple[Tensor, ...]:
+    """Inputs to trace ``info``'s model with: int64 [batch, 7], the last text padded.
+
+    Padding keeps branches that look for it in the trace; two texts of seven tokens are no size
+    that models treat specially.
+    """
+    import torch
+
+    token_id = 0 if info.pad_token_id != 0 else 1
+    input_ids = torch.full((batch, 7), token_id)
+    attention_mask = torch.ones_like(input_ids)
+    input_ids[-1, 5:], attention_mask[-1, 5:] = info.pad_token_id, 0
+    named = {"input_ids": input_ids, "attention_mask": attention_mask}
+    zeros = torch.zeros_like(input_ids)
+    return tuple(named.get(name, zeros).to(device) for name in info.input_names)
+
+
+def jit() -> Any:
+    """``torch.jit``, which has no type hints."""
+    import torch.jit
+
+    return torch.jit
+
+
+@contextmanager
+def quiet_tracing() -> Iterator[None]:
+    """Hold back what a trace says about code that is not ours, and that the parity check covers."""
+    with warnings.catch_warnings():
+        for message in (
+            # TorchScript is feature-complete and will not grow, which is what an engine wants.
+            r"`torch\.jit\.\w+` is (deprecated|not supported)",
+            r"You are using the legacy TorchScript-based ONNX export",
+            r"The feature will be removed\. Please remove usage of this function",
+        ):
+            warnings.filterwarnings("ignore", message, DeprecationWarning)
+        # The tracer reads every attribute of a module, transformers' deprecated ones included.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
+        # Branches on shapes: the contract tests run other shapes than the traced one.
+        warnings.filterwarnings("ignore", category=jit().TracerWarning)
+        # Negative indices would be wrong; transformers indexes with a range from 0.
+        warnings.filterwarnings("ignore", "Exporting aten::index operator of advanced indexing")
+        yield
+
+
+def matrix_product_flops_per_s(candidate: Candidate) -> float:
+    """The fastest of several products of BERT's shapes, in FLOP/s; it takes under two seconds.
+
+    The candidate's precision, device and threads. In fp32 on all cores, NumPy's product counts
+    too: its OpenBLAS beats PyTorch's MKL by half on AMD's CPUs (145 and 95 GFLOP/s on two
+    Zen 3 cores). It cannot be held to fewer threads without another library.
+    """
+    import torch
+
+    threads = candidate.streams * candidate.intra_op_num_threads
+    pin_threads(threads)
+    on_cpu = candidate.device == "cpu"
+    with_numpy = on_cpu and candidate.precision == "fp32" and threads >= detect().usable_cores
+    wait = _nothing if on_cpu else torch.cuda.synchronize
+    best = 0.0
+    for rows, inner, columns in _MATRIX_SHAPES:
+        a = torch.randn(rows, inner).to(candidate.device, dtype(candidate.precision))
+        b = torch.randn(inner, columns).to(candidate.device, dtype(candidate.precision))
+        fastest_s = _fastest_s(partial(torch.matmul, a, b), wait)
+        if with_numpy:
+            product = partial(np.matmul, a.numpy(), b.numpy())
+            fastest_s = min(fastest_s, _fastest_s(product, _nothing))
+        best = max(best, 2 * rows * inner * columns / fastest_s)
+    return best
+
+
+def _fastest_s(product: Callable[[], object], wait: Callable[[], object]) -> float:
+    end = time.perf_counter() + _CEILING_S
+    best = float("inf")
+    while (begin := time.perf_counter()) < end:
+        product()
+        wait()
+        best = min(best, time.perf_counter() - begin)
+    return best
+
+
+def _nothing() -> None:
+    """On the CPU, a product has ended when it returns."""

@@ -1,0 +1,141 @@
+"""OpenVINO: the module converted to OpenVINO's IR, which Optimum Intel loads as well.
+
+Simplicity 1: two files and one library, larger than ONNX Runtime and for CPUs only.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasten.engines import _torch
+from hasten.engines._border import foreign_errors, shape_of, why_not
+from hasten.engines.base import Engine, Outputs, Session
+from hasten.records import Candidate, Hardware
+from hasten.reference import Reference
+
+# The plugin for GPUs is for Intel's; "cuda" it does not know.
+_OFFERED = {"cpu": ("fp32", "bf16")}
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
+_MODEL = "openvino_model.xml"
+
+
+class OpenVinoSession(Session):
+    """One compiled model, and one of its infer requests per stream."""
+
+    def __init__(self, title: str, compiled: Any, streams: int) -> None:
+        self._title = title
+        self.compiled = compiled
+        self._output_name = compiled.output(0).any_name
+        self._idle: SimpleQueue[Any] = SimpleQueue()
+        tokens = np.ones((1, 2), dtype=np.int64)
+        feed = dict.fromkeys((port.any_name for port in compiled.inputs), tokens)
+        for _ in range(streams):
+            request = compiled.create_infer_request()
+            # Once here, alone: the bindings set themselves up at the first call, and two threads
+            # that make it at the same time wait for each other for ever (seen with 2026.4).
+            request.infer(feed)
+            self._idle.put(request)
+
+    def run(
+        self,
+        input_ids: NDArray[np.int64],
+        attention_mask: NDArray[np.int64],
+        token_type_ids: NDArray[np.int64] | None = None,
+    ) -> Outputs:
+        feed = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if token_type_ids is not None:
+            feed["token_type_ids"] = token_type_ids
+        request = self._idle.get()
+        try:
+            with foreign_errors(self._title, f"run a batch of {shape_of(input_ids)}"):
+                # Outputs are copied, as share_outputs is off: the request's own memory is
+                # overwritten by its next batch.
+                output = request.infer(feed, share_inputs=True, share_outputs=False)[0]
+        finally:
+            self._idle.put(request)
+        return {self._output_name: output}
+
+
+class OpenVino(Engine):
+    """See the module's docstring."""
+
+    name = "openvino"
+    title = "OpenVINO"
+    requires: Mapping[str, str] = {"openvino": "openvino"}
+    exports_with: Mapping[str, str] = {
+        "torch": "torch",
+        "transformers": "transformers",
+        "safetensors": "safetensors",
+    }
+    extra = "openvino"
+    simplicity = 1
+
+    def supports(self, candidate: Candidate, hardware: Hardware) -> str | None:
+        return why_not(self.title, candidate, hardware, _OFFERED)
+
+    def artifact_name(self, candidate: Candidate) -> str:
+        # The fp32 weights; the precision is applied when the model is compiled.
+        return self.name
+
+    def export(self, reference: Reference, candidate: Candidate, folder: Path) -> None:
+        info, module = reference.info, reference.module()
+        with (
+            foreign_errors(self.title, f"convert {info.architecture}"),
+            _torch.quiet_tracing(),
+            _without_telemetry(),
+        ):
+            import openvino
+
+            model = openvino.convert_model(module, example_input=_torch.example_inputs(info))
+            for port, name in zip(model.inputs, info.input_names, strict=True):
+                port.get_tensor().set_names({name})
+            model.outputs[0].get_tensor().set_names({info.output_names[0]})
+            openvino.save_model(model, str(folder / _MODEL), compress_to_fp16=False)
+
+    def load(self, folder: Path, candidate: Candidate) -> Session:
+        streams = candidate.streams
+        settings = {
+            # Explicit, since the default is bf16 wherever the CPU has it.
+            "INFERENCE_PRECISION_HINT": _HINTS[candidate.precision],
+            "INFERENCE_NUM_THREADS": candidate.intra_op_num_threads * streams,
+            "NUM_STREAMS": streams,
+            # Pinned threads were no faster (0.95 to 1.05 of the time at one stream, 0.95 to 1.05
+            # at two), and those of two processes sit on the same cores.
+            "ENABLE_CPU_PINNING": False,
+        }
+        with foreign_errors(self.title, f"load {folder / _MODEL}"), _without_telemetry():
+            import openvino
+
+            compiled = openvino.Core().compile_model(str(folder / _MODEL), "CPU", settings)
+            return OpenVinoSession(self.title, compiled, streams)
+
+
+@contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """Import OpenVINO as if ``openvino_telemetry`` were not installed.
+
+    Importing OpenVINO, not only converting with it, reports to Google Analytics unless the user
+    has opted out. Where the package is missing it uses a stub that is silent; ``None`` in
+    ``sys.modules`` is the import system's way to say so.
+    """
+    name = "openvino_telemetry"
+    real = sys.modules.get(name)
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if real is None:
+            del sys.modules[name]
+        else:
+            sys.modules[name] = real
+
+
+ENGINE = OpenVino()

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+
+import pytest
+from rich.console import Console
+
+from hasten.engines.base import Engine
+from hasten.records import Gpu, Hardware
+from hasten.report.doctor import EngineCheck, Obstacle, diagnose, render, to_dict
+
+PLAIN = Hardware("AMD EPYC 7763", 2, ("avx2", "fma"), 24 << 30)
+WITH_GPU = Hardware("Intel Xeon", 8, ("avx512_bf16",), 64 << 30, (Gpu("NVIDIA L4", 23 << 30),))
+
+
+class Installed(Engine):
+    """Runs where bf16 is native, never fp16, and int8 on CPUs only."""
+
+    name = "quick"
+    title = "Quick Runtime"
+    requires: Mapping[str, str] = {"numpy": "numpy"}
+    exports_with: Mapping[str, str] = {"rich.console": "rich"}
+    extra = "quick"
+    simplicity = 2
+
+    def supports(self, candidate, hardware):
+        assert candidate.engine == self.name
+        if candidate.precision == "bf16" and not hardware.has_bf16:
+            return f"{hardware.cpu_model} has no bf16 instructions"
+        if candidate.precision == "fp16":
+            return "Quick Runtime has no fp16 kernels"
+        if candidate.device == "cuda" and candidate.precision == "int8":
+            return "int8 runs on CPUs only"
+        return None
+
+    def export(self, reference, candidate, folder):
+        raise AssertionError
+
+    def load(self, folder, candidate):
+        raise AssertionError
+
+
+class Absent(Installed):
+    name = "absent"
+    title = "Absent Runtime"
+    requires: Mapping[str, str] = {"no_such_module": "no-such-dist"}
+    extra = "absent"
+    simplicity = 9
+
+    def supports(self, candidate, hardware):
+        raise AssertionError("an engine that is not installed has nobody to ask")
+
+
+class CannotExport(Installed):
+    name = "reader"
+    requires: Mapping[str, str] = {"numpy": "numpy"}
+    exports_with: Mapping[str, str] = {"rich": "rich", "no_such_module.inner": "no-such-dist"}
+    simplicity = 3
+
+
+class Rebranded(Installed):
+    name = "rebranded"
+    requires: Mapping[str, str] = {"numpy": "no-such-dist"}
+
+
+def check(engine: Engine, hardware: Hardware = PLAIN) -> EngineCheck:
+    (row,) = diagnose(hardware, {engine.name: engine}).engines
+    return row
+
+
+def test_an_installed_engine():
+    row = check(Installed())
+    assert (row.name, row.title) == ("quick", "Quick Runtime")
+    assert row.version == f"numpy {metadata.version('numpy')}"
+    assert row.runs == {"cpu": ("fp32", "int8")}
+    assert row.obstacles == (
+        Obstacle("run", "cpu", ("bf16",), "AMD EPYC 7763 has no bf16 instructions", None),
+        Obstacle("run", "cpu", ("fp16",), "Quick Runtime has no fp16 kernels", None),
+    )
+
+
+def test_gpus_are_asked_about_where_there_are_any():
+    row = check(Installed(), WITH_GPU)
+    assert row.runs == {"cpu": ("fp32", "bf16", "int8"), "cuda": ("fp32", "bf16")}
+    assert ("cuda", ("int8",)) in [(o.device, o.precisions) for o in row.obstacles]
+
+
+def test_precisions_with_one_reason_share_its_line():
+    class Fp32Only(Installed):
+        def supports(self, candidate, hardware):
+            return None if candidate.precision == "fp32" else "only fp32 was built in"
+
+    (obstacle,) = check(Fp32Only()).obstacles
+    assert obstacle.precisions == ("bf16", "fp16", "int8")
+    assert obstacle.scope == "bf16, fp16, int8 on cpu"
+
+
+def test_a_missing_engine_has_its_reason_and_its_command():
+    row = check(Absent())
+    assert (row.version, row.runs) == (None, {})
+    (obstacle,) = row.obstacles
+    assert "no-such-dist" in obstacle.reason
+    assert obstacle.fix == "pip install 'hasten[absent]'"
+
+
+def test_an_engine_that_runs_but_cannot_export():
+    row = check(CannotExport())
+    assert row.runs["cpu"] == ("fp32", "int8")
+    (obstacle,) = [o for o in row.obstacles if o.step == "export"]
+    assert "no-such-dist" in obstacle.reason
+    assert "rich" not in obstacle.reason
+    assert obstacle.fix == "pip install 'hasten[tune]'"
+
+
+def test_a_module_from_a_distribution_of_another_name():
+    row = check(Rebranded())
+    assert row.version == "version unknown"
+    assert row.runs["cpu"] == ("fp32", "int8")
+
+
+def test_the_simplest_to_deploy_comes_first():
+    engines = {engine.name: engine for engine in (CannotExport(), Installed(), Absent())}
+    assert [e.name for e in diagnose(PLAIN, engines).engines] == ["quick", "reader", "absent"]
+
+
+def test_the_dict_is_plain_json():
+    plain = to_dict(diagnose(WITH_GPU, {"quick": Installed(), "absent": Absent()}))
+    assert json.loads(json.dumps(plain)) == plain
+    assert plain["hardware"]["gpus"] == [{"name": "NVIDIA L4", "memory_bytes": 23 << 30}]
+    quick, absent = plain["engines"]
+    assert absent["obstacles"][0]["fix"] == "pip install 'hasten[absent]'"
+    assert quick["runs"]["cuda"] == ["fp32", "bf16"]
+
+
+def shown(hardware: Hardware, *engines: Engine) -> str:
+    screen = io.StringIO()
+    diagnosis = diagnose(hardware, {engine.name: engine for engine in engines})
+    Console(width=100, file=screen).print(render(diagnosis))
+    return screen.getvalue()
+
+
+def test_what_is_shown():
+    text = shown(WITH_GPU, Installed(), Absent())
+    for expected in ("Intel Xeon, 8 usable cores", "avx512_bf16", "64 GiB", "NVIDIA L4, 23 GiB"):
+        assert expected in text
+    (row,) = [line for line in text.splitlines() if line.startswith(" Quick Runtime")]
+    assert row.split()[-5:] == ["fp32", "bf16", "int8", "fp32", "bf16"]
+    assert "Quick Runtime (fp16 on cpu): Quick Runtime has no fp16 kernels" in text
+    # Square brackets are rich's markup; the command must come out whole.
+    assert "pip install 'hasten[absent]'" in text
+
+
+def test_without_gpus_no_column_is_wasted_on_them():
+    text = shown(PLAIN, Installed())
+    assert "none found" in text
+    assert "cuda" not in text
+
+
+@pytest.mark.parametrize("framework", ["torch", "onnxruntime", "openvino"])
+def test_diagnosing_imports_no_framework(framework, monkeypatch):
+    from hasten import engines
+
+    # A None entry makes every import of that name fail.
+    monkeypatch.setitem(sys.modules, framework, None)
+    diagnose(PLAIN, engines.discover())

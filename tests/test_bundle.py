@@ -1,0 +1,197 @@
+"""A bundle is what was saved, or it is refused before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hasten import bundle
+from hasten.errors import BundleError, StorageError
+from hasten.records import Gpu, Tuning
+from tests.scripted import MACHINE, Lab
+
+FAST = {"*": {"call_s": 1e-3, "token_s": 2e-5}}
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return Lab(tmp_path_factory.mktemp("lab"), FAST, precisions=("fp32",))
+
+
+@pytest.fixture(scope="module")
+def tuning(lab: Lab) -> Tuning:
+    return lab.tune()
+
+
+@pytest.fixture(autouse=True)
+def own_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "user" / "bundle.key"
+    monkeypatch.setattr(bundle, "_key_file", lambda: path)
+    return path
+
+
+@pytest.fixture
+def saved(tmp_path: Path, lab: Lab, tuning: Tuning) -> Path:
+    return save(tmp_path / "bundle", lab, tuning)
+
+
+def save(folder: Path, lab: Lab, tuning: Tuning, *, executable: bool = False) -> Path:
+    bundle.save(
+        folder,
+        tuning,
+        artifact=lab.folder / "artifacts" / "fake-fp32-cpu",
+        executable=executable,
+        reference=lab.reference.folder,
+        extra={"report.md": "# a report\n"},
+        results=lab.folder / "results.jsonl",
+    )
+    return folder
+
+
+def test_what_was_saved_is_loaded(saved: Path, tuning: Tuning) -> None:
+    loaded = bundle.load(saved, here=MACHINE)
+    assert loaded.plan == tuning.plan
+    assert loaded.model == tuning.model
+    assert loaded.parity == tuning.chosen.parity
+    assert loaded.differences == ()
+    assert bundle.read_tuning(saved) == tuning
+    assert (saved / "config.json").exists()
+    assert (saved / "report.md").read_text() == "# a report\n"
+    assert not list(saved.parent.glob("*.unfinished"))
+
+
+def test_saving_again_replaces_a_bundle_and_nothing_else(
+    saved: Path, lab: Lab, tuning: Tuning, tmp_path: Path
+) -> None:
+    save(saved, lab, tuning)
+    assert bundle.load(saved, here=MACHINE).plan == tuning.plan
+    precious = tmp_path / "thesis"
+    precious.mkdir()
+    (precious / "chapter1.txt").write_text("precious")
+    with pytest.raises(StorageError, match="is no bundle"):
+        save(precious, lab, tuning)
+    assert (precious / "chapter1.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.99])
+def test_truncated_files_are_refused_by_name(saved: Path, share: float) -> None:
+    victim = saved / "fake.json"
+    content = victim.read_bytes()
+    victim.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(BundleError, match=r"fake\.json has \d+ bytes and should have"):
+        bundle.load(saved, here=MACHINE)
+
+
+@pytest.mark.parametrize("name", ["fake.json", "tokenizer.json", "tuning.json", "report.md"])
+def test_one_flipped_bit_is_refused_by_name(saved: Path, name: str) -> None:
+    victim = saved / name
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    with pytest.raises(BundleError, match=f"{name} has been altered"):
+        bundle.load(saved, here=MACHINE)
+
+
+def test_missing_extra_and_linked_files_are_refused(saved: Path, tmp_path: Path) -> None:
+    (saved / "extra.py").write_text("")
+    with pytest.raises(BundleError, match=r"does not list: extra\.py"):
+        bundle.load(saved, here=MACHINE)
+    (saved / "extra.py").unlink()
+    (saved / "link").symlink_to(tmp_path)
+    with pytest.raises(BundleError, match="is a link"):
+        bundle.load(saved, here=MACHINE)
+    (saved / "link").unlink()
+    (saved / "tokenizer.json").unlink()
+    with pytest.raises(BundleError, match=r"tokenizer\.json is missing"):
+        bundle.load(saved, here=MACHINE)
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/../../b", "..\\outside"])
+def test_a_manifest_cannot_reach_outside(saved: Path, name: str) -> None:
+    manifest = json.loads((saved / "hasten.json").read_text())
+    manifest["files"][name] = manifest["files"]["fake.json"]
+    (saved / "hasten.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="outside the bundle"):
+        bundle.load(saved, here=MACHINE)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 99}', '{"format": 1}'])
+def test_a_broken_manifest_is_refused(saved: Path, text: str) -> None:
+    (saved / "hasten.json").write_text(text)
+    with pytest.raises(BundleError):
+        bundle.load(saved, here=MACHINE)
+
+
+def test_a_folder_without_manifest_is_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"no hasten\.json"):
+        bundle.load(tmp_path)
+
+
+def test_an_artifact_that_can_run_code_needs_its_maker_or_trust(
+    tmp_path: Path, lab: Lab, tuning: Tuning, own_key: Path
+) -> None:
+    folder = save(tmp_path / "executable", lab, tuning, executable=True)
+    assert own_key.stat().st_mode & 0o077 == 0
+    bundle.load(folder, here=MACHINE)
+    own_key.write_bytes(b"somebody else's key")
+    with pytest.raises(BundleError, match="not made by you"):
+        bundle.load(folder, here=MACHINE)
+    own_key.unlink()
+    with pytest.raises(BundleError, match="not made by you"):
+        bundle.load(folder, here=MACHINE)
+    assert bundle.load(folder, here=MACHINE, trust=True).plan == tuning.plan
+
+
+def test_the_signature_covers_the_whole_manifest(
+    tmp_path: Path, lab: Lab, tuning: Tuning
+) -> None:
+    folder = save(tmp_path / "executable", lab, tuning, executable=True)
+    victim = folder / "report.md"
+    victim.write_text("# forged   \n"[: victim.stat().st_size])
+    manifest = json.loads((folder / "hasten.json").read_text())
+    manifest["files"]["report.md"]["sha256"] = bundle._sha256(victim)
+    (folder / "hasten.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="not made by you"):
+        bundle.load(folder, here=MACHINE)
+
+
+def test_another_machine_is_told_apart(saved: Path) -> None:
+    other = replace(MACHINE, cpu_model="Other CPU", usable_cores=8)
+    differences = " ".join(bundle.load(saved, here=other).differences)
+    assert "Other CPU" in differences
+    assert "Scripted CPU" in differences
+
+
+def test_a_precision_that_this_machine_lacks_is_refused(
+    tmp_path: Path, lab: Lab, tuning: Tuning
+) -> None:
+    candidate = replace(tuning.plan.candidate, precision="bf16")
+    lossy = replace(tuning, plan=replace(tuning.plan, candidate=candidate))
+    folder = save(tmp_path / "lossy", lab, lossy)
+    assert bundle.load(folder, here=MACHINE).plan == lossy.plan
+    without = replace(MACHINE, instruction_sets=("avx2",))
+    with pytest.raises(BundleError, match="bf16") as caught:
+        bundle.load(folder, here=without)
+    assert "hasten tune" in (caught.value.fix or "")
+    on_gpu = replace(candidate, device="cuda", precision="fp16")
+    folder = save(tmp_path / "gpu", lab, replace(lossy, plan=replace(lossy.plan, candidate=on_gpu)))
+    with pytest.raises(BundleError, match="no GPU"):
+        bundle.load(folder, here=MACHINE)
+    with_gpu = replace(MACHINE, gpus=(Gpu("some GPU", 2**30),))
+    assert bundle.load(folder, here=with_gpu).plan.candidate == on_gpu
+
+
+def test_a_full_disk_leaves_no_half_bundle(
+    tmp_path: Path, lab: Lab, tuning: Tuning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_space(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copytree", no_space)
+    with pytest.raises(StorageError, match="No space left"):
+        save(tmp_path / "bundle", lab, tuning)
+    assert not (tmp_path / "bundle").exists()
