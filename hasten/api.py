@@ -315,7 +315,6 @@ def _save(folder: Path, tuning: Tuning, context: Context, reference: Reference) 
         folder,
         tuning,
         artifact=context.folder / "artifacts" / engine.artifact_name(candidate),
-        executable=engine.executable_artifact or reference.executable,
         reference=reference.folder,
         extra={"report.md": markdown.render(tuning)},
         results=context.journal.path,

@@ -23,7 +23,7 @@ from typing import Any
 
 import platformdirs
 
-from hasten import __version__, hardware
+from hasten import __version__, engines, hardware
 from hasten.errors import BundleError, StorageError
 from hasten.records import Hardware, ModelInfo, Parity, Plan, Tuning, from_json, to_json
 
@@ -58,7 +58,6 @@ def save(
     tuning: Tuning,
     *,
     artifact: Path,
-    executable: bool,
     reference: Path,
     extra: Mapping[str, str],
     results: Path,
@@ -69,8 +68,6 @@ def save(
         folder: where; an earlier bundle there is replaced, anything else is refused.
         tuning: the result that the bundle stands for.
         artifact: the winner's artifact.
-        executable: whether loading the artifact can run code that its author chose; the manifest
-            is then signed with this user's key.
         reference: the reference's folder, for the configuration and the tokenizer.
         extra: further text files by name, such as the report.
         results: the journal with the raw samples.
@@ -90,7 +87,7 @@ def save(
         (unfinished / "tuning.json").write_text(json.dumps(to_json(tuning)), encoding="utf-8")
         for name, text in extra.items():
             (unfinished / name).write_text(text, encoding="utf-8")
-        manifest = _manifest(unfinished, tuning, executable=executable)
+        manifest = _manifest(unfinished, tuning)
         (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         _put_in_place(unfinished, folder)
     except OSError as error:
@@ -115,8 +112,6 @@ def load(folder: Path, *, trust: bool = False, here: Hardware | None = None) -> 
     """
     manifest = _read_manifest(folder)
     _verify_files(folder, manifest["files"])
-    if manifest["executable"] and not trust:
-        _require_own(folder, manifest)
     try:
         plan = from_json(Plan, manifest["plan"])
         model = from_json(ModelInfo, manifest["model"])
@@ -124,6 +119,8 @@ def load(folder: Path, *, trust: bool = False, here: Hardware | None = None) -> 
         then = from_json(Hardware, manifest["hardware"])
     except (KeyError, ValueError) as error:
         raise BundleError(f"{folder / MANIFEST} cannot be read: {error}") from error
+    if not trust and engines.get(plan.candidate.engine).runs_code(folder):
+        _require_own(folder, manifest)
     now = here or hardware.detect()
     _require_precision(plan, now)
     return Bundle(
@@ -152,7 +149,7 @@ def refuse_foreign_folder(folder: Path) -> None:
         )
 
 
-def _manifest(folder: Path, tuning: Tuning, *, executable: bool) -> dict[str, Any]:
+def _manifest(folder: Path, tuning: Tuning) -> dict[str, Any]:
     with ThreadPoolExecutor() as pool:
         names = sorted(_files(folder))
         digests = pool.map(lambda name: _sha256(folder / name), names)
@@ -168,10 +165,12 @@ def _manifest(folder: Path, tuning: Tuning, *, executable: bool) -> dict[str, An
         "parity": to_json(tuning.chosen.parity),
         "hardware": to_json(tuning.hardware),
         "versions": to_json(tuning.versions),
-        "executable": executable,
         "files": files,
     }
-    return {**manifest, "signature": _signature(manifest, _own_key())} if executable else manifest
+    if not engines.get(tuning.plan.candidate.engine).runs_code(folder):
+        return manifest
+    # Whoever made the bundle may load it here without further ado.
+    return {**manifest, "signature": _signature(manifest, _own_key())}
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -191,7 +190,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             f"{folder} has bundle format {found}; this version of hasten reads {FORMAT}",
             fix="Install the version of hasten that made it, or tune again.",
         )
-    missing = {"plan", "model", "parity", "hardware", "versions", "executable", "files"}
+    missing = {"plan", "model", "parity", "hardware", "versions", "files"}
     missing -= manifest.keys()
     if missing:
         raise BundleError(f"{path} is damaged: it lacks {', '.join(sorted(missing))}")

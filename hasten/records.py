@@ -22,6 +22,9 @@ PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 
 DEVICES = ("cpu", "cuda")
 
+WORTH_TRYING = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "bf16", "fp16")}
+"""Precisions that are tried on a device unless others are asked for."""
+
 OBJECTIVES = ("throughput", "latency")
 
 Status = Literal["chosen", "finalist", "dropped", "refused", "failed", "unavailable"]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hasten import bundle
+from hasten.engines.fake import Fake
 from hasten.errors import BundleError, StorageError
 from hasten.records import Gpu, Tuning
 from tests.scripted import MACHINE, Lab
@@ -39,12 +40,16 @@ def saved(tmp_path: Path, lab: Lab, tuning: Tuning) -> Path:
     return save(tmp_path / "bundle", lab, tuning)
 
 
-def save(folder: Path, lab: Lab, tuning: Tuning, *, executable: bool = False) -> Path:
+@pytest.fixture
+def runs_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Fake, "runs_code", lambda self, folder: True)
+
+
+def save(folder: Path, lab: Lab, tuning: Tuning) -> Path:
     bundle.save(
         folder,
         tuning,
         artifact=lab.folder / "artifacts" / "fake-fp32-cpu",
-        executable=executable,
         reference=lab.reference.folder,
         extra={"report.md": "# a report\n"},
         results=lab.folder / "results.jsonl",
@@ -131,10 +136,11 @@ def test_a_folder_without_manifest_is_no_bundle(tmp_path: Path) -> None:
         bundle.load(tmp_path)
 
 
+@pytest.mark.usefixtures("runs_code")
 def test_an_artifact_that_can_run_code_needs_its_maker_or_trust(
     tmp_path: Path, lab: Lab, tuning: Tuning, own_key: Path
 ) -> None:
-    folder = save(tmp_path / "executable", lab, tuning, executable=True)
+    folder = save(tmp_path / "executable", lab, tuning)
     assert own_key.stat().st_mode & 0o077 == 0
     bundle.load(folder, here=MACHINE)
     own_key.write_bytes(b"somebody else's key")
@@ -146,10 +152,11 @@ def test_an_artifact_that_can_run_code_needs_its_maker_or_trust(
     assert bundle.load(folder, here=MACHINE, trust=True).plan == tuning.plan
 
 
+@pytest.mark.usefixtures("runs_code")
 def test_the_signature_covers_the_whole_manifest(
     tmp_path: Path, lab: Lab, tuning: Tuning
 ) -> None:
-    folder = save(tmp_path / "executable", lab, tuning, executable=True)
+    folder = save(tmp_path / "executable", lab, tuning)
     victim = folder / "report.md"
     victim.write_text("# forged   \n"[: victim.stat().st_size])
     manifest = json.loads((folder / "hasten.json").read_text())

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 
 import hasten
 from hasten.errors import ChoiceError, ModelError, StorageError
-from hasten.reference import Reference, load_module, prepare
+from hasten.reference import Reference, load_module, prepare, runs_code
 from tests.tiny import (
     FAMILIES,
     HIDDEN,
@@ -155,7 +155,7 @@ def test_a_folders_answers_are_those_of_transformers(family, tmp_path):
 
     info = reference.info
     assert reference.kind == "huggingface"
-    assert not reference.executable
+    assert not runs_code(reference.folder / "module")
     assert info.architecture.endswith("ForSequenceClassification")
     assert (info.task, info.labels) == ("single_label", ("LABEL_0", "LABEL_1", "LABEL_2"))
     assert info.output_names == ("logits",)
@@ -466,7 +466,8 @@ def test_a_module_in_memory_keeps_its_answers(shape, bert, tmp_path):
     assert module.training, "the user's own module was changed"
     expected = Own().eval()(*batch(reference, tiny_texts(5)))
     assert torch.equal(logits_of(reference, tiny_texts(5)), expected)
-    assert (reference.kind, reference.executable) == ("pickle", True)
+    assert reference.kind == "pickle"
+    assert runs_code(reference.folder / "module")
     assert reference.info.labels == ("no", "maybe", "yes")
     assert reference.info.task == "single_label"
     config = json.loads((tmp_path / "config.json").read_text())
@@ -581,7 +582,8 @@ def test_classes_of_a_script_reach_other_processes(bert, tmp_path):
 def test_a_factory_is_called_with_its_weights(code, bert, tmp_path):
     factory = f"{code}:build"
     random = prepare(factory, tmp_path / "random", tokenizer=bert)
-    assert (random.kind, random.executable) == ("factory", False)
+    assert random.kind == "factory"
+    assert runs_code(random.folder / "module")
     assert torch.equal(logits_of(random, ["bab"]), logits_of(random, ["bab"]))
 
     state = random.module().original.state_dict()

@@ -9,6 +9,7 @@ from hasten.errors import EngineError, HastenError
 from hasten.hardware import missing_instructions
 from hasten.records import Candidate, Hardware
 
+_WHERE = "Exception from src/"  # OpenVINO begins with its own source files, a line for each
 _DEVICES = {"cpu": "the CPU", "cuda": "CUDA GPUs"}
 
 
@@ -46,24 +47,31 @@ def foreign_errors(title: str, doing: str) -> Iterator[None]:
     """Turn what a framework raises into one readable line, the framework's own chained.
 
     Raises:
-        EngineError: anything but hasten's own errors was raised inside.
+        EngineError: anything at all was raised inside; an EngineError passes as it is.
     """
     try:
         yield
-    except HastenError:
+    except EngineError:
         raise
+    except HastenError as error:
+        raise EngineError(f"{title} could not {doing}: {error.message}", fix=error.fix) from error
     except Exception as error:  # frameworks raise whatever they like, bare RuntimeErrors mostly
         raise EngineError(f"{title} could not {doing}: {first_line(error)}") from error
 
 
 def first_line(error: BaseException) -> str:
-    r"""The first line of the message that says something, after the error's type.
+    r"""What went wrong, in one line: of the error at the root of the chain, its first that tells.
 
     >>> first_line(RuntimeError("\n  Unsupported: aten::foo\n  at line 3"))
     'RuntimeError: Unsupported: aten::foo'
+    >>> first_line(RuntimeError("Exception from src/core/node.cpp:123:\nshapes do not match"))
+    'RuntimeError: shapes do not match'
     """
-    lines = (line.strip() for line in str(error).splitlines())
-    return ": ".join(filter(None, (type(error).__name__, next(filter(None, lines), ""))))
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines()]
+    telling = (line for line in lines if line and not line.startswith(_WHERE))
+    return ": ".join(filter(None, (type(error).__name__, next(telling, ""))))
 
 
 def shape_of(input_ids: object) -> str:

@@ -18,7 +18,7 @@ from hasten.engines._border import foreign_errors, shape_of, why_not
 from hasten.engines.base import Outputs, Session
 from hasten.hardware import detect
 from hasten.records import Candidate, Hardware, ModelInfo, from_json, to_json
-from hasten.reference import Reference, load_module
+from hasten.reference import Reference, load_module, runs_code
 
 if TYPE_CHECKING:
     import torch
@@ -65,6 +65,11 @@ class TorchSession(Session):
             inputs = [torch.tensor(a, device=self._device) for a in arrays if a is not None]
             # .cpu() waits for the GPU; on the CPU it is the tensor itself.
             return {self._output_name: self._forward(*inputs).cpu().numpy()}
+
+
+def weights_run_code(folder: Path) -> bool:
+    """Whether the weights in an artifact are a pickle, or name a function to call."""
+    return runs_code(folder / "module")
 
 
 def supports(title: str, candidate: Candidate, hardware: Hardware) -> str | None:

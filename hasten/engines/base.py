@@ -82,17 +82,24 @@ class Engine(ABC):
     clock: Callable[[], float] = time.perf_counter
     """What times the sessions' runs, in seconds; a scripted engine brings a virtual one."""
 
-    executable_artifact: bool = False
-    """Whether loading an artifact can run code that the artifact's author chose."""
-
     def missing(self) -> Unavailable | None:
-        """Why the engine cannot be imported here, if so; found without importing anything."""
-        absent = [dist for module, dist in self.requires.items() if not _importable(module)]
+        """Why artifacts cannot be run here, if so; found without importing anything."""
+        absent = _absent(self.requires)
         if not absent:
             return None
         return Unavailable(
-            f"{self.title} needs {', '.join(absent)}, which is not installed",
+            f"{self.title} needs {absent}, which is not installed",
             fix=f"pip install 'hasten[{self.extra}]'",
+        )
+
+    def missing_to_export(self) -> Unavailable | None:
+        """Why artifacts cannot be made here, if so; found without importing anything."""
+        absent = _absent(self.exports_with)
+        if not absent:
+            return None
+        return Unavailable(
+            f"making artifacts for {self.title} needs {absent}, which is not installed",
+            fix="pip install 'hasten[tune]'",
         )
 
     def versions(self) -> dict[str, str]:
@@ -106,6 +113,13 @@ class Engine(ABC):
     def artifact_name(self, candidate: Candidate) -> str:
         """Name of the artifact's folder; candidates that share a name share the artifact."""
         return f"{self.name}-{candidate.precision}-{candidate.device}"
+
+    def runs_code(self, folder: Path) -> bool:
+        """Whether loading the artifact in ``folder`` can run code that its author chose.
+
+        Decided by what lies there, not by what is said about it.
+        """
+        return False
 
     @abstractmethod
     def export(self, reference: Reference, candidate: Candidate, folder: Path) -> None:
@@ -132,11 +146,11 @@ def _version(distribution: str) -> str:
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:  # a variant provides the module, such as -gpu
-        return "of another distribution"
+        return "(version unknown)"
 
 
-def _importable(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # the parent of a dotted name is missing
-        return False
+def _absent(modules: Mapping[str, str]) -> str:
+    # The top-level package alone: looking a dotted name up would import its parents.
+    found = (importlib.util.find_spec(module.partition(".")[0]) for module in modules)
+    pairs = zip(modules.values(), found, strict=True)
+    return ", ".join(distribution for distribution, spec in pairs if spec is None)

@@ -6,8 +6,8 @@ Simplicity 0: one file and one small library that has no dependencies of its own
 from __future__ import annotations
 
 import tempfile
-from importlib import metadata
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any

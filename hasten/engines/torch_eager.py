@@ -36,6 +36,9 @@ class TorchEager(Engine):
         # The fp32 weights; the precision is applied when they are loaded.
         return self.name
 
+    def runs_code(self, folder: Path) -> bool:
+        return _torch.weights_run_code(folder)
+
     def export(self, reference: Reference, candidate: Candidate, folder: Path) -> None:
         _torch.export_weights(self.title, reference, folder)
 

@@ -33,7 +33,9 @@ class TorchScript(Engine):
     exports_with: Mapping[str, str] = {"transformers": "transformers", "safetensors": "safetensors"}
     extra = "torch"
     simplicity = 3
-    executable_artifact = True
+
+    def runs_code(self, folder: Path) -> bool:
+        return True  # a trace is a program
 
     def supports(self, candidate: Candidate, hardware: Hardware) -> str | None:
         return _torch.supports(self.title, candidate, hardware)

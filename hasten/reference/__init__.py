@@ -14,7 +14,7 @@ Every engine exports from this one truth, and every answer is compared with it.
 """
 
 from hasten.reference.folder import Kind, Reference
-from hasten.reference.module import load_module
+from hasten.reference.module import load_module, runs_code
 from hasten.reference.preparation import prepare
 
-__all__ = ["Kind", "Reference", "load_module", "prepare"]
+__all__ = ["Kind", "Reference", "load_module", "prepare", "runs_code"]

@@ -47,11 +47,6 @@ class Reference:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{folder} is not a complete reference: {error}") from error
 
-    @property
-    def executable(self) -> bool:
-        """Whether loading the module runs code that is stored in the folder itself."""
-        return self.kind == "pickle"
-
     def module(self) -> nn.Module:
         """The fp32 original, as :func:`hasten.reference.load_module` describes it."""
         return load_module(self.folder / "module", self.info)

@@ -40,7 +40,7 @@ def load_module(folder: Path, info: ModelInfo) -> nn.Module:
 
 
 def load_original(folder: Path) -> nn.Module:
-    """What ``module/`` holds, with its own forward; fp32, eval mode, no gradients.
+    """What ``module/`` holds, with its own forward; fp32, without gradients.
 
     Raises:
         ModelError: as for :func:`load_module`.
@@ -51,7 +51,7 @@ def load_original(folder: Path) -> nn.Module:
         module = _load_pickle(folder / "module.pkl")
     else:
         module = _load_huggingface(folder)
-    return module.float().eval().requires_grad_(False)
+    return module.float().requires_grad_(False)
 
 
 def _load_huggingface(folder: Path) -> nn.Module:
@@ -105,10 +105,15 @@ def _load_factory(folder: Path) -> nn.Module:
     return module
 
 
+def runs_code(module_folder: Path) -> bool:
+    """Whether :func:`load_module` would run code that the folder holds or names."""
+    return any((module_folder / name).exists() for name in ("module.pkl", "factory.json"))
+
+
 def _load_pickle(path: Path) -> nn.Module:
     with importable_here():
         try:
-            # Kept behind Reference.executable: only bundles that are trusted get here.
+            # Kept behind runs_code: only bundles that are trusted get here.
             module: nn.Module = pickle.loads(path.read_bytes())  # noqa: S301
         except Exception as error:  # unpickling runs code of any kind
             raise ModelError(

@@ -40,6 +40,12 @@ def title(candidate: Candidate) -> str:
     return f"{_engine(candidate)} {candidate.precision}{where}, {layout}"
 
 
+def short(candidate: Candidate) -> str:
+    """A candidate for tables: ``ONNX Runtime fp32 2x1``."""
+    where = "" if candidate.device == "cpu" else f" {candidate.device}"
+    return f"{_engine(candidate)} {candidate.precision}{where} {candidate.layout}"
+
+
 def headline(tuning: Tuning) -> tuple[str, ...]:
     """The answer first: what to use, how much faster, how many answers differ."""
     chosen = tuning.chosen
@@ -118,28 +124,31 @@ def setting(tuning: Tuning) -> tuple[str, ...]:
 
 
 def candidates(tuning: Tuning) -> Table:
-    """All candidates that were tried, the best first."""
+    """All candidates that were tried, the best first.
+
+    ``2x1`` stands for two streams of one thread each.
+    """
     known = [row for row in tuning.rows if row.status in _ORDER]
     rows = sorted(known, key=lambda row: (_ORDER.index(row.status), -_rate(row)))
     baseline = tuning.baseline
-    reference = ("baseline: " + title(baseline.candidate) + ", batch 1", "")
+    reference = (f"{short(baseline.candidate)}, batch 1", "baseline")
     latency = tuning.settings.objective == "latency"
     return Table(
-        "Candidates",
+        "Candidates (2x1: two streams of one thread each; ~ estimated from the first shapes)",
         (
             "candidate",
             "outcome",
             "speed-up (95 %)",
             "p50 ms" if latency else "texts/s",
             "tokens/s",
-            "answers changed",
+            "changed",
             "largest difference",
             "load s",
             "memory MiB",
             "note",
         ),
         tuple(_cells(tuning, row) for row in rows)
-        + ((*reference, "1", *_figures(tuning, baseline)[1:], "the yardstick"),),
+        + ((*reference, "1.00", *_figures(tuning, baseline)[1:], ""),),
         numbers_from=2,
         numbers_to=8,
     )
@@ -179,25 +188,31 @@ def flips(tuning: Tuning) -> Table | None:
             text = flip.text if len(flip.text) <= 80 else flip.text[:79] + "…"
             change = f"{flip.reference_answer} → {flip.candidate_answer}"
             margins = f"{flip.reference_margin:.3g} → {flip.candidate_margin:.3g}"
-            rows.append((row.candidate.label, change, margins, text))
+            rows.append((short(row.candidate), change, margins, text))
     columns = ("candidate", "answer", "margin", "text")
     return Table("Changed answers", columns, tuple(rows), numbers_from=9) if rows else None
 
 
 def unavailable(tuning: Tuning) -> tuple[str, ...]:
     """What could not be tried here and why, candidates with the same reason together."""
-    by_reason: dict[str, list[Candidate]] = defaultdict(list)
+    precisions: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for row in tuning.rows:
         if row.status == "unavailable":
-            by_reason[" ".join((row.reason or "").split())].append(row.candidate)
+            reason = " ".join((row.reason or "").split())
+            kind = (reason, row.candidate.device, _engine(row.candidate))
+            if row.candidate.precision not in precisions[kind]:
+                precisions[kind].append(row.candidate.precision)
+    titles: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    for (reason, device, title), names in precisions.items():
+        titles[reason, device, ", ".join(names)].append(title)
     return tuple(
-        f"{', '.join(dict.fromkeys(_brief(candidate) for candidate in group))}: {reason}"
-        for reason, group in by_reason.items()
+        f"{', '.join(group)} ({names} on {device}): {reason}"
+        for (reason, device, names), group in titles.items()
     )
 
 
 def _cells(tuning: Tuning, row: Row) -> tuple[str, ...]:
-    return (title(row.candidate), row.status, *_figures(tuning, row), row.reason or "")
+    return (short(row.candidate), row.status, *_figures(tuning, row), row.reason or "")
 
 
 def _figures(tuning: Tuning, row: Row) -> tuple[str, ...]:
@@ -207,6 +222,8 @@ def _figures(tuning: Tuning, row: Row) -> tuple[str, ...]:
         rate = f"{1000 * percentile(run.batch_latency_s, 50):.2f}"
     elif run:
         rate = f"{run.texts_per_s:,.1f}"
+    elif row.screen_tokens_per_s and tuning.settings.objective == "throughput":
+        rate = f"~{row.screen_tokens_per_s / tuning.profile.mean:,.1f}"
     screened = f"~{row.screen_tokens_per_s:,.0f}" if row.screen_tokens_per_s else ""
     changed = ""
     if parity:
@@ -269,10 +286,6 @@ def _batches(run: EndToEnd, tuning: Tuning) -> str:
         "arrival": f"batches of {run.strategy.batch_size} in arrival order",
         "token_budget": f"batches of up to {run.strategy.token_budget} tokens, sorted by length",
     }[run.strategy.name]
-
-
-def _brief(candidate: Candidate) -> str:
-    return f"{_engine(candidate)} {candidate.precision} on {candidate.device}"
 
 
 def _engine(candidate: Candidate) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any, Literal
 
 from rich.console import Group, RenderableType
@@ -14,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hasten.engines.base import Engine
-from hasten.records import DEVICES, PRECISIONS, Candidate, Hardware, to_json
+from hasten.records import DEVICES, WORTH_TRYING, Candidate, Hardware, to_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +90,16 @@ def render(diagnosis: Diagnosis) -> RenderableType:
         version = "no" if engine.version is None else engine.version
         table.add_row(*map(Text, (engine.title, version, *cells)), style=style)
     parts: list[RenderableType] = [*map(Text, _machine(here)), "", table]
-    obstacles = [(engine.title, o) for engine in diagnosis.engines for o in engine.obstacles]
-    if obstacles:
+    affected: dict[Obstacle, list[str]] = defaultdict(list)
+    for engine in diagnosis.engines:
+        for obstacle in engine.obstacles:
+            affected[obstacle].append(engine.title)
+    if affected:
         parts += ["", Text("What cannot run here", style="italic")]
-    for title, obstacle in obstacles:
+    for obstacle, titles in affected.items():
         scope = "" if obstacle.scope == "all" else f" ({obstacle.scope})"
-        parts.append(Padding(Text(f"{title}{scope}: {obstacle.reason}"), (0, 0, 0, 2)))
+        line = f"{', '.join(titles)}{scope}: {obstacle.reason}"
+        parts.append(Padding(Text(line), (0, 0, 0, 2)))
         if obstacle.fix:
             parts.append(Padding(Text(obstacle.fix, style="bold"), (0, 0, 0, 4)))
     return Group(*parts)
@@ -110,12 +113,13 @@ def _check(engine: Engine, hardware: Hardware) -> EngineCheck:
     runs: dict[str, tuple[str, ...]] = {}
     obstacles: list[Obstacle] = []
     for device in _devices(hardware):
-        reasons = {p: _reason(engine, p, device, hardware) for p in PRECISIONS}
+        tried = WORTH_TRYING[device]
+        reasons = {p: _reason(engine, p, device, hardware) for p in tried}
         runs[device] = tuple(p for p, reason in reasons.items() if reason is None)
         # Precisions that fail for one reason share its line; dict keeps the order, once each.
         for reason in dict.fromkeys(reasons.values()):
             if reason is not None:
-                affected = tuple(p for p in PRECISIONS if reasons[p] == reason)
+                affected = tuple(p for p in tried if reasons[p] == reason)
                 obstacles.append(Obstacle("run", device, affected, reason, None))
     obstacles += _export_obstacles(engine)
     return EngineCheck(engine.name, engine.title, _version(engine), runs, tuple(obstacles))
@@ -127,24 +131,12 @@ def _reason(engine: Engine, precision: str, device: str, hardware: Hardware) -> 
 
 
 def _export_obstacles(engine: Engine) -> list[Obstacle]:
-    # The top-level package alone: looking up a dotted name would import its parents.
-    absent = [
-        distribution
-        for module, distribution in engine.exports_with.items()
-        if importlib.util.find_spec(module.partition(".")[0]) is None
-    ]
-    if not absent:
-        return []
-    reason = f"making artifacts needs {', '.join(absent)}, which is not installed"
-    return [Obstacle("export", None, (), reason, "pip install 'hasten[tune]'")]
+    missing = engine.missing_to_export()
+    return [Obstacle("export", None, (), missing.message, missing.fix)] if missing else []
 
 
 def _version(engine: Engine) -> str:
-    try:
-        return ", ".join(f"{name} {version}" for name, version in engine.versions().items())
-    except metadata.PackageNotFoundError:
-        # Another distribution brings the module, as onnxruntime-gpu brings onnxruntime.
-        return "version unknown"
+    return ", ".join(f"{name} {version}" for name, version in engine.versions().items())
 
 
 def _devices(hardware: Hardware) -> tuple[str, ...]:

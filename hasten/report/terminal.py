@@ -14,8 +14,8 @@ from hasten.report.content import Table
 
 _STYLES = {"chosen": "bold green", "refused": "red", "failed": "red", "dropped": "dim"}
 
-# A terminal is narrower than a page: what it leaves out stands in report.md.
-_NOT_IN_TERMINAL = {"largest difference", "tokens/s", "memory MiB"}
+# A terminal is narrower than a page: notes go below the table, the rest stands in report.md.
+_NOT_IN_TERMINAL = {"largest difference", "tokens/s", "load s", "memory MiB", "note"}
 
 
 def render(tuning: Tuning) -> RenderableType:
@@ -23,7 +23,9 @@ def render(tuning: Tuning) -> RenderableType:
     first, *others = content.headline(tuning)
     parts: list[RenderableType] = [Text(first, style="bold green"), Text(" ".join(others)), ""]
     parts += [Text(f"Note: {warning}", style="yellow") for warning in tuning.warnings]
-    parts.append(_table(content.candidates(tuning)))
+    candidates = content.candidates(tuning)
+    parts.append(_table(candidates))
+    parts += _notes(candidates)
     for table in (content.batching(tuning), content.flips(tuning)):
         if table:
             parts += ["", _table(table)]
@@ -32,6 +34,13 @@ def render(tuning: Tuning) -> RenderableType:
         parts += ["", Text("Not tried here", style="italic")]
         parts += [Padding(Text(line, style="dim"), (0, 0, 0, 2)) for line in missing]
     return Group(*parts)
+
+
+def _notes(table: Table) -> list[RenderableType]:
+    """The last column of the table, a line for each row that has something to say."""
+    noted = [row for row in table.rows if row[-1]]
+    lines = [Text(f"{row[0]} {row[1]}: {row[-1]}", style="dim") for row in noted]
+    return ["", *(Padding(line, (0, 0, 0, 2)) for line in lines)] if lines else []
 
 
 def _table(table: Table) -> RichTable:

@@ -6,10 +6,15 @@ from collections.abc import Mapping
 
 from hasten.engines.base import Engine
 from hasten.errors import ChoiceError
-from hasten.records import DEVICES, PRECISIONS, Candidate, Hardware, Row, Settings
-
-_WORTH_TRYING = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "bf16", "fp16")}
-
+from hasten.records import (
+    DEVICES,
+    PRECISIONS,
+    WORTH_TRYING,
+    Candidate,
+    Hardware,
+    Row,
+    Settings,
+)
 
 def baseline(hardware: Hardware, settings: Settings, engine: str = "torch_eager") -> Candidate:
     """What everything is compared with: fp32 PyTorch on the CPU, all threads on one batch."""
@@ -32,7 +37,7 @@ def enumerate_rows(
     chosen = [engines[name] for name in settings.engines or engines]
     for engine in sorted(chosen, key=lambda engine: engine.simplicity):
         for candidate in _candidates_of(engine, hardware, settings):
-            missing = engine.missing()
+            missing = engine.missing() or engine.missing_to_export()
             if missing:
                 unavailable.append(Row(candidate, "unavailable", str(missing)))
             elif reason := engine.supports(candidate, hardware):
@@ -64,7 +69,7 @@ def _candidates_of(engine: Engine, hardware: Hardware, settings: Settings) -> li
     found = []
     for device in devices:
         # A precision that was asked for by name gets its row, be it only to say why not.
-        for precision in settings.precisions or _WORTH_TRYING[device]:
+        for precision in settings.precisions or WORTH_TRYING[device]:
             shares = layouts(_threads(hardware, settings), settings.objective)
             for streams, threads in shares if device == "cpu" else [(1, 1)]:
                 found.append(Candidate(engine.name, precision, device, threads, streams))

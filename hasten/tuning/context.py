@@ -81,7 +81,7 @@ class Context:
 
         Compilers think for a minute; a hang must not cost the whole budget.
         """
-        return max(30.0, 0.2 * self.settings.budget_s)
+        return max(90.0, 0.2 * self.settings.budget_s)
 
     @property
     def tokenizer(self) -> Path:

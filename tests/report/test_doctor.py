@@ -18,7 +18,7 @@ WITH_GPU = Hardware("Intel Xeon", 8, ("avx512_bf16",), 64 << 30, (Gpu("NVIDIA L4
 
 
 class Installed(Engine):
-    """Runs where bf16 is native, never fp16, and int8 on CPUs only."""
+    """Runs bf16 where it is native, and never fp16."""
 
     name = "quick"
     title = "Quick Runtime"
@@ -33,8 +33,6 @@ class Installed(Engine):
             return f"{hardware.cpu_model} has no bf16 instructions"
         if candidate.precision == "fp16":
             return "Quick Runtime has no fp16 kernels"
-        if candidate.device == "cuda" and candidate.precision == "int8":
-            return "int8 runs on CPUs only"
         return None
 
     def export(self, reference, candidate, folder):
@@ -76,17 +74,15 @@ def test_an_installed_engine():
     row = check(Installed())
     assert (row.name, row.title) == ("quick", "Quick Runtime")
     assert row.version == f"numpy {metadata.version('numpy')}"
-    assert row.runs == {"cpu": ("fp32", "int8")}
-    assert row.obstacles == (
-        Obstacle("run", "cpu", ("bf16",), "AMD EPYC 7763 has no bf16 instructions", None),
-        Obstacle("run", "cpu", ("fp16",), "Quick Runtime has no fp16 kernels", None),
-    )
+    assert row.runs == {"cpu": ("fp32",)}
+    reason = "AMD EPYC 7763 has no bf16 instructions"
+    assert row.obstacles == (Obstacle("run", "cpu", ("bf16",), reason, None),)
 
 
 def test_gpus_are_asked_about_where_there_are_any():
     row = check(Installed(), WITH_GPU)
-    assert row.runs == {"cpu": ("fp32", "bf16", "int8"), "cuda": ("fp32", "bf16")}
-    assert ("cuda", ("int8",)) in [(o.device, o.precisions) for o in row.obstacles]
+    assert row.runs == {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "bf16")}
+    assert [(o.device, o.precisions) for o in row.obstacles] == [("cuda", ("fp16",))]
 
 
 def test_precisions_with_one_reason_share_its_line():
@@ -94,9 +90,10 @@ def test_precisions_with_one_reason_share_its_line():
         def supports(self, candidate, hardware):
             return None if candidate.precision == "fp32" else "only fp32 was built in"
 
-    (obstacle,) = check(Fp32Only()).obstacles
-    assert obstacle.precisions == ("bf16", "fp16", "int8")
-    assert obstacle.scope == "bf16, fp16, int8 on cpu"
+    on_cpu, on_cuda = check(Fp32Only(), WITH_GPU).obstacles
+    assert on_cpu.scope == "bf16 on cpu"
+    assert on_cuda.precisions == ("bf16", "fp16")
+    assert on_cuda.scope == "bf16, fp16 on cuda"
 
 
 def test_a_missing_engine_has_its_reason_and_its_command():
@@ -109,7 +106,7 @@ def test_a_missing_engine_has_its_reason_and_its_command():
 
 def test_an_engine_that_runs_but_cannot_export():
     row = check(CannotExport())
-    assert row.runs["cpu"] == ("fp32", "int8")
+    assert row.runs["cpu"] == ("fp32",)
     (obstacle,) = [o for o in row.obstacles if o.step == "export"]
     assert "no-such-dist" in obstacle.reason
     assert "rich" not in obstacle.reason
@@ -118,8 +115,8 @@ def test_an_engine_that_runs_but_cannot_export():
 
 def test_a_module_from_a_distribution_of_another_name():
     row = check(Rebranded())
-    assert row.version == "version unknown"
-    assert row.runs["cpu"] == ("fp32", "int8")
+    assert row.version == "no-such-dist (version unknown)"
+    assert row.runs["cpu"] == ("fp32",)
 
 
 def test_the_simplest_to_deploy_comes_first():
@@ -148,10 +145,14 @@ def test_what_is_shown():
     for expected in ("Intel Xeon, 8 usable cores", "avx512_bf16", "64 GiB", "NVIDIA L4, 23 GiB"):
         assert expected in text
     (row,) = [line for line in text.splitlines() if line.startswith(" Quick Runtime")]
-    assert row.split()[-5:] == ["fp32", "bf16", "int8", "fp32", "bf16"]
-    assert "Quick Runtime (fp16 on cpu): Quick Runtime has no fp16 kernels" in text
+    assert row.split()[-4:] == ["fp32", "bf16", "fp32", "bf16"]
+    assert "Quick Runtime (fp16 on cuda): Quick Runtime has no fp16 kernels" in text
     # Square brackets are rich's markup; the command must come out whole.
     assert "pip install 'hasten[absent]'" in text
+
+
+def test_engines_with_one_reason_share_its_line():
+    assert "Quick Runtime, Quick Runtime (bf16 on cpu)" in shown(PLAIN, Installed(), Rebranded())
 
 
 def test_without_gpus_no_column_is_wasted_on_them():

@@ -1,0 +1,73 @@
+"""torch.compile: the original module, its operators fused and compiled where it runs.
+
+Simplicity 4: all of PyTorch eager, and a C++ compiler at run time, half a minute at every start.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hasten.engines import _torch
+from hasten.engines._border import foreign_errors
+from hasten.engines.base import Engine, Session
+from hasten.records import Candidate, Hardware
+from hasten.reference import Reference
+
+# What Inductor calls where CXX does not name another (torch._inductor.config.cpp.cxx).
+_COMPILERS = {"darwin": "clang++", "win32": "cl"}
+
+
+class TorchCompile(Engine):
+    """See the module's docstring."""
+
+    name = "torch_compile"
+    title = "torch.compile"
+    requires: Mapping[str, str] = {
+        "torch": "torch",
+        "transformers": "transformers",
+        "safetensors": "safetensors",
+    }
+    exports_with: Mapping[str, str] = {}
+    extra = "torch"
+    simplicity = 4
+
+    def supports(self, candidate: Candidate, hardware: Hardware) -> str | None:
+        reason = _torch.supports(self.title, candidate, hardware)
+        compiler = os.environ.get("CXX", _COMPILERS.get(sys.platform, "g++"))
+        if reason is None and not shutil.which(compiler):
+            return f"torch.compile needs a C++ compiler, and {compiler} is not installed"
+        return reason
+
+    def artifact_name(self, candidate: Candidate) -> str:
+        # The fp32 weights; what is compiled belongs to one machine and is made there.
+        return self.name
+
+    def runs_code(self, folder: Path) -> bool:
+        return _torch.weights_run_code(folder)
+
+    def export(self, reference: Reference, candidate: Candidate, folder: Path) -> None:
+        _torch.export_weights(self.title, reference, folder)
+
+    def load(self, folder: Path, candidate: Candidate) -> Session:
+        import torch
+
+        module, info = _torch.load_weights(self.title, folder, candidate)
+        # Inductor writes the number of threads into its kernels. Named here, it is a part of its
+        # on-disk cache's key in every release; before, one layout could get another's kernels.
+        threads: dict[str, Any] = {"cpp.threads": candidate.intra_op_num_threads}
+        # From the first call on, sizes are symbols: no shape is compiled for twice.
+        compiled = torch.compile(module, dynamic=True, options=threads)
+        with foreign_errors(self.title, f"compile {info.architecture}"), torch.inference_mode():
+            # PyTorch never makes a symbol of size 1, so that a batch of one text is a graph of
+            # its own. Both are compiled now: start-up time, and no stalls between batches.
+            for batch in (2, 1):
+                compiled(*_torch.example_inputs(info, candidate.device, batch))
+        return _torch.TorchSession(self.title, compiled, info.output_names[0], candidate)
+
+
+ENGINE = TorchCompile()

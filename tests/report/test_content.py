@@ -1,0 +1,121 @@
+"""What the report says about a scripted result."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from hasten.records import Flip, Parity, Row, Tuning
+from hasten.report import content, markdown, terminal
+from tests.scripted import Lab
+
+SLOW = {"call_s": 5e-3, "token_s": 1e-4}
+FAST = {"call_s": 1e-3, "token_s": 2e-5}
+
+
+def tuned(folder: Any, **settings: Any) -> Tuning:
+    script = {
+        "*": SLOW,
+        "fake-bf16-cpu-2x1": FAST,
+        "fake-bf16-cpu-1x2": {**FAST, "shift": 5.0},
+    }
+    return Lab(folder, script, **settings).tune()
+
+
+@pytest.fixture(scope="module")
+def tuning(tmp_path_factory: pytest.TempPathFactory) -> Tuning:
+    return tuned(tmp_path_factory.mktemp("lab"))
+
+
+def test_the_answer_comes_first(tuning: Tuning) -> None:
+    first, *others = content.headline(tuning)
+    ratio = tuning.chosen.ratio_to_baseline
+    assert ratio is not None
+    assert first.startswith("Use Fake bf16, 2 streams x 1 thread")
+    assert f"{ratio.estimate:.2f}x ({ratio.low:.2f} to {ratio.high:.2f}) as fast as" in first
+    assert "0 of 60 answers differ" in others[0]
+    assert "at most 4.87%" in others[0]  # 1 - 0.05 ** (1 / 60)
+
+
+def test_every_candidate_that_was_tried_has_a_line_and_the_baseline_the_last(
+    tuning: Tuning,
+) -> None:
+    table = content.candidates(tuning)
+    assert {len(row) for row in table.rows} == {len(table.columns)}
+    outcomes = [row[1] for row in table.rows]
+    assert outcomes[0] == "chosen"
+    assert "refused" in outcomes
+    assert table.rows[-1][1] == "baseline"
+    assert len(table.rows) == 1 + sum(row.status != "unavailable" for row in tuning.rows)
+
+
+def test_refused_candidates_show_their_reason(tuning: Tuning) -> None:
+    row = next(row for row in content.candidates(tuning).rows if row[1] == "refused")
+    assert "of 32" in row[-1]
+
+
+def test_unavailable_candidates_with_one_reason_share_a_line(tuning: Tuning) -> None:
+    lines = content.unavailable(tuning)
+    assert lines == ("Fake (fp32, bf16, fp16 on cuda): fake runs on the CPU only",)
+
+
+def test_strategies_are_compared_with_their_padding(tuning: Tuning) -> None:
+    table = content.batching(tuning)
+    assert table is not None
+    names = {row[0].split()[0] for row in table.rows}
+    assert names == {"optimal", "sorted", "budget", "arrival"}
+
+
+def test_changed_answers_are_shown_with_both_labels() -> None:
+    flip = Flip(3, "a " * 100, "no", "yes", 0.5, 0.25)
+    parity = Parity(100, 0.5, 0.1, 1, 0, 0.0466, 0, decisions=True, examples=(flip,))
+    assert content.agreement(parity) == (
+        "1 of 100 answers differ from the original's (with 95 % confidence, at most 4.66%)."
+    )
+    with_labels = replace(parity, ties=1, accuracy=0.91, reference_accuracy=0.92)
+    assert "1 of them ties in the original itself" in content.agreement(with_labels)
+    assert "Accuracy 91.0%, the original's 92.0%." in content.agreement(with_labels)
+
+
+def test_tensors_are_not_called_answers() -> None:
+    parity = Parity(100, 0.5, 0.1, 0, 0, 1.0, 0, decisions=False)
+    assert "compared as tensors" in content.agreement(parity)
+    assert "answers differ" not in content.agreement(parity)
+
+
+def test_a_tie_is_called_a_tie(tmp_path: Any) -> None:
+    tuning = Lab(tmp_path, {"*": FAST}).tune()
+    assert any("tied with" in sentence for sentence in content.headline(tuning))
+
+
+def test_latency_is_told_in_milliseconds(tmp_path: Any) -> None:
+    tuning = tuned(tmp_path, objective="latency")
+    first = content.headline(tuning)[0]
+    assert "one text at a time" in first
+    assert "ms a text instead of" in first
+    assert "p50 ms" in content.candidates(tuning).columns
+
+
+def test_markdown_tables_are_whole_and_cells_cannot_break_out(tuning: Tuning) -> None:
+    nasty = replace(tuning.chosen, reason="pipe | and\nnewline")
+    rows = tuple(nasty if row.status == "chosen" else row for row in tuning.rows)
+    text = markdown.render(replace(tuning, rows=rows))
+    assert "pipe \\| and newline" in text
+    lines = [line for line in text.splitlines() if line.startswith("| Fake bf16 2x1 | chosen")]
+    assert lines[0].count(" | ") == len(content.candidates(tuning).columns) - 1
+    assert "## Conditions" in text
+    assert "Scripted CPU" in text
+
+
+def test_the_terminal_shows_the_answer_and_no_markup_of_the_users(tuning: Tuning) -> None:
+    nasty: Row = replace(tuning.chosen, reason="[bold]not markup[/]")
+    rows = tuple(nasty if row.status == "chosen" else row for row in tuning.rows)
+    out = io.StringIO()
+    Console(file=out, width=200).print(terminal.render(replace(tuning, rows=rows)))
+    assert "Use Fake bf16, 2 streams x 1 thread" in out.getvalue()
+    assert "[bold]not markup[/]" in out.getvalue()
+    assert "\x1b[" not in out.getvalue()

