@@ -20,7 +20,6 @@ from hasten.corpus import profile, stratified_sample
 from hasten.engines.base import Engine
 from hasten.errors import ChoiceError, InputError, StorageError, Unavailable
 from hasten.records import (
-    OBJECTIVES,
     Briefing,
     Event,
     Hardware,
@@ -31,7 +30,7 @@ from hasten.records import (
 from hasten.reference import Reference, prepare
 from hasten.report import markdown
 from hasten.tokenization import Tokens
-from hasten.tuning import contest
+from hasten.tuning import candidates, contest
 from hasten.tuning.context import Budget, Context
 from hasten.tuning.journal import Journal
 from hasten.tuning.process import WorkerProcess
@@ -198,11 +197,7 @@ def check(settings: Settings) -> None:
     Raises:
         ChoiceError: which one, and what is allowed.
     """
-    if settings.objective not in OBJECTIVES:
-        raise ChoiceError(
-            f"there is no objective {settings.objective!r}",
-            fix=f"Choose from: {', '.join(OBJECTIVES)}.",
-        )
+    candidates.check(settings, engines.names())
     if settings.max_latency_ms is not None and settings.objective == "latency":
         raise ChoiceError(
             "--max-latency-ms limits the batches of the objective 'throughput'",

@@ -139,7 +139,7 @@ Restart = Annotated[
     "`hasten tune my.module:build --weights state.pt --tokenizer ./tok --data lines.txt`\n\n"
     "`hasten tune ./my-model --data texts.csv --objective latency --engines onnx_runtime,openvino`"
 )
-def tune(
+def tune(  # noqa: PLR0917 - typer makes options of all of them
     model: Annotated[
         str,
         typer.Argument(help="A Hugging Face folder or hub id, or package.module:factory."),

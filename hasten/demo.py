@@ -136,6 +136,17 @@ def tokenizer_file() -> Path:
     return _packaged()[0] / "tokenizer.json"
 
 
+def news_sentences(count: int) -> list[str]:
+    """``count`` sentences from all of the corpus, well mixed and the same on every machine.
+
+    Raises:
+        Unavailable: the packages of the extra ``[demo]`` are not installed.
+    """
+    articles = read_articles(_packaged()[1])
+    found = (Labelled(s, a.label) for a in articles for s in sentences(a.text))
+    return [sentence.text for sentence in shuffled(found, "benchmark")[:count]]
+
+
 def cache_folder() -> Path:
     """``$XDG_CACHE_HOME/hasten``, or ``~/.cache/hasten``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hasten"

@@ -153,9 +153,7 @@ def test_an_artifact_that_can_run_code_needs_its_maker_or_trust(
 
 
 @pytest.mark.usefixtures("runs_code")
-def test_the_signature_covers_the_whole_manifest(
-    tmp_path: Path, lab: Lab, tuning: Tuning
-) -> None:
+def test_the_signature_covers_the_whole_manifest(tmp_path: Path, lab: Lab, tuning: Tuning) -> None:
     folder = save(tmp_path / "executable", lab, tuning)
     victim = folder / "report.md"
     victim.write_text("# forged   \n"[: victim.stat().st_size])

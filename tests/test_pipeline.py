@@ -39,7 +39,8 @@ def pipeline(
 ) -> tuple[Pipeline, VirtualClock]:
     clock = VirtualClock()
     session = session or FakeSession(Script(call_s=0.5, token_s=0.0), 3, "logits", clock)
-    return Pipeline(reference.tokenizer(), Streams(session, streams, INFO, clock), clock=clock), clock
+    side_by_side = Streams(session, streams, INFO, clock)
+    return Pipeline(reference.tokenizer(), side_by_side, clock=clock), clock
 
 
 @pytest.mark.parametrize("streams", [1, 2, 3])

@@ -6,6 +6,7 @@ Simplicity 0: one file and one small library that has no dependencies of its own
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 # fp32 alone on the CPU: its provider has no bf16 kernels, and computes fp16 in fp32.
 _OFFERED = {"cpu": ("fp32",), "cuda": ("fp32", "fp16")}
+_BYTES = {"fp32": 4, "fp16": 2}
 _MODEL = "model.onnx"
 _WEIGHTS = "model.onnx_data"
 # A protobuf message ends at 2 GiB; some is left for the graph around the weights.
@@ -105,13 +107,16 @@ class OnnxRuntime(Engine):
         return f"{self.name}-{candidate.precision}"
 
     def export(self, reference: Reference, candidate: Candidate, folder: Path) -> None:
-        module = _torch.in_precision(reference.module(), candidate.precision)
+        module = reference.module()
         with foreign_errors(self.title, f"export {reference.info.architecture} to ONNX"):
-            weights = sum(p.numel() * p.element_size() for p in module.parameters())
-            if weights <= _LARGEST_FILE_BYTES:
+            parameters = sum(parameter.numel() for parameter in module.parameters())
+            large = parameters * _BYTES[candidate.precision] > _LARGEST_FILE_BYTES
+            if candidate.precision == "fp32" and not large:
                 _export(module, reference, folder / _MODEL)
-            else:
-                _export_large(module, reference, folder)
+                return
+            with tempfile.TemporaryDirectory(dir=folder) as scratch:
+                _export(module, reference, Path(scratch, _MODEL))
+                _rewrite(Path(scratch, _MODEL), folder, candidate.precision, large)
 
     def load(self, folder: Path, candidate: Candidate) -> Session:
         with foreign_errors(self.title, f"load {folder / _MODEL}"):
@@ -137,15 +142,32 @@ def _export(module: nn.Module, reference: Reference, path: Path) -> None:
         )
 
 
-def _export_large(module: nn.Module, reference: Reference, folder: Path) -> None:
-    """Weights beside the graph, in the one file where Optimum looks for them."""
+def _rewrite(exported: Path, folder: Path, precision: str, large: bool) -> None:
+    """Store ``exported`` in ``folder``, in ``precision`` and in the files Optimum looks for."""
     import onnx
 
-    # PyTorch puts each weight of a large model into a file of its own.
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        _export(module, reference, Path(scratch, _MODEL))
-        model = onnx.load(str(Path(scratch, _MODEL)))
-    onnx.save_model(model, str(folder / _MODEL), save_as_external_data=True, location=_WEIGHTS)
+    model = _in_half(exported) if precision == "fp16" else onnx.load(str(exported))
+    # PyTorch puts each weight of a large model into a file of its own; here they share one.
+    onnx.save_model(
+        model,
+        str(folder / _MODEL),
+        save_as_external_data=large,
+        location=_WEIGHTS if large else None,
+    )
+
+
+def _in_half(exported: Path) -> Any:
+    """The model in fp16 with float32 outputs.
+
+    Converted here, since the exporter gives a half-precision module's attention fp32 outputs, and
+    all that follows stays fp32 with them.
+    """
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    with warnings.catch_warnings():
+        # A mask's lowest number: fp16's own lowest serves as well.
+        warnings.filterwarnings("ignore", "the float32 number .* will be truncated to")
+        return convert_float_to_float16(str(exported), keep_io_types=True)
 
 
 def _open(path: Path, candidate: Candidate) -> Any:

@@ -60,9 +60,15 @@ class TorchCompile(Engine):
         # Inductor writes the number of threads into its kernels. Named here, it is a part of its
         # on-disk cache's key in every release; before, one layout could get another's kernels.
         threads: dict[str, Any] = {"cpp.threads": candidate.intra_op_num_threads}
-        # From the first call on, sizes are symbols: no shape is compiled for twice.
-        compiled = torch.compile(module, dynamic=True, options=threads)
-        with foreign_errors(self.title, f"compile {info.architecture}"), torch.inference_mode():
+        with (
+            foreign_errors(self.title, f"compile {info.architecture}"),
+            _torch.quiet_tracing(),  # importing Inductor uses what PyTorch deprecates
+            torch.inference_mode(),
+        ):
+            # dynamic: from the first call on, sizes are symbols, and no shape is compiled for
+            # twice. fullgraph: without it, one malformed batch makes PyTorch give the graph up
+            # for good and compile its pieces anew, in the middle of the work.
+            compiled = torch.compile(module, dynamic=True, fullgraph=True, options=threads)
             # PyTorch never makes a symbol of size 1, so that a batch of one text is a graph of
             # its own. Both are compiled now: start-up time, and no stalls between batches.
             for batch in (2, 1):

@@ -103,21 +103,26 @@ def setting(tuning: Tuning) -> tuple[str, ...]:
     here, threads = tuning.hardware, tuning.baseline.candidate.intra_op_num_threads
     extensions = [s for s in here.instruction_sets if s.startswith(("avx2", "avx512", "amx", "bf"))]
     versions = ", ".join(f"{name} {version}" for name, version in tuning.versions.items())
-    weights = " with random weights" if tuning.model.random_weights else ""
+    weights = ", random ones" if tuning.model.random_weights else ""
     ceilings = "; ".join(
         f"{c.precision} {c.flops_per_s / 1e9:.0f} GFLOP/s on {c.device}" for c in tuning.ceilings
     )
     baseline = tuning.baseline.best
     judged = f"{baseline.texts:,} texts in each of {tuning.settings.rounds}" if baseline else "no"
+    model, million = tuning.model, tuning.model.parameter_count / 1e6
+    machine = (
+        here.cpu_model,
+        _count(here.usable_cores, "usable core"),
+        " ".join(extensions) or "no vector extensions known",
+        f"{here.memory_bytes / 2**30:.0f} GiB",
+        *(gpu.name for gpu in here.gpus),
+    )
     return (
-        f"Model: {tuning.model.name} ({tuning.model.architecture}, "
-        f"{tuning.model.parameter_count / 1e6:.1f} M parameters{weights})",
+        f"Model: {model.name}, {model.architecture}, {million:.1f} M weights{weights}",
         f"Texts: {lengths(tuning.profile)}",
-        f"Machine: {here.cpu_model}, {_count(here.usable_cores, 'usable core')}, "
-        f"{' '.join(extensions) or 'no vector extensions known'}, "
-        f"{here.memory_bytes / 2**30:.0f} GiB" + "".join(f", {gpu.name}" for gpu in here.gpus),
-        f"Threads: {threads} for every candidate; {judged} interleaved rounds; "
-        f"{tuning.elapsed_s:.0f} s in all",
+        f"Machine: {', '.join(machine)}",
+        f"Threads: {threads} for every candidate",
+        f"Rounds: {judged} interleaved rounds; {tuning.elapsed_s:.0f} s in all",
         f"Fastest matrix product measured here: {ceilings or 'not measured'}",
         f"Versions: {versions}",
     )
@@ -147,8 +152,10 @@ def candidates(tuning: Tuning) -> Table:
             "memory MiB",
             "note",
         ),
-        tuple(_cells(tuning, row) for row in rows)
-        + ((*reference, "1.00", *_figures(tuning, baseline)[1:], ""),),
+        (
+            *(_cells(tuning, row) for row in rows),
+            (*reference, "1.00", *_figures(tuning, baseline)[1:], ""),
+        ),
         numbers_from=2,
         numbers_to=8,
     )
@@ -227,7 +234,8 @@ def _figures(tuning: Tuning, row: Row) -> tuple[str, ...]:
     screened = f"~{row.screen_tokens_per_s:,.0f}" if row.screen_tokens_per_s else ""
     changed = ""
     if parity:
-        changed = f"{parity.flips} (≤ {parity.flip_upper_bound:.2%})" if parity.decisions else "-"
+        bound = f" (≤ {parity.flip_upper_bound:.2%})"
+        changed = f"{parity.flips}/{parity.compared}{bound}" if parity.decisions else "-"
     return (
         interval(row.ratio_to_baseline) if row.ratio_to_baseline else "",
         rate,
@@ -271,10 +279,11 @@ def _ceiling(tuning: Tuning, run: EndToEnd) -> list[str]:
     share, precision = tuning.chosen.ceiling_share, tuning.chosen.candidate.precision
     if share is None:
         return []
-    return [
+    sentence = (
         f"That is {share:.0%} of the fastest {precision} matrix product measured on this machine, "
         f"with {run.padding_share:.1%} of the tokens being padding."
-    ]
+    )
+    return [sentence]
 
 
 def _batches(run: EndToEnd, tuning: Tuning) -> str:

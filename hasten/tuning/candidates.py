@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from hasten.engines.base import Engine
 from hasten.errors import ChoiceError
 from hasten.records import (
     DEVICES,
+    OBJECTIVES,
     PRECISIONS,
     WORTH_TRYING,
     Candidate,
@@ -15,6 +16,7 @@ from hasten.records import (
     Row,
     Settings,
 )
+
 
 def baseline(hardware: Hardware, settings: Settings, engine: str = "torch_eager") -> Candidate:
     """What everything is compared with: fp32 PyTorch on the CPU, all threads on one batch."""
@@ -26,12 +28,7 @@ def enumerate_rows(
 ) -> tuple[list[Candidate], list[Row]]:
     """All candidates that can run here, the simplest to deploy first, and a row for the others.
 
-    Raises:
-        ChoiceError: an engine, a precision or a device that does not exist was asked for.
     """
-    _check("engine", settings.engines, tuple(engines))
-    _check("precision", settings.precisions, PRECISIONS)
-    _check("device", (settings.device,), ("auto", *DEVICES))
     possible: list[Candidate] = []
     unavailable: list[Row] = []
     chosen = [engines[name] for name in settings.engines or engines]
@@ -45,6 +42,18 @@ def enumerate_rows(
             else:
                 possible.append(candidate)
     return possible, unavailable
+
+
+def check(settings: Settings, engines: Iterable[str]) -> None:
+    """Refuse engines, precisions and devices that do not exist.
+
+    Raises:
+        ChoiceError: which one, and which there are.
+    """
+    _check("engine", settings.engines, tuple(engines))
+    _check("precision", settings.precisions, PRECISIONS)
+    _check("device", (settings.device,), ("auto", *DEVICES))
+    _check("objective", (settings.objective,), OBJECTIVES)
 
 
 def layouts(threads: int, objective: str) -> list[tuple[int, int]]:

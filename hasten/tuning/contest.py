@@ -9,7 +9,6 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from hasten.batching import predict_s
 from hasten.errors import BudgetError, EngineError
 from hasten.records import Candidate, Ceiling, Plan, Row, Tuning
 from hasten.tuning import candidates, choose, finals, screening
@@ -18,6 +17,8 @@ from hasten.tuning.entrant import Entrant
 from hasten.tuning.worker import MeasureCeiling, RunTexts
 
 TRUTH = "truth.npy"
+
+_FIRST_VISITS = 5
 
 
 def run(context: Context, *, baseline_engine: str = "torch_eager") -> Tuning:
@@ -61,7 +62,7 @@ def _truth(context: Context, baseline: Entrant) -> NDArray[np.float32]:
             fix="hasten compares everything with fp32 PyTorch; that has to work first.",
         )
     stored = context.folder / TRUTH
-    for visit in range(2):
+    for visit in range(_FIRST_VISITS):
         baseline.time_shape((1, context.profile.p50), visit)
     expected_s = _check_budget(context, baseline)
     if stored.exists():
@@ -79,11 +80,11 @@ def _truth(context: Context, baseline: Entrant) -> NDArray[np.float32]:
 
 def _check_budget(context: Context, baseline: Entrant) -> float:
     """Seconds for one pass of the baseline over all texts; refuses a hopeless budget early."""
-    cost = baseline.cost_model()
-    if cost is None:
+    samples_s = baseline.cells.get((1, context.profile.p50))
+    if not samples_s:
         raise EngineError(f"the original model does not run: {baseline.reason}")
-    singles = [np.array([index]) for index in range(len(context.texts))]
-    pass_s = predict_s(context.lengths, singles, cost)
+    # The fastest sample, since a disturbance now must not refuse what would fit later.
+    pass_s = min(samples_s) * float(context.lengths.sum()) / context.profile.p50
     fewest = min(finals.FEWEST_TEXTS, len(context.texts)) / len(context.texts)
     needed_s = context.budget.spent_s + pass_s * (1 + fewest * context.settings.rounds)
     if needed_s > context.budget.total_s:

@@ -32,7 +32,6 @@ class Journal:
         self._known: dict[str, Any] = {}
         self._clock = clock
         self._begin_s = clock()
-        self.resumed = False
         lines = _whole_lines(path)
         stored = next(lines, None)
         if stored is None:
@@ -40,11 +39,15 @@ class Journal:
             self._append({"version": VERSION, **header}, mode="w")
             return
         _require_same(stored, {"version": VERSION, **header}, path)
-        self.resumed = True
         for line in lines:
             self._known[line["key"]] = line
             self._begin_s = clock() - line["at_s"]
         _cut_torn_line(path)
+
+    @property
+    def resumed(self) -> bool:
+        """Whether there are results already."""
+        return bool(self._known)
 
     @property
     def spent_s(self) -> float:

@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 from hasten.batching import best_strategy, plan, predict_s
 from hasten.corpus import stratified_sample
 from hasten.parity import compare, verdict
-from hasten.records import Strategy
+from hasten.records import Parity, Strategy, from_json, to_json
 from hasten.tuning.context import Context
 from hasten.tuning.entrant import Entrant, Shape
 from hasten.tuning.worker import RunTexts
 
 PROBE_TEXTS = 32
 PROBE_STRATEGY = Strategy("sorted", 8)
+_PROBE_FLIPS = 0.25
 
 _PREPARE_SHARE = 0.45
 _SCREEN_SHARE = 0.2
@@ -165,10 +166,11 @@ def _probe(
             labels=context.info.labels,
             texts=[context.texts[index] for index in probe],
         )
-        # The flip rate of so few texts says little; what it cannot hide is a broken export.
-        reason = verdict(parity, entrant.candidate.precision, max_flips=0.25, strict=False)
-        entrant.remember(key, reason)
-    reason = entrant.remember(key, None)
+        entrant.remember(key, to_json(parity))
+    entrant.parity = from_json(Parity, entrant.remember(key, None))
+    # The flip rate of so few texts says little; what it cannot hide is a broken export.
+    precision = entrant.candidate.precision
+    reason = verdict(entrant.parity, precision, max_flips=_PROBE_FLIPS, strict=False)
     if reason:
         entrant.end("refused", f"on {len(probe)} texts: {reason}")
 

@@ -188,6 +188,11 @@ class Worker:
 
 def peak_memory_bytes() -> int:
     """The most memory that this process has held so far; 0 where the system does not tell."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Not getrusage: what it reports as a child's peak includes the parent's size at the fork.
+        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return int(fields["VmHWM"].split()[0]) * 1024
     if sys.platform == "win32":
         return 0
     import resource

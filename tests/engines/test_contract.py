@@ -156,7 +156,8 @@ def case(request: pytest.FixtureRequest, workshop: Path) -> Iterator[Case]:
 def test_outputs_are_the_originals_at_every_shape(case: Case) -> None:
     for shape in SHAPES:
         batch = spread(*shape)
-        logits = case.run(batch)
+        with torch.compiler.set_stance("fail_on_recompile"):  # no shape is compiled for anew
+            logits = case.run(batch)
         assert logits.dtype == np.float32
         assert logits.shape == (shape[0], 3)
         np.testing.assert_allclose(
@@ -170,7 +171,8 @@ def test_padding_and_neighbours_do_not_change_answers(
     case: Case, lengths: list[int], seed: int
 ) -> None:
     ids, mask, types = make_batch(lengths, seed)
-    together = case.run((ids, mask, types))
+    with torch.compiler.set_stance("fail_on_recompile"):  # no shape is compiled for anew
+      together = case.run((ids, mask, types))
     for row, length in enumerate(lengths):
         cut = np.s_[row : row + 1, :length]
         alone = case.run((ids[cut], mask[cut], types[cut]))

@@ -1,0 +1,190 @@
+"""The command line as a person and as a script meet it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from hasten import __version__, api, bundle, cli
+from hasten.errors import BudgetError, EngineError, HastenError, NoCandidate
+from hasten.records import Briefing, Progress, Tuning
+from tests.scripted import MACHINE, Lab
+
+FAST = {"*": {"call_s": 1e-3, "token_s": 2e-5}}
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return Lab(tmp_path_factory.mktemp("lab"), FAST, precisions=("fp32",))
+
+
+@pytest.fixture(scope="module")
+def tuning(lab: Lab) -> Tuning:
+    return lab.tune()
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "texts.csv"
+    path.write_text("text,topic\nshares fell,business\nthey won,sport\n")
+    return path
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def replaced(monkeypatch: pytest.MonkeyPatch, outcome: Tuning | BaseException) -> dict[str, Any]:
+    """Stand in for the library's one call, and keep what it was called with."""
+    seen: dict[str, Any] = {}
+
+    def tune(model: Any, tokenizer: Any = None, texts: Any = (), **options: Any) -> Tuning:
+        seen.update(options, model=model, tokenizer=tokenizer, texts=texts)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        profile, model_info = outcome.profile, outcome.model
+        options["on_event"](Briefing(model_info, profile, MACHINE, 60, resumed=True))
+        options["on_event"](Progress("screen", "fake [bold]x[/]", 0.5, 61.0))
+        return outcome
+
+    monkeypatch.setattr(api, "tune", tune)
+    return seen
+
+
+def test_every_option_reaches_the_library(
+    data: Path, tuning: Tuning, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen = replaced(monkeypatch, tuning)
+    options = (
+        "--output out --label-column topic --tokenizer tok --weights w.pt --task multi_label "
+        "--allow-pickle --budget 90s --max-latency-ms 20 --max-flips 0.05 --strict "
+        "--engines onnx_runtime,openvino --precisions fp32, --batch-sizes 1,8 --threads 3 "
+        "--device cpu --texts 50 --rounds 7 --seed 4 --restart"
+    )
+    result = run("tune", "model", "--data", data, *options.split())
+    assert result.exit_code == 0, result.output
+    assert seen["texts"] == ("shares fell", "they won")
+    assert seen["labels"] == ("business", "sport")
+    expected = {
+        "model": "model",
+        "tokenizer": Path("tok"),
+        "output": Path("out"),
+        "weights": Path("w.pt"),
+        "task": "multi_label",
+        "random_weights": False,
+        "allow_pickle": True,
+        "budget": "90s",
+        "objective": "throughput",
+        "max_latency_ms": 20.0,
+        "max_flips": 0.05,
+        "strict": True,
+        "engines": ["onnx_runtime", "openvino"],
+        "precisions": ["fp32"],
+        "batch_sizes": [1, 8],
+        "threads": 3,
+        "device": "cpu",
+        "max_texts": 50,
+        "rounds": 7,
+        "seed": 4,
+        "restart": True,
+    }
+    assert {key: seen[key] for key in expected} == expected
+
+
+def test_the_profile_is_shown_before_and_the_answer_after(
+    data: Path, tuning: Tuning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replaced(monkeypatch, tuning)
+    result = run("tune", "model", "--data", data)
+    assert "60 texts" in result.stderr
+    assert "Continuing an interrupted run" in result.stderr
+    assert "screen: fake [bold]x[/], 1:01 left" in result.stderr
+    assert result.stdout.startswith("Use Fake fp32")
+    assert "\x1b[" not in result.output
+
+
+def test_json_is_alone_on_standard_output(
+    data: Path, tuning: Tuning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replaced(monkeypatch, tuning)
+    result = run("tune", "model", "--data", data, "--json")
+    plan = json.loads(result.stdout)["plan"]
+    assert plan["candidate"]["engine"] == "fake"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (BudgetError("too small", fix="Try --budget 10m."), 2),
+        (EngineError("broke"), 1),
+        (NoCandidate("none"), 1),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_errors_are_messages_with_a_status(
+    data: Path, error: BaseException, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replaced(monkeypatch, error)
+    result = run("tune", "model", "--data", data)
+    assert result.exit_code == status
+    assert "Traceback" not in result.output
+    if isinstance(error, HastenError):
+        assert f"error: {error.message}" in result.stderr
+        assert (error.fix or "") in result.stderr
+    else:
+        assert "the same command continues" in result.stderr
+
+
+def test_a_bug_shows_itself(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replaced(monkeypatch, ZeroDivisionError("a bug"))
+    assert isinstance(run("tune", "model", "--data", data).exception, ZeroDivisionError)
+
+
+def test_debug_shows_our_errors_whole(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replaced(monkeypatch, EngineError("broke"))
+    assert isinstance(run("tune", "model", "--data", data, "--debug").exception, EngineError)
+
+
+def test_a_wrong_number_in_a_list_is_told(data: Path) -> None:
+    result = run("tune", "model", "--data", data, "--batch-sizes", "1,many")
+    assert result.exit_code == 2
+    assert "1,many" in result.stderr
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    result = run("tune", "model", "--data", tmp_path / "nowhere.csv")
+    assert result.exit_code == 2
+    assert "nowhere.csv" in result.stderr
+
+
+def test_the_report_of_a_bundle_is_shown_again(tmp_path: Path, lab: Lab, tuning: Tuning) -> None:
+    bundle.save(
+        tmp_path / "b",
+        tuning,
+        artifact=lab.folder / "artifacts" / "fake-fp32-cpu",
+        reference=lab.reference.folder,
+        extra={},
+        results=lab.folder / "results.jsonl",
+    )
+    assert "Use Fake fp32" in run("report", tmp_path / "b").stdout
+    assert json.loads(run("report", tmp_path / "b", "--json").stdout)["model"]["name"] == "scripted"
+    missing = run("report", tmp_path)
+    assert missing.exit_code == 2
+    assert "no bundle" in missing.stderr
+
+
+def test_doctor_names_every_engine() -> None:
+    result = run("doctor")
+    assert result.exit_code == 0
+    for name in ("ONNX Runtime", "OpenVINO", "PyTorch eager", "TorchScript", "torch.compile"):
+        assert name in result.stdout
+    assert {"hardware", "engines"} <= json.loads(run("doctor", "--json").stdout).keys()
+
+
+def test_help_has_examples_and_the_version_is_told() -> None:
+    assert "hasten tune ./my-model --data texts.csv" in run("tune", "--help").stdout
+    assert run("--version").stdout.strip() == f"hasten {__version__}"
