@@ -48,12 +48,17 @@ check: setup ## lint, formatting, types, import layers (about 15 s)
 	@echo "check 4/4  import layers (1 s)"
 	@$(BIN)/lint-imports
 
-test: setup check ## all checks and all tests, doctests included
-	@echo "test 1/1  pytest with warnings as errors"
+test: setup check ## all checks and all tests, doctests included (a few minutes)
+	@echo "test       pytest, warnings as errors (a few minutes on two cores)"
 	@$(BIN)/python -m pytest
 
-bench: setup ## the measurements that the README quotes
-	@scripts=(benchmarks/*.py); step=0; for script in "$${scripts[@]}"; do \
-	    step=$$((step + 1)); echo "bench $$step/$${#scripts[@]}  $$script"; \
-	    $(BIN)/python "$$script"; \
-	done
+bench: setup ## the measurements that the README quotes (half an hour on a quiet machine)
+	@echo "bench 1/4  hasten against eager PyTorch (10 minutes)"
+	@$(BIN)/python benchmarks/speed.py minilm
+	@echo "bench 2/4  hasten beside sentence-transformers (5 minutes)"
+	@$(BIN)/python benchmarks/peers.py
+	@echo "bench 3/4  the choice against an exhaustive search (10 minutes)"
+	@$(BIN)/python benchmarks/exhaustive.py
+	@echo "bench 4/4  what importing and loading cost (5 minutes, the demo's tuning included)"
+	@test -d demo-bundle || $(BIN)/hasten demo
+	@$(BIN)/python benchmarks/startup.py demo-bundle

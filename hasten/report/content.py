@@ -136,7 +136,7 @@ def candidates(tuning: Tuning) -> Table:
     known = [row for row in tuning.rows if row.status in _ORDER]
     rows = sorted(known, key=lambda row: (_ORDER.index(row.status), -_rate(row)))
     baseline = tuning.baseline
-    reference = (f"{short(baseline.candidate)}, batch 1", "baseline")
+    reference = (short(baseline.candidate), "baseline")
     latency = tuning.settings.objective == "latency"
     return Table(
         "Candidates (2x1: two streams of one thread each; ~ estimated from the first shapes)",
@@ -154,7 +154,7 @@ def candidates(tuning: Tuning) -> Table:
         ),
         (
             *(_cells(tuning, row) for row in rows),
-            (*reference, "1.00", *_figures(tuning, baseline)[1:], ""),
+            (*reference, "1.00", *_figures(tuning, baseline)[1:], "batch 1, arrival order"),
         ),
         numbers_from=2,
         numbers_to=8,
@@ -234,8 +234,8 @@ def _figures(tuning: Tuning, row: Row) -> tuple[str, ...]:
     screened = f"~{row.screen_tokens_per_s:,.0f}" if row.screen_tokens_per_s else ""
     changed = ""
     if parity:
-        bound = f" (≤ {parity.flip_upper_bound:.2%})"
-        changed = f"{parity.flips}/{parity.compared}{bound}" if parity.decisions else "-"
+        bound = f"≤{parity.flip_upper_bound:.2%}"
+        changed = f"{parity.flips}/{parity.compared} {bound}" if parity.decisions else "-"
     return (
         interval(row.ratio_to_baseline) if row.ratio_to_baseline else "",
         rate,
@@ -248,8 +248,8 @@ def _figures(tuning: Tuning, row: Row) -> tuple[str, ...]:
 
 
 def interval(value: Interval) -> str:
-    """``4.21 (4.10 to 4.33)``."""
-    return f"{value.estimate:.2f} ({value.low:.2f} to {value.high:.2f})"
+    """``4.21 (4.10-4.33)``: the estimate and its 95 % interval."""
+    return f"{value.estimate:.2f} ({value.low:.2f}-{value.high:.2f})"
 
 
 def _speed(tuning: Tuning, run: EndToEnd, reference: EndToEnd) -> str:

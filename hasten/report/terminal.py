@@ -52,7 +52,7 @@ def _table(table: Table) -> RichTable:
         rich_table.add_column(
             name,
             justify="right" if numeric else "left",
-            no_wrap=numeric,
+            no_wrap=numeric or index < table.numbers_from,
             overflow="fold",
         )
     for row in table.rows:

@@ -20,7 +20,7 @@ PROBE_STRATEGY = Strategy("sorted", 8)
 _PROBE_FLIPS = 0.25
 
 _PREPARE_SHARE = 0.45
-_SCREEN_SHARE = 0.2
+_SCREEN_SHARE = 0.12
 _SCREEN_ROUNDS = 3
 # Drift within a screen is below this here; a candidate this far behind does not catch up.
 _CLEARLY_SLOWER = 1.3
