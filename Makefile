@@ -23,8 +23,9 @@ help: ## list the targets
 setup: $(STAMP) ## make .venv with pinned packages (about 2 minutes, once)
 
 $(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	    echo "hasten needs Python 3.11 or newer; '$(PYTHON)' is: $$($(PYTHON) --version 2>&1 || true)"; \
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || { \
+	    echo "hasten needs Python 3.11 or newer, and '$(PYTHON)' is not:"; \
+	    { $(PYTHON) --version 2>&1 || true; } | head -n 1; \
 	    echo "Name another one, as in: make setup PYTHON=python3.12"; \
 	    exit 1; }
 	@echo "setup 1/2  making .venv (a few seconds; about 2 minutes left in all)"
@@ -38,18 +39,18 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup ## tune a real model on a real corpus and show the report
 	@$(BIN)/hasten demo
 
-check: setup ## lint, formatting, types, import layers (about 15 s)
+check: setup ## lint, formatting, types, import layers (about 15 s; longer the first time)
 	@echo "check 1/4  ruff check (1 s)"
 	@$(BIN)/ruff check .
 	@echo "check 2/4  ruff format (1 s)"
 	@$(BIN)/ruff format --check .
-	@echo "check 3/4  mypy --strict (5 s; a minute the first time)"
+	@echo "check 3/4  mypy --strict (10 s; a minute the first time)"
 	@$(BIN)/mypy
 	@echo "check 4/4  import layers (1 s)"
 	@$(BIN)/lint-imports
 
-test: setup check ## all checks and all tests, doctests included (a few minutes)
-	@echo "test       pytest, warnings as errors (a few minutes on two cores)"
+test: setup check ## all checks and all tests, doctests included (about 4 minutes)
+	@echo "test       pytest, warnings as errors (about 3 minutes on two cores)"
 	@$(BIN)/python -m pytest
 
 bench: setup ## the measurements that the README quotes (half an hour on a quiet machine)

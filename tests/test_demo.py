@@ -54,7 +54,7 @@ def build_log(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
     def build(encoder: Path, corpus: Path, folder: Path, progress: Any) -> None:
         built.append(folder)
-        (folder / "model").mkdir(parents=True)
+        (folder / "news-classifier").mkdir(parents=True)
         figures = {
             "training_articles": 3,
             "held_out_articles": 2,
@@ -222,10 +222,10 @@ def test_build_writes_an_ordinary_classifier_and_its_texts(
     events: list[Progress] = []
     demo.build(encoder, small_corpus, tmp_path / "out", events.append)
 
-    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out" / "model")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out" / "news-classifier")
     assert tuple(model.config.id2label[index] for index in range(5)) == LABELS
     assert type(model).__name__ == "BertForSequenceClassification"
-    tokenizer = json.loads((tmp_path / "out" / "model" / "tokenizer.json").read_text())
+    tokenizer = json.loads((tmp_path / "out" / "news-classifier" / "tokenizer.json").read_text())
     assert tokenizer["truncation"] is None
     assert tokenizer["padding"] is None
     read = corpus.read(tmp_path / "out" / "texts.csv", label_column="label")
@@ -252,7 +252,7 @@ def test_an_interrupted_build_leaves_nothing(
     tmp_path: Path, build_log: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(encoder: Path, corpus: Path, folder: Path, progress: Any) -> None:
-        (folder / "model").mkdir(parents=True)
+        (folder / "news-classifier").mkdir(parents=True)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -318,9 +318,6 @@ def test_the_key_changes_with_a_package_and_with_the_recipe(
     assert len(keys) == 3
 
 
-def test_the_cache_folder_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def test_the_cache_folder_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(demo.platformdirs, "user_cache_path", lambda name: tmp_path / name)
     assert demo.cache_folder() == tmp_path / "hasten"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert demo.cache_folder() == tmp_path / ".cache" / "hasten"

@@ -26,9 +26,7 @@ def baseline(hardware: Hardware, settings: Settings, engine: str = "torch_eager"
 def enumerate_rows(
     hardware: Hardware, settings: Settings, engines: Mapping[str, Engine]
 ) -> tuple[list[Candidate], list[Row]]:
-    """All candidates that can run here, the simplest to deploy first, and a row for the others.
-
-    """
+    """All candidates that can run here, the simplest to deploy first; a row for the others."""
     possible: list[Candidate] = []
     unavailable: list[Row] = []
     chosen = [engines[name] for name in settings.engines or engines]

@@ -33,11 +33,7 @@ def choose(rows: Sequence[Row], engines: Mapping[str, Engine], settings: Setting
     """
     ranked = sorted((row for row in rows if row.status == "finalist" and row.runs), key=_time_s)
     if not ranked:
-        raise NoCandidate(
-            "no candidate may be used:\n" + _reasons(rows),
-            fix="`hasten doctor` shows what can be installed; --max-flips sets how many changed "
-            "answers are acceptable.",
-        )
+        raise no_candidate(rows)
     fastest = ranked[0]
     tied = [row for row in ranked if row is fastest or _tie(fastest, row, settings)]
     winner = min(tied, key=lambda row: simplicity(row.candidate, engines))
@@ -45,6 +41,17 @@ def choose(rows: Sequence[Row], engines: Mapping[str, Engine], settings: Setting
     runner_up = others[0] if others else None
     ratio = _ratio(runner_up, winner, settings) if runner_up else None
     return Choice(winner, runner_up, ratio, tie=len(tied) > 1)
+
+
+def no_candidate(rows: Sequence[Row]) -> NoCandidate:
+    """The error for a search without a winner, with every candidate's reason."""
+    tried = [row for row in rows if row.status != "unavailable"] or rows
+    reasons = (f"  {row.candidate.label}: {row.status}, {row.reason}" for row in tried)
+    return NoCandidate(
+        "no candidate may be used:\n" + "\n".join(reasons),
+        fix="`hasten doctor` shows what can be installed; --max-flips sets how many changed "
+        "answers are acceptable.",
+    )
 
 
 def too_slow_batches(run: EndToEnd, settings: Settings) -> str | None:
@@ -60,11 +67,6 @@ def simplicity(candidate: Candidate, engines: Mapping[str, Engine]) -> tuple[int
     """A sort key, simplest first: exact before lossy, fewer streams, then the engine's own."""
     precision = PRECISIONS.index(candidate.precision)
     return precision, candidate.streams, engines[candidate.engine].simplicity
-
-
-def _reasons(rows: Sequence[Row]) -> str:
-    tried = [row for row in rows if row.status != "unavailable"] or rows
-    return "\n".join(f"  {row.candidate.label}: {row.status}, {row.reason}" for row in tried)
 
 
 def _time_s(row: Row) -> float:

@@ -31,6 +31,8 @@ def run(context: Context, *, baseline_engine: str = "torch_eager") -> Tuning:
     """
     settings, hardware = context.settings, context.hardware
     possible, unavailable = candidates.enumerate_rows(hardware, settings, context.engines)
+    if not possible:
+        raise choose.no_candidate(unavailable)
     baseline = Entrant(candidates.baseline(hardware, settings, baseline_engine), context)
     entrants = [Entrant(candidate, context) for candidate in possible]
     try:

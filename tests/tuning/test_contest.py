@@ -86,6 +86,13 @@ def test_when_nothing_may_be_used_the_reasons_are_told(tmp_path: Path) -> None:
         lab.tune()
 
 
+def test_when_nothing_can_run_here_nothing_is_measured(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, {"*": SLOW}, device="cuda")
+    with pytest.raises(NoCandidate, match="fake runs on the CPU only"):
+        lab.tune()
+    assert lab.messages == []
+
+
 def test_latency_runs_one_text_at_a_time_on_one_stream(tmp_path: Path) -> None:
     lab = Lab(tmp_path, {"*": SLOW, "fake-bf16-cpu-1x2": FAST}, objective="latency")
     tuning = lab.tune()
