@@ -19,7 +19,8 @@ from pathlib import Path
 
 import hasten
 from hasten import demo
-from hasten.records import PRECISIONS, Event, Progress, Tuning, to_json
+from hasten.plain import to_json
+from hasten.records import PRECISIONS, Event, Progress, Tuning
 from hasten.report import content, markdown
 
 # CamemBERT-base (Martin et al., ACL 2020): the architecture of its published config.json.
@@ -86,7 +87,7 @@ def _print(tuning: Tuning) -> None:
             for row in tuning.rows
             if row.candidate.precision == precision and row.ratio_to_baseline
         ]
-        best = max(rows, key=lambda row: row.best.texts_per_s if row.best else 0.0, default=None)
+        best = max(rows, key=lambda row: row.main.texts_per_s if row.main else 0.0, default=None)
         if best and best.ratio_to_baseline:
             ratio = content.interval(best.ratio_to_baseline)
             print(f"- {precision}: {content.short(best.candidate)}, {ratio}")

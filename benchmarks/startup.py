@@ -28,7 +28,8 @@ ENGINE = """
 import json, sys, time
 from pathlib import Path
 from hasten import engines
-from hasten.records import Plan, from_json
+from hasten.plain import from_json
+from hasten.records import Plan
 folder = Path(sys.argv[1])
 plan = from_json(Plan, json.loads((folder / "hasten.json").read_text())["plan"])
 t = time.perf_counter()

@@ -7,6 +7,7 @@ import json
 import platform
 import re
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -37,9 +38,6 @@ from hasten.tuning.process import WorkerProcess
 
 if TYPE_CHECKING:
     from torch import nn
-
-DEFAULT_TEXTS = 1000
-"""As many texts are judged unless said otherwise; the bound on a flip rate is then 0.3 %."""
 
 # The length profile of more texts than this would not differ, and takes longer to count.
 _MOST_PROFILED = 20_000
@@ -82,7 +80,7 @@ def tune(
     batch_sizes: Sequence[int] | None = None,
     threads: int | None = None,
     device: str = "auto",
-    max_texts: int = DEFAULT_TEXTS,
+    max_texts: int = 1000,
     rounds: int = 5,
     seed: int = 0,
     restart: bool = False,
@@ -144,7 +142,8 @@ def tune(
     )
     check(settings)
     _require_tune_extra()
-    folder = Path(output)
+    begin_s = time.monotonic()
+    folder = Path(output).resolve()
     bundle.refuse_foreign_folder(folder)
     work = _work_folder(folder, restart=restart)
     reference = prepare(
@@ -159,7 +158,7 @@ def tune(
     )
     chosen = choose_texts(reference, texts, labels, settings)
     report = on_event or _keep_quiet
-    context = _context(settings, reference, chosen, work, report)
+    context = _context(settings, reference, chosen, work, report, begin_s=begin_s)
     report(
         Briefing(
             reference.info,
@@ -208,7 +207,8 @@ def check(settings: Settings) -> None:
         ("--max-flips", settings.max_flips, 0.0, 1.0),
         ("--threads", settings.threads, 1, 4096),
         ("--texts", settings.texts, 1, 10**9),
-        ("--rounds", settings.rounds, 2, 10_000),
+        ("--rounds", settings.rounds, 5, 10_000),
+        ("--seed", settings.seed, 0, 2**32 - 1),
         *(("--batch-sizes", size, 1, 4096) for size in settings.batch_sizes),
     ]
     for name, value, low, high in limits:
@@ -236,7 +236,7 @@ def choose_texts(
     if len(texts) > _MOST_PROFILED:
         known = np.sort(rng.choice(len(texts), _MOST_PROFILED, replace=False))
     tokens = reference.tokenizer().encode([texts[int(index)] for index in known])
-    sample = stratified_sample(tokens.lengths, settings.texts or DEFAULT_TEXTS, settings.seed)
+    sample = stratified_sample(tokens.lengths, settings.texts, settings.seed)
     indices = [int(known[index]) for index in sample]
     return Texts(
         texts=tuple(texts[index] for index in indices),
@@ -252,12 +252,15 @@ def _context(
     chosen: Texts,
     work: Path,
     report: Callable[[Event], None],
+    *,
+    begin_s: float,
 ) -> Context:
     here = hardware.detect()
     found = engines.discover()
     versions = _versions(found)
     header = {**_header(settings, reference, chosen, here), "versions": versions}
-    journal = Journal(work / "results.jsonl", header)
+    # The budget covers what has been done since the call, not only what is measured.
+    journal = Journal(work / "results.jsonl", header, begin_s=begin_s)
     return Context(
         settings=settings,
         hardware=here,

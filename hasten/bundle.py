@@ -25,7 +25,8 @@ import platformdirs
 
 from hasten import __version__, engines, hardware
 from hasten.errors import BundleError, StorageError
-from hasten.records import Hardware, ModelInfo, Parity, Plan, Tuning, from_json, to_json
+from hasten.plain import from_json, to_json
+from hasten.records import Hardware, ModelInfo, Parity, Plan, Tuning
 
 MANIFEST = "hasten.json"
 FORMAT = 1

@@ -18,7 +18,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from hasten import __version__, records
 from hasten.errors import ChoiceError, EngineError, HastenError, NoCandidate
-from hasten.records import Briefing, Event, Tuning, to_json
+from hasten.plain import to_json
+from hasten.records import Briefing, Event, Tuning
 
 INTERRUPTED = 130
 

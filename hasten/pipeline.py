@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -133,8 +133,11 @@ class Streams:
                     numbers.stop()
                     raise
 
-        for done in [self._pool.submit(drain) for _ in range(min(self._streams, count))]:
-            done.result()
+        streams = [self._pool.submit(drain) for _ in range(min(self._streams, count))]
+        # All of them: what still runs when an error is raised would overlap with the next call.
+        wait(streams)
+        for stream in streams:
+            stream.result()
 
 
 class _Shared(Iterator[int]):

@@ -85,12 +85,17 @@ class Predictor:
             raise InputError(f"every text must be a str, but there is: {kinds}")
         width = max(len(self.bundle.model.labels), 1)
         parts = [np.empty((0, width), dtype=np.float32)] if not len(texts) else []
-        strategy = self.bundle.plan.strategy
         with self._turn:
             for begin in range(0, len(texts), _WINDOW):
                 window = texts[begin : begin + _WINDOW]
-                parts.append(self._pipeline.run(window, strategy, self._cost).outputs)
+                parts.append(self._run(window))
         return np.concatenate(parts)
+
+    def _run(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        plan = self.bundle.plan
+        limit_s = plan.max_batch_latency_s
+        run = self._pipeline.run(texts, plan.strategy, self._cost, max_batch_latency_s=limit_s)
+        return run.outputs
 
     def close(self) -> None:
         """Release the model and its threads."""

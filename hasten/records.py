@@ -2,20 +2,16 @@
 
 A record is validated once, when it is made, and does no I/O. Units stand in the names:
 ``latency_s`` is in seconds, ``memory_bytes`` in bytes. Raw samples are kept; what can be
-derived from them is a property. :func:`to_json` and :func:`from_json` turn every record into
-plain JSON values and back, so that stored results need no second schema.
+derived from them is a property. :mod:`hasten.plain` turns records into JSON values and back.
 """
 
 from __future__ import annotations
 
 import statistics
-import types
-import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
-from functools import cache
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 """Known precisions, the most exact first."""
@@ -345,18 +341,22 @@ class Row:
     ceiling_share: float | None = None
 
     @property
-    def best(self) -> EndToEnd | None:
-        """The end-to-end run with the highest rate, if there is one."""
-        return max(self.runs, key=lambda run: run.texts_per_s, default=None)
+    def main(self) -> EndToEnd | None:
+        """The run with the strategy that was proved; the others show what batching makes of it."""
+        return self.runs[0] if self.runs else None
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The decision: run this candidate with this strategy."""
+    """The decision: run this candidate with this strategy.
+
+    ``max_batch_latency_s`` bounds a batch's cost in the terms of the table (``--max-latency-ms``).
+    """
 
     candidate: Candidate
     strategy: Strategy
     cost_table: CostTable | None
+    max_batch_latency_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,7 +382,7 @@ class Settings:
     batch_sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     threads: int | None = None
     device: str = "auto"
-    texts: int | None = None
+    texts: int = 1000
     rounds: int = 5
     seed: int = 0
 
@@ -434,66 +434,3 @@ class Briefing:
 
 Event = Progress | Briefing
 """What a callback is told while a tune runs."""
-
-
-R = TypeVar("R")
-
-
-def to_json(value: Any) -> Any:
-    """Turn a record, however nested, into dicts, lists and scalars."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_json(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): to_json(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [to_json(item) for item in value]
-    return value
-
-
-def from_json(kind: type[R], value: Any) -> R:
-    """The inverse of :func:`to_json` for the record type ``kind``.
-
-    Raises:
-        ValueError: a field is missing or unknown, or a value is not of its type.
-    """
-    result: R = _decode(kind, value)
-    return result
-
-
-@cache
-def _hints(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
-
-
-def _decode(kind: Any, value: Any) -> Any:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        (inner,) = (argument for argument in arguments if argument is not type(None))
-        return _decode(inner, value)
-    if origin is tuple:
-        return tuple(_decode(arguments[0], item) for item in value)
-    if origin is Mapping:
-        return {key: _decode(arguments[1], item) for key, item in value.items()}
-    if origin is Literal:
-        if value not in arguments:
-            raise ValueError(f"expected one of {arguments}, got {value!r}")
-        return value
-    if is_dataclass(kind):
-        return _decode_record(kind, value)
-    if kind is float and isinstance(value, int):
-        return float(value)
-    if not isinstance(value, kind):
-        raise ValueError(f"expected {kind.__name__}, got {value!r}")
-    return value
-
-
-def _decode_record(kind: Any, value: Any) -> Any:
-    hints = _hints(kind)
-    if not isinstance(value, Mapping) or not set(value) <= set(hints):
-        raise ValueError(f"expected the fields of {kind.__name__}, got {value!r}")
-    try:
-        return kind(**{name: _decode(hints[name], item) for name, item in value.items()})
-    except TypeError as error:
-        raise ValueError(f"{kind.__name__}: {error}") from error

@@ -12,7 +12,8 @@ import numpy as np
 from hasten import tasks
 from hasten.corpus import profile
 from hasten.engines.fake import Fake
-from hasten.records import Event, Hardware, ModelInfo, Settings, Tuning, to_json
+from hasten.plain import to_json
+from hasten.records import Event, Hardware, ModelInfo, Settings, Tuning
 from hasten.reference import Reference
 from hasten.tuning import contest
 from hasten.tuning.context import Budget, Context

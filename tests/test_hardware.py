@@ -25,7 +25,8 @@ from hasten.hardware import (
     physical_cores,
     usable_cores,
 )
-from hasten.records import Gpu, Hardware, from_json, to_json
+from hasten.plain import from_json, to_json
+from hasten.records import Gpu, Hardware
 
 # Recorded /proc/cpuinfo, shortened to the lines that matter and some of their neighbours.
 ZEN_4 = """\

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from hasten import tasks
 from hasten.errors import EngineError, InputError, ModelError
 from hasten.parity import FP32_TOLERANCE, TENSOR_TOLERANCE, TIE_MARGIN, compare, verdict
-from hasten.records import Parity, from_json, to_json
+from hasten.plain import from_json, to_json
+from hasten.records import Parity
 from hasten.stats import clopper_pearson_upper
 
 LABELS = ("no", "yes")

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hasten.plain import from_json, to_json
 from hasten.records import (
     Candidate,
     CostTable,
@@ -16,8 +17,6 @@ from hasten.records import (
     Measurement,
     Plan,
     Strategy,
-    from_json,
-    to_json,
 )
 
 PLAN = Plan(

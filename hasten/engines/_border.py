@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from hasten.errors import EngineError, HastenError
+from hasten.errors import EngineError, HastenError, StorageError
 from hasten.hardware import missing_instructions
 from hasten.records import Candidate, Hardware
 
@@ -48,13 +49,18 @@ def foreign_errors(title: str, doing: str) -> Iterator[None]:
 
     Raises:
         EngineError: anything at all was raised inside; an EngineError passes as it is.
+        StorageError: the disk is full, which is no fault of the engine's.
     """
     try:
         yield
-    except EngineError:
+    except (EngineError, StorageError):
         raise
     except HastenError as error:
         raise EngineError(f"{title} could not {doing}: {error.message}", fix=error.fix) from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageError(f"{title} could not {doing}: {error.strerror}") from error
+        raise EngineError(f"{title} could not {doing}: {first_line(error)}") from error
     except Exception as error:  # frameworks raise whatever they like, bare RuntimeErrors mostly
         raise EngineError(f"{title} could not {doing}: {first_line(error)}") from error
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from hasten.engines._border import foreign_errors, shape_of, why_not
 from hasten.engines.base import Outputs, Session
 from hasten.hardware import detect
-from hasten.records import Candidate, Hardware, ModelInfo, from_json, to_json
+from hasten.plain import from_json, to_json
+from hasten.records import Candidate, Hardware, ModelInfo
 from hasten.reference import Reference, load_module, runs_code
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hasten.errors import ModelError, StorageError
-from hasten.records import ModelInfo, from_json
+from hasten.plain import from_json
+from hasten.records import ModelInfo
 from hasten.reference.module import load_module
 from hasten.tokenization import TextTokenizer
 

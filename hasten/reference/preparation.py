@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from hasten import tasks
 from hasten.errors import ModelError
-from hasten.records import ModelInfo, to_json
+from hasten.plain import to_json
+from hasten.records import ModelInfo
 from hasten.reference.folder import Reference, storing, write_json
 from hasten.reference.module import count_flops, load_original, one_tensor
 from hasten.reference.sources import Options, Origin, find

@@ -49,7 +49,7 @@ def short(candidate: Candidate) -> str:
 def headline(tuning: Tuning) -> tuple[str, ...]:
     """The answer first: what to use, how much faster, how many answers differ."""
     chosen = tuning.chosen
-    run, reference = chosen.best, tuning.baseline.best
+    run, reference = chosen.main, tuning.baseline.main
     assert run
     assert reference
     sentences = [
@@ -107,7 +107,7 @@ def setting(tuning: Tuning) -> tuple[str, ...]:
     ceilings = "; ".join(
         f"{c.precision} {c.flops_per_s / 1e9:.0f} GFLOP/s on {c.device}" for c in tuning.ceilings
     )
-    baseline = tuning.baseline.best
+    baseline = tuning.baseline.main
     judged = f"{baseline.texts:,} texts in each of {tuning.settings.rounds}" if baseline else "no"
     model, million = tuning.model, tuning.model.parameter_count / 1e6
     machine = (
@@ -166,7 +166,7 @@ def batching(tuning: Tuning) -> Table | None:
     runs = tuning.chosen.runs
     if len(runs) < 2:
         return None
-    best = tuning.chosen.best
+    best = tuning.chosen.main
     assert best
     return Table(
         f"Batching with {title(tuning.chosen.candidate)}",
@@ -223,7 +223,7 @@ def _cells(tuning: Tuning, row: Row) -> tuple[str, ...]:
 
 
 def _figures(tuning: Tuning, row: Row) -> tuple[str, ...]:
-    run, start_up, parity = row.best, row.start_up, row.parity
+    run, start_up, parity = row.main, row.start_up, row.parity
     rate = ""
     if run and tuning.settings.objective == "latency":
         rate = f"{1000 * percentile(run.batch_latency_s, 50):.2f}"
@@ -305,8 +305,8 @@ def _engine(candidate: Candidate) -> str:
 
 
 def _rate(row: Row) -> float:
-    if row.best:
-        return row.best.tokens_per_s
+    if row.main:
+        return row.main.tokens_per_s
     return row.screen_tokens_per_s or 0.0
 
 

@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from hasten.engines.base import Engine
-from hasten.records import DEVICES, WORTH_TRYING, Candidate, Hardware, to_json
+from hasten.plain import to_json
+from hasten.records import DEVICES, WORTH_TRYING, Candidate, Hardware
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,8 +63,9 @@ def layouts(threads: int, objective: str) -> list[tuple[int, int]]:
     # Who waits for one answer at a time has nothing for a second stream to do.
     if objective == "latency":
         return [(1, threads)]
-    streams = sorted({1, 2, threads // 4, threads} & set(range(1, threads + 1)))
-    return [(count, threads // count) for count in streams]
+    streams = sorted({1, 2, max(threads // 4, 1), threads})
+    # Only shares without a rest: every candidate gets the same number of threads.
+    return [(count, threads // count) for count in streams if threads % count == 0]
 
 
 def _threads(hardware: Hardware, settings: Settings) -> int:

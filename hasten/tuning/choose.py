@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -37,8 +38,9 @@ def choose(rows: Sequence[Row], engines: Mapping[str, Engine], settings: Setting
     fastest = ranked[0]
     tied = [row for row in ranked if row is fastest or _tie(fastest, row, settings)]
     winner = min(tied, key=lambda row: simplicity(row.candidate, engines))
-    others = [row for row in ranked if row is not winner]
-    runner_up = others[0] if others else None
+    # Beside a winner that was picked from a tie stands who it is tied with.
+    rivals = tied if len(tied) > 1 else ranked
+    runner_up = next((row for row in rivals if row is not winner), None)
     ratio = _ratio(runner_up, winner, settings) if runner_up else None
     return Choice(winner, runner_up, ratio, tie=len(tied) > 1)
 
@@ -70,8 +72,9 @@ def simplicity(candidate: Candidate, engines: Mapping[str, Engine]) -> tuple[int
 
 
 def _time_s(row: Row) -> float:
-    assert row.best
-    return row.best.total.median_s
+    # The mean that the intervals are about, so that a ranking cannot contradict them.
+    assert row.main
+    return statistics.geometric_mean(row.main.total.samples_s)
 
 
 def _tie(fastest: Row, row: Row, settings: Settings) -> bool:
@@ -80,9 +83,9 @@ def _tie(fastest: Row, row: Row, settings: Settings) -> bool:
 
 
 def _ratio(slower: Row, faster: Row, settings: Settings) -> Interval | None:
-    assert slower.best
-    assert faster.best
-    return speedup(slower.best, faster.best, settings)
+    assert slower.main
+    assert faster.main
+    return speedup(slower.main, faster.main, settings)
 
 
 def speedup(slower: EndToEnd, faster: EndToEnd, settings: Settings) -> Interval | None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hasten.errors import BudgetError, EngineError
+from hasten.errors import BudgetError, EngineError, StorageError
 from hasten.records import Candidate, Ceiling, Plan, Row, Tuning
 from hasten.tuning import candidates, choose, finals, screening
 from hasten.tuning.context import Context
@@ -19,6 +21,9 @@ from hasten.tuning.worker import MeasureCeiling, RunTexts
 TRUTH = "truth.npy"
 
 _FIRST_VISITS = 5
+_NOISY = 0.15
+
+log = logging.getLogger(__name__)
 
 
 def run(context: Context, *, baseline_engine: str = "torch_eager") -> Tuning:
@@ -44,6 +49,8 @@ def run(context: Context, *, baseline_engine: str = "torch_eager") -> Tuning:
         screening.screen(context, entrants, baseline)
         finals.measure_tables(context, [e for e in entrants if e.in_play])
         finalists = finals.choose_finalists(context, entrants, truth)
+        if not finalists:
+            raise choose.no_candidate([entrant.row() for entrant in entrants])
         sample = finals.run_rounds(context, finalists, baseline)
         ceilings = _ceilings(context, baseline, entrants)
     finally:
@@ -66,18 +73,24 @@ def _truth(context: Context, baseline: Entrant) -> NDArray[np.float32]:
     stored = context.folder / TRUTH
     for visit in range(_FIRST_VISITS):
         baseline.time_shape((1, context.profile.p50), visit)
-    expected_s = _check_budget(context, baseline)
-    if stored.exists():
-        return np.load(stored)  # type: ignore[no-any-return]
-    context.tell("prepare", f"the original's answers to {len(context.texts)} texts")
-    indices = tuple(range(len(context.texts)))
-    outputs = baseline.outputs(
-        RunTexts(indices, screening.PROBE_STRATEGY, outputs=True), expected_s
-    )
-    if outputs is None:
-        raise EngineError(f"the original model does not run: {baseline.reason}")
-    np.save(stored, outputs)
-    return outputs
+    if not stored.exists():
+        expected_s = _check_budget(context, baseline)
+        context.tell("prepare", f"the original's answers to {len(context.texts)} texts")
+        indices = tuple(range(len(context.texts)))
+        message = RunTexts(indices, screening.PROBE_STRATEGY, outputs=True)
+        _store(stored, baseline.outputs(message, expected_s))
+    truth: NDArray[np.float32] = np.load(stored)
+    return truth
+
+
+def _store(path: Path, outputs: NDArray[np.float32]) -> None:
+    """Write an array so that the file is whole or not there."""
+    unfinished = path.with_suffix(".unfinished.npy")
+    try:
+        np.save(unfinished, outputs)
+        unfinished.replace(path)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _check_budget(context: Context, baseline: Entrant) -> float:
@@ -108,7 +121,12 @@ def _ceilings(
         probe = replace(baseline.candidate, precision=precision, device=device)
         context.tell("ceiling", f"the fastest matrix product in {precision}")
         measure = partial(_measure_ceiling, context, probe)
-        flops_per_s = context.journal.once(f"ceiling:{precision}:{device}", measure)
+        try:
+            flops_per_s = context.journal.once(f"ceiling:{precision}:{device}", measure)
+        except EngineError as error:
+            # The share of it is then left out of the report; the choice does not need it.
+            log.warning("no ceiling for %s on %s: %s", precision, device, error)
+            continue
         if flops_per_s:
             found.append(Ceiling(precision, device, flops_per_s))
     return tuple(found)
@@ -133,17 +151,19 @@ def _judge(
     """Add what only shows when all rounds are over: speed-ups, shares, broken latency limits."""
     flops = sum(context.info.flops(int(length)) for length in context.lengths[sample])
     ceiling = {(c.precision, c.device): c.flops_per_s for c in ceilings}
-    reference = baseline.row().best
+    reference = baseline.row().main
     for entrant in finalists:
-        best = entrant.row().best
-        if best is None or reference is None:
+        run = entrant.row().main
+        if not entrant.in_play:
+            continue
+        if run is None or reference is None:
             entrant.end("dropped", "accepted, but no time was left to run it; raise --budget")
             continue
-        entrant.ratio_to_baseline = choose.speedup(reference, best, context.settings)
+        entrant.ratio_to_baseline = choose.speedup(reference, run, context.settings)
         key = (entrant.candidate.precision, entrant.candidate.device)
         if key in ceiling:
-            entrant.ceiling_share = flops / best.total.median_s / ceiling[key]
-        reason = choose.too_slow_batches(best, context.settings)
+            entrant.ceiling_share = flops / run.total.median_s / ceiling[key]
+        reason = choose.too_slow_batches(run, context.settings)
         if reason:
             entrant.end("refused", reason)
 
@@ -153,10 +173,15 @@ def _decide(
 ) -> Tuning:
     choice = choose.choose(rows, context.engines, context.settings)
     winner = choice.winner
-    assert winner.best
+    assert winner.main
     rows[rows.index(winner)] = replace(winner, status="chosen")
     return Tuning(
-        plan=Plan(winner.candidate, winner.best.strategy, winner.cost_table),
+        plan=Plan(
+            winner.candidate,
+            winner.main.strategy,
+            winner.cost_table,
+            screening.batch_limit_s(context.settings, winner.candidate),
+        ),
         baseline=baseline,
         rows=tuple(rows),
         ratio_to_runner_up=choice.ratio_to_runner_up,
@@ -169,4 +194,19 @@ def _decide(
         settings=context.settings,
         versions=context.versions,
         elapsed_s=context.budget.spent_s,
+        warnings=_warnings(baseline, winner),
     )
+
+
+def _warnings(baseline: Row, winner: Row) -> tuple[str, ...]:
+    """What makes the figures less sure than they look."""
+    assert baseline.main
+    assert winner.main
+    spread = max(baseline.main.total.spread, winner.main.total.spread)
+    if spread < _NOISY:
+        return ()
+    warning = (
+        f"The machine was noisy: the middle half of a candidate's rounds spread over "
+        f"{spread:.0%} of their median. Close other programs, or raise --rounds and --budget."
+    )
+    return (warning,)

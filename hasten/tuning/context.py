@@ -38,9 +38,14 @@ class Budget:
     def left_s(self) -> float:
         return max(self.total_s - self.spent_s, 0.0)
 
-    def share(self, part: float) -> float:
-        """The moment, in spent seconds, at which ``part`` of what is left now is used up."""
-        return self.spent_s + part * self.left_s
+    def deadline(self, stage: str, part: float) -> float:
+        """The moment, in spent seconds, at which ``stage`` will have used ``part`` of what is left.
+
+        Kept in the journal: a resumed run must leave out what the interrupted one left out, or
+        its decisions would rest on other measurements.
+        """
+        key = f"deadline:{stage}"
+        return float(self.journal.once(key, lambda: self.spent_s + part * self.left_s))
 
     def expect(self, more_s: float) -> None:
         """Say that the whole will be done in ``more_s`` from now, sooner than the budget."""

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from hasten.batching import CostModel
 from hasten.errors import EngineError, StorageError
+from hasten.parity import compare
 from hasten.pipeline import PipelineRun
+from hasten.plain import from_json, to_json
 from hasten.records import (
     Candidate,
     CostTable,
@@ -24,8 +26,6 @@ from hasten.records import (
     StartUp,
     Status,
     Strategy,
-    from_json,
-    to_json,
 )
 from hasten.tuning.context import Context
 from hasten.tuning.process import Connection
@@ -68,6 +68,11 @@ class Entrant:
         return self._context.folder / "artifacts" / engine.artifact_name(self.candidate)
 
     @property
+    def has_started(self) -> bool:
+        """Whether the journal knows how its start went."""
+        return f"start:{self.label}" in self._context.journal
+
+    @property
     def in_play(self) -> bool:
         """Whether it can still win: neither failed nor refused nor dropped."""
         return self.status is None
@@ -76,6 +81,10 @@ class Entrant:
         """Settle what became of the candidate and let its worker go."""
         self.status, self.reason = status, reason
         self.close()
+
+    def revive(self) -> None:
+        """Take a dropped candidate back into the contest."""
+        self.status = self.reason = None
 
     def close(self) -> None:
         """End the worker process, if one is running."""
@@ -111,18 +120,49 @@ class Entrant:
         if run:
             self.runs.setdefault(message.strategy, []).append(run)
 
-    def outputs(self, message: RunTexts, expected_s: float) -> NDArray[np.float32] | None:
-        """The outputs for some texts, float32 [texts, k]; not kept in the journal."""
-        try:
-            run: PipelineRun = self._ask(message, expected_s)
-        except EngineError as error:
-            self._fail(error)
-            return None
+    def outputs(self, message: RunTexts, expected_s: float) -> NDArray[np.float32]:
+        """The outputs for some texts, float32 [texts, k]; not kept in the journal.
+
+        Raises:
+            EngineError: the engine failed.
+        """
+        run: PipelineRun = self._ask(message, expected_s)
         return run.outputs
 
-    def remember(self, key: str, value: Any) -> Any:
-        """Keep ``value`` in the journal under ``key``, unless something is there already."""
-        return self._context.journal.once(key, lambda: value)
+    def has_proved(self, what: str) -> bool:
+        """Whether the journal holds this comparison already."""
+        return f"{what}:{self.label}" in self._context.journal
+
+    def prove(
+        self, what: str, message: RunTexts, truth: NDArray[np.float32], expected_s: float = 0.0
+    ) -> Parity | None:
+        """Compare the answers to some texts with the original's.
+
+        Args:
+            what: names the comparison in the journal.
+            message: the texts, and how to run them.
+            truth: the original's outputs for all texts, float32 [texts, k].
+            expected_s: how long it should take.
+
+        Returns:
+            The comparison, which becomes the candidate's; None where it failed.
+        """
+        context, indices = self._context, list(message.indices)
+
+        def measure() -> Parity:
+            return compare(
+                truth[indices],
+                self.outputs(message, expected_s),
+                task=context.task,
+                labels=context.info.labels,
+                texts=[context.texts[index] for index in indices],
+                gold=context.gold and [context.gold[index] for index in indices],
+            )
+
+        stored = self._once(f"{what}:{self.label}", measure)
+        if stored is not None:
+            self.parity = from_json(Parity, stored)
+        return self.parity if self.in_play else None
 
     # --- what follows from it -------------------------------------------------------------
 
@@ -202,6 +242,8 @@ class Entrant:
                 export_s: float = exporter.call(message, self._context.patience_s)
             finally:
                 exporter.close()
+            # A run that ended between this and the journal's line has left one.
+            shutil.rmtree(self.artifact, ignore_errors=True)
             unfinished.rename(self.artifact)
         except OSError as error:
             raise StorageError(f"cannot write {unfinished}: {error.strerror}") from error

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hasten.batching import TOKEN_BUDGETS, best_fixed
 from hasten.corpus import stratified_sample
-from hasten.errors import BudgetError
-from hasten.parity import compare, verdict
-from hasten.records import Parity, Strategy, from_json, to_json
+from hasten.errors import BudgetError, EngineError
+from hasten.parity import verdict
+from hasten.records import Strategy
 from hasten.tuning.context import Context
 from hasten.tuning.entrant import Entrant
 from hasten.tuning.screening import batch_limit_s, best_plan, predicted_s, sweep
@@ -30,6 +30,9 @@ _WITHIN_REACH = 1.2
 # Leave a little for choosing, saving and a slow last round.
 _ROUNDS_SHARE = 0.92
 FEWEST_TEXTS = 20
+_PLENTY_OF_TEXTS = 200
+# Rounds are predicted to about 10 %; the budget is kept within 20 %.
+_GRACE = 1.1
 _MUST_RUN = 2  # the baseline and the favourite
 
 
@@ -40,7 +43,7 @@ def measure_tables(context: Context, survivors: Sequence[Entrant]) -> None:
     else:
         lengths = table_lengths(context)
         shapes = [(size, length) for size in context.settings.batch_sizes for length in lengths]
-    deadline_s = context.budget.share(_TABLE_SHARE)
+    deadline_s = context.budget.deadline("cost table", _TABLE_SHARE)
     visits = range(10, 10 + _TABLE_VISITS)
     sweep(context, survivors, shapes, visits, deadline_s, stage="cost table")
 
@@ -68,9 +71,10 @@ def choose_finalists(
     predicted = {e: plan[1] for e in survivors if e.in_play and (plan := best_plan(context, e))}
     ranked = sorted(predicted, key=lambda entrant: predicted[entrant])
     accepted: list[Entrant] = []
-    deadline_s = context.budget.share(_PROOF_SHARE)
+    deadline_s = context.budget.deadline("proof", _PROOF_SHARE)
     for entrant in ranked:
-        if accepted and context.budget.spent_s + predicted[entrant] > deadline_s:
+        late = context.budget.spent_s + predicted[entrant] > deadline_s
+        if accepted and late and not entrant.has_proved("parity"):
             entrant.end("dropped", "no time was left to prove its answers; raise --budget")
             continue
         if accepted and not _needed(entrant, accepted, predicted):
@@ -81,7 +85,23 @@ def choose_finalists(
         _prove(context, entrant, truth, predicted[entrant])
         if entrant.in_play:
             accepted.append(entrant)
-    return accepted
+    return accepted or _last_resort(context, survivors, truth)
+
+
+def _last_resort(
+    context: Context, entrants: Sequence[Entrant], truth: NDArray[np.float32]
+) -> list[Entrant]:
+    """The fastest exact candidate of those that had been dropped, if its answers are right."""
+    dropped = [e for e in entrants if e.status == "dropped" and e.candidate.precision == "fp32"]
+    for entrant in sorted(dropped, key=lambda e: -(e.screen_tokens_per_s or 0.0)):
+        plan = best_plan(context, entrant)
+        if plan is None:
+            continue
+        entrant.revive()
+        _prove(context, entrant, truth, plan[1])
+        if entrant.in_play:
+            return [entrant]
+    return []
 
 
 def _needed(entrant: Entrant, accepted: list[Entrant], predicted: dict[Entrant, float]) -> bool:
@@ -95,29 +115,13 @@ def _needed(entrant: Entrant, accepted: list[Entrant], predicted: dict[Entrant, 
 def _prove(
     context: Context, entrant: Entrant, truth: NDArray[np.float32], expected_s: float
 ) -> None:
-    key = f"parity:{entrant.label}"
     settings = context.settings
-    if key not in context.journal:
-        message = _message(context, entrant, tuple(range(len(context.texts))), outputs=True)
-        outputs = entrant.outputs(message, expected_s)
-        if outputs is None:
-            return
-        parity = compare(
-            truth,
-            outputs,
-            task=context.task,
-            labels=context.info.labels,
-            texts=context.texts,
-            gold=context.gold,
-        )
-        entrant.remember(key, to_json(parity))
-    entrant.parity = from_json(Parity, entrant.remember(key, None))
-    reason = verdict(
-        entrant.parity,
-        entrant.candidate.precision,
-        max_flips=settings.max_flips,
-        strict=settings.strict,
-    )
+    message = _message(context, entrant, tuple(range(len(context.texts))), outputs=True)
+    parity = entrant.prove("parity", message, truth, expected_s)
+    if parity is None:
+        return
+    precision = entrant.candidate.precision
+    reason = verdict(parity, precision, max_flips=settings.max_flips, strict=settings.strict)
     if reason:
         entrant.end("refused", reason)
 
@@ -130,12 +134,14 @@ def _message(
     strategy: Strategy | None = None,
     outputs: bool = False,
 ) -> RunTexts:
-    best = best_plan(context, entrant)
+    if strategy is None:
+        best = best_plan(context, entrant)
+        strategy = best[0] if best else ARRIVAL
     return RunTexts(
         indices,
-        strategy or (best[0] if best else ARRIVAL),
+        strategy,
         cost_table=entrant.cost_table(),
-        max_batch_latency_s=batch_limit_s(context, entrant),
+        max_batch_latency_s=batch_limit_s(context.settings, entrant.candidate),
         one_by_one=context.settings.objective == "latency",
         outputs=outputs,
     )
@@ -148,6 +154,8 @@ class _Heat:
     entrant: Entrant
     strategy: Strategy
     per_text_s: float
+    aside: bool = False
+    """Whether it only shows what another way of batching makes of the favourite."""
 
 
 def run_rounds(
@@ -170,18 +178,26 @@ def run_rounds(
     heats = entries[: fits["heats"]]
     sample = stratified_sample(context.lengths, fits["texts"], context.settings.seed)
     indices = tuple(map(int, sample))
-    round_s = sum(heat.per_text_s for heat in heats) * len(indices)
-    rounds = context.settings.rounds
-    for number in range(rounds):
-        context.budget.expect((rounds - number) * round_s)
+    for number in range(context.settings.rounds):
+        if not baseline.in_play:
+            raise EngineError(f"the original model failed in the final rounds: {baseline.reason}")
+        heats = _still_fitting(context, heats, len(indices), context.settings.rounds - number)
         turn = number % len(heats)
         for heat in heats[turn:] + heats[:turn]:
-            strategy = heat.strategy.label
-            what = f"{heat.entrant.label} {strategy}, {len(indices)} texts"
-            context.tell("finals", f"round {number + 1} of {rounds}: {what}")
+            what = f"{heat.entrant.label} {heat.strategy.label}, {len(indices)} texts"
+            rounds = f"round {number + 1} of {context.settings.rounds}"
+            context.tell("finals", f"{rounds}: {what}")
             message = _message(context, heat.entrant, indices, strategy=heat.strategy)
             heat.entrant.run_texts(message, number, heat.per_text_s * len(indices))
     return sample
+
+
+def _still_fitting(context: Context, heats: list[_Heat], texts: int, rounds: int) -> list[_Heat]:
+    """The heats of the next round: comparisons of strategies go first when time runs short."""
+    contest = [heat for heat in heats if not heat.aside]
+    full_s = sum(heat.per_text_s for heat in heats) * texts * rounds
+    context.budget.expect(full_s)
+    return heats if full_s <= context.budget.left_s * _GRACE else contest
 
 
 def _entries(context: Context, finalists: Sequence[Entrant], baseline: Entrant) -> list[_Heat]:
@@ -193,7 +209,7 @@ def _entries(context: Context, finalists: Sequence[Entrant], baseline: Entrant) 
         heats.append(_heat(context, entrant, best[0]))
     for strategy in _strategies(context, finalists[0]) if finalists else ():
         if strategy != heats[1].strategy:
-            heats.append(_heat(context, finalists[0], strategy))
+            heats.append(replace(_heat(context, finalists[0], strategy), aside=True))
     return heats
 
 
@@ -203,7 +219,7 @@ def _strategies(context: Context, leader: Entrant) -> list[Strategy]:
     if context.settings.objective == "latency" or cost is None:
         return []
     sizes = context.settings.batch_sizes
-    limit_s = batch_limit_s(context, leader)
+    limit_s = batch_limit_s(context.settings, leader.candidate)
     fixed = best_fixed(context.lengths, cost, sizes, max_batch_latency_s=limit_s)
     budgets = [Strategy("token_budget", max(sizes), budget) for budget in TOKEN_BUDGETS]
     return [
@@ -219,13 +235,17 @@ def _heat(context: Context, entrant: Entrant, strategy: Strategy) -> _Heat:
 
 
 def _fit(context: Context, entries: Sequence[_Heat]) -> dict[str, int]:
-    """How many heats, over how many texts, the time left holds."""
+    """How many heats, over how many texts, the time left holds.
+
+    Comparisons of strategies are given up for more texts, finalists only for the fewest.
+    """
     fewest = min(FEWEST_TEXTS, len(context.texts))
+    plenty = min(_PLENTY_OF_TEXTS, len(context.texts))
     rounds = context.settings.rounds
     for heats in range(len(entries), 0, -1):
         per_text_s = sum(heat.per_text_s for heat in entries[:heats]) * rounds
         texts = int(_ROUNDS_SHARE * context.budget.left_s / per_text_s)
-        if texts >= fewest:
+        if texts >= (plenty if entries[heats - 1].aside else fewest):
             return {"heats": heats, "texts": min(texts, len(context.texts))}
         if heats <= _MUST_RUN:
             break

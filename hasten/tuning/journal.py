@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hasten.errors import EngineError, ResumeError, StorageError
-from hasten.records import to_json
+from hasten.plain import to_json
 
 VERSION = 1
 
@@ -27,11 +27,29 @@ class Journal:
     machine. A journal with another header belongs to another run and is refused.
     """
 
-    def __init__(self, path: Path, header: dict[str, Any], clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self,
+        path: Path,
+        header: dict[str, Any],
+        clock: Clock = time.monotonic,
+        begin_s: float | None = None,
+    ) -> None:
+        """Open ``path``, or begin it.
+
+        Args:
+            path: the file; what it holds already is taken up.
+            header: what must be the same for stored results to mean the same.
+            clock: tells the time in seconds.
+            begin_s: when the present run began, by ``clock``; now, if it is not given.
+
+        Raises:
+            ResumeError: the file has another header.
+            StorageError: it cannot be written.
+        """
         self.path = path
         self._known: dict[str, Any] = {}
         self._clock = clock
-        self._begin_s = clock()
+        self._begin_s = clock() if begin_s is None else begin_s
         lines = _whole_lines(path)
         stored = next(lines, None)
         if stored is None:
@@ -39,9 +57,11 @@ class Journal:
             self._append({"version": VERSION, **header}, mode="w")
             return
         _require_same(stored, {"version": VERSION, **header}, path)
+        spent_s = 0.0
         for line in lines:
             self._known[line["key"]] = line
-            self._begin_s = clock() - line["at_s"]
+            spent_s = line["at_s"]
+        self._begin_s -= spent_s
         _cut_torn_line(path)
 
     @property
@@ -56,9 +76,6 @@ class Journal:
 
     def __contains__(self, key: str) -> bool:
         return key in self._known
-
-    def __len__(self) -> int:
-        return len(self._known)
 
     def once(self, key: str, measure: Callable[[], T]) -> T:
         """The stored result for ``key``, or else what ``measure`` returns, stored.

@@ -102,7 +102,7 @@ class WorkerProcess:
             while True:
                 try:
                     self._replies.put(pickle.load(stdout))  # noqa: S301 - from our own child
-                except (EOFError, pickle.UnpicklingError):
+                except Exception:  # noqa: BLE001 - whatever a dying process leaves in the pipe
                     self._replies.put(None)
                     return
 

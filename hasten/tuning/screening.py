@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from hasten.batching import best_strategy, plan, predict_s
 from hasten.corpus import stratified_sample
-from hasten.parity import compare, verdict
-from hasten.records import Parity, Strategy, from_json, to_json
+from hasten.parity import verdict
+from hasten.records import Candidate, Settings, Strategy
 from hasten.tuning.context import Context
 from hasten.tuning.entrant import Entrant, Shape
 from hasten.tuning.worker import RunTexts
@@ -36,10 +36,10 @@ def prepare_all(context: Context, entrants: Sequence[Entrant], truth: NDArray[np
     ``truth`` is float32 [texts, k]. Obviously wrong candidates are refused here, so that they
     cannot crowd out a right one; the full proof comes with the finals.
     """
-    deadline_s = context.budget.share(_PREPARE_SHARE)
+    deadline_s = context.budget.deadline("prepare", _PREPARE_SHARE)
     probe = stratified_sample(context.lengths, PROBE_TEXTS, context.settings.seed)
     for number, entrant in enumerate(entrants, start=1):
-        if context.budget.spent_s > deadline_s:
+        if context.budget.spent_s > deadline_s and not entrant.has_started:
             entrant.end("dropped", "the budget left no time to try it; raise --budget")
             continue
         if not _fits_in_memory(context, entrants):
@@ -53,7 +53,7 @@ def prepare_all(context: Context, entrants: Sequence[Entrant], truth: NDArray[np
 
 def screen(context: Context, entrants: Sequence[Entrant], baseline: Entrant) -> None:
     """Time a few representative shapes and drop what is clearly slower than the best."""
-    deadline_s = context.budget.share(_SCREEN_SHARE)
+    deadline_s = context.budget.deadline("screen", _SCREEN_SHARE)
     everybody = [baseline, *entrants]
     shapes, visits = _screen_shapes(context), range(_SCREEN_ROUNDS)
     sweep(context, everybody, shapes, visits, deadline_s, stage="screen")
@@ -81,8 +81,9 @@ def sweep(
     for visit in visits:
         for shape in sorted(shapes, key=lambda shape: shape[0] * shape[1]):
             running = [entrant for entrant in entrants if entrant.in_play]
-            if not _worth_visiting(context, running, shape, visit, deadline_s):
-                continue
+            seen = visit == visits.start or any(shape in entrant.cells for entrant in running)
+            if not (seen and _affordable(context, running, shape, visit, deadline_s)):
+                continue  # what was left out at the first visit has not become cheaper
             # The order rotates, so that nobody always runs on the heat of the same neighbour.
             turn = visit % len(running)
             for entrant in running[turn:] + running[:turn]:
@@ -92,15 +93,12 @@ def sweep(
                 entrant.time_shape(shape, visit)
 
 
-def _worth_visiting(
+def _affordable(
     context: Context, running: Sequence[Entrant], shape: Shape, visit: int, deadline_s: float
 ) -> bool:
-    if not running:
-        return False
+    """Whether everybody can visit the shape in time, or has already, in an interrupted run."""
     if all(entrant.has_timed(shape, visit) for entrant in running):
-        return True  # from the journal, at no cost
-    if visit and not any(shape in entrant.cells for entrant in running):
-        return False  # left out at the first visit; it has not become cheaper
+        return bool(running)
     expected_s = sum(_expected_s(entrant, shape) for entrant in running)
     return context.budget.spent_s + expected_s <= deadline_s
 
@@ -117,7 +115,7 @@ def best_plan(context: Context, entrant: Entrant) -> tuple[Strategy, float] | No
             context.lengths,
             cost,
             context.settings.batch_sizes,
-            max_batch_latency_s=batch_limit_s(context, entrant),
+            max_batch_latency_s=batch_limit_s(context.settings, entrant.candidate),
         )
     return strategy, predicted_s(context, entrant, strategy)
 
@@ -126,22 +124,22 @@ def predicted_s(context: Context, entrant: Entrant, strategy: Strategy) -> float
     """Seconds that the candidate's cost table predicts for all judged texts."""
     cost = entrant.cost_model()
     assert cost, f"{entrant.label} has not been timed"
-    limit_s = batch_limit_s(context, entrant)
+    limit_s = batch_limit_s(context.settings, entrant.candidate)
     batches = plan(context.lengths, strategy, cost, max_batch_latency_s=limit_s)
     return predict_s(context.lengths, batches, cost)
 
 
-def batch_limit_s(context: Context, entrant: Entrant) -> float | None:
+def batch_limit_s(settings: Settings, candidate: Candidate) -> float | None:
     """What one batch may cost under ``--max-latency-ms``, in the cost table's terms.
 
     Planned with a margin, since batches vary around their median. A table's seconds are
     wall-clock time divided by the streams that ran at once; a single batch takes ``streams``
     times as long from its begin to its end.
     """
-    limit_ms = context.settings.max_latency_ms
+    limit_ms = settings.max_latency_ms
     if limit_ms is None:
         return None
-    return _LATENCY_MARGIN * limit_ms / 1000 / entrant.candidate.streams
+    return _LATENCY_MARGIN * limit_ms / 1000 / candidate.streams
 
 
 def _fits_in_memory(context: Context, entrants: Sequence[Entrant]) -> bool:
@@ -153,24 +151,13 @@ def _fits_in_memory(context: Context, entrants: Sequence[Entrant]) -> bool:
 def _probe(
     context: Context, entrant: Entrant, probe: NDArray[np.int64], truth: NDArray[np.float32]
 ) -> None:
-    key = f"probe:{entrant.label}"
-    if key not in context.journal:
-        message = RunTexts(tuple(map(int, probe)), PROBE_STRATEGY, outputs=True)
-        outputs = entrant.outputs(message, expected_s=0.0)
-        if outputs is None:
-            return
-        parity = compare(
-            truth[probe],
-            outputs,
-            task=context.task,
-            labels=context.info.labels,
-            texts=[context.texts[index] for index in probe],
-        )
-        entrant.remember(key, to_json(parity))
-    entrant.parity = from_json(Parity, entrant.remember(key, None))
+    message = RunTexts(tuple(map(int, probe)), PROBE_STRATEGY, outputs=True)
+    parity = entrant.prove("probe", message, truth)
+    if parity is None:
+        return
     # The flip rate of so few texts says little; what it cannot hide is a broken export.
-    precision = entrant.candidate.precision
-    reason = verdict(entrant.parity, precision, max_flips=_PROBE_FLIPS, strict=False)
+    max_flips = max(_PROBE_FLIPS, context.settings.max_flips)
+    reason = verdict(parity, entrant.candidate.precision, max_flips=max_flips, strict=False)
     if reason:
         entrant.end("refused", f"on {len(probe)} texts: {reason}")
 
@@ -207,7 +194,8 @@ def _drop_slower(running: list[Entrant]) -> None:
     best = ranked[0].screen_tokens_per_s or 0.0
     exact = next((e for e in ranked if e.candidate.precision == "fp32"), None)
     for place, entrant in enumerate(ranked):
-        speed = entrant.screen_tokens_per_s or 0.0
-        if entrant is exact or (place < _MOST_SURVIVORS and speed * _CLEARLY_SLOWER >= best):
-            continue
-        entrant.end("dropped", f"{best / speed:.1f}x slower than {ranked[0].label}")
+        speed = entrant.screen_tokens_per_s
+        if not speed:
+            entrant.end("dropped", "the budget left no time to time it; raise --budget")
+        elif entrant is not exact and (place >= _MOST_SURVIVORS or speed * _CLEARLY_SLOWER < best):
+            entrant.end("dropped", f"{best / speed:.1f}x slower than {ranked[0].label}")

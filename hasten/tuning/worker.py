@@ -29,6 +29,8 @@ from hasten.tokenization import TextTokenizer
 
 log = logging.getLogger(__name__)
 
+_WARM_UP_TEXTS = 32
+
 GetEngine = Callable[[str], Engine]
 
 
@@ -101,6 +103,7 @@ class Worker:
     _clock: Callable[[], float] = time.perf_counter
     _texts: tuple[str, ...] = ()
     _seen_shapes: set[tuple[int, int]] = field(default_factory=set)
+    _warm: set[Strategy] = field(default_factory=set)
 
     def answer(self, message: Message) -> Any:
         """Carry out one message.
@@ -166,19 +169,24 @@ class Worker:
         return tuple(samples_s)
 
     def _run_texts(self, message: RunTexts) -> PipelineRun:
-        pipeline = self._ready()
         texts = [self._texts[index] for index in message.indices]
+        if not message.outputs and message.strategy not in self._warm:
+            # A few texts before the first timed run: caches, and allocations at new shapes.
+            self._pass(message, texts[:: max(1, len(texts) // _WARM_UP_TEXTS)])
+            self._warm.add(message.strategy)
         with _no_garbage_collection():
-            if message.one_by_one:
-                run = pipeline.run_one_by_one(texts)
-            else:
-                run = pipeline.run(
-                    texts,
-                    message.strategy,
-                    CostModel(message.cost_table) if message.cost_table else None,
-                    max_batch_latency_s=message.max_batch_latency_s,
-                )
+            run = self._pass(message, texts)
         return run if message.outputs else run.without_outputs()
+
+    def _pass(self, message: RunTexts, texts: list[str]) -> PipelineRun:
+        if message.one_by_one:
+            return self._ready().run_one_by_one(texts)
+        return self._ready().run(
+            texts,
+            message.strategy,
+            CostModel(message.cost_table) if message.cost_table else None,
+            max_batch_latency_s=message.max_batch_latency_s,
+        )
 
     def _ready(self) -> Pipeline:
         if self._pipeline is None:

@@ -96,7 +96,7 @@ def test_when_nothing_can_run_here_nothing_is_measured(tmp_path: Path) -> None:
 def test_latency_runs_one_text_at_a_time_on_one_stream(tmp_path: Path) -> None:
     lab = Lab(tmp_path, {"*": SLOW, "fake-bf16-cpu-1x2": FAST}, objective="latency")
     tuning = lab.tune()
-    best = tuning.chosen.best
+    best = tuning.chosen.main
     assert best is not None
     assert tuning.plan.candidate.label == "fake-bf16-cpu-1x2"
     assert {row.candidate.streams for row in tuning.rows if row.candidate.device == "cpu"} == {1}
@@ -106,7 +106,7 @@ def test_latency_runs_one_text_at_a_time_on_one_stream(tmp_path: Path) -> None:
 def test_no_batch_is_longer_than_the_latency_limit(tmp_path: Path) -> None:
     limit_ms = 12.0
     tuning = Lab(tmp_path, {"*": SLOW}, max_latency_ms=limit_ms, precisions=("fp32",)).tune()
-    best = tuning.chosen.best
+    best = tuning.chosen.main
     assert best is not None
     assert max(best.batch_latency_s) <= limit_ms / 1000
 
