@@ -9,12 +9,14 @@ samples, and the report.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from typing import Any
 import platformdirs
 
 from hasten import __version__, engines, hardware
+from hasten.engines.base import Engine
 from hasten.errors import BundleError, StorageError
 from hasten.plain import from_json, to_json
 from hasten.records import Hardware, ModelInfo, Parity, Plan, Tuning
@@ -31,6 +34,8 @@ from hasten.records import Hardware, ModelInfo, Parity, Plan, Tuning
 MANIFEST = "hasten.json"
 FORMAT = 1
 
+_KEY_BYTES = 32
+_AGAIN = "Copy the bundle again."
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -113,25 +118,27 @@ def load(folder: Path, *, trust: bool = False, here: Hardware | None = None) -> 
     """
     manifest = _read_manifest(folder)
     _verify_files(folder, manifest["files"])
-    try:
-        plan = from_json(Plan, manifest["plan"])
-        model = from_json(ModelInfo, manifest["model"])
-        parity = from_json(Parity, manifest["parity"]) if manifest["parity"] else None
-        then = from_json(Hardware, manifest["hardware"])
-    except (KeyError, ValueError) as error:
-        raise BundleError(f"{folder / MANIFEST} cannot be read: {error}") from error
-    if not trust and engines.get(plan.candidate.engine).runs_code(folder):
+    plan = from_json(Plan, manifest["plan"])
+    engine = engines.get(plan.candidate.engine)
+    if not trust and engine.runs_code(folder):
         _require_own(folder, manifest)
-    now = here or hardware.detect()
+    then, now = from_json(Hardware, manifest["hardware"]), here or hardware.detect()
     _require_precision(plan, now)
     return Bundle(
-        folder, plan, model, parity, then, manifest["versions"], hardware.differences(then, now)
+        folder,
+        plan,
+        from_json(ModelInfo, manifest["model"]),
+        from_json(Parity, manifest["parity"]) if manifest["parity"] else None,
+        then,
+        manifest["versions"],
+        hardware.differences(then, now) + _other_versions(engine, manifest["versions"]),
     )
 
 
 def read_tuning(folder: Path) -> Tuning:
     """The whole result that a bundle was made from, for the report."""
-    _read_manifest(folder)
+    listed = _read_manifest(folder)["files"]
+    _verify_files(folder, {name: listed[name] for name in ("tuning.json",)}, alone=False)
     return from_json(Tuning, json.loads((folder / "tuning.json").read_text(encoding="utf-8")))
 
 
@@ -169,9 +176,10 @@ def _manifest(folder: Path, tuning: Tuning) -> dict[str, Any]:
         "files": files,
     }
     if not engines.get(tuning.plan.candidate.engine).runs_code(folder):
-        return manifest
+        return {**manifest, "sha256": _digest(manifest)}
     # Whoever made the bundle may load it here without further ado.
-    return {**manifest, "signature": _signature(manifest, _own_key())}
+    manifest["signature"] = _signature(manifest, _own_key())
+    return {**manifest, "sha256": _digest(manifest)}
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -184,18 +192,35 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise BundleError(f"{path} is damaged: {error}") from error
+        raise BundleError(f"{path} is damaged: {error}", fix=_AGAIN) from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else None
         raise BundleError(
             f"{folder} has bundle format {found}; this version of hasten reads {FORMAT}",
             fix="Install the version of hasten that made it, or tune again.",
         )
-    missing = {"plan", "model", "parity", "hardware", "versions", "files"}
-    missing -= manifest.keys()
-    if missing:
-        raise BundleError(f"{path} is damaged: it lacks {', '.join(sorted(missing))}")
+    # With this, whatever stands in it is what was written, and need not be doubted again.
+    if manifest.pop("sha256", None) != _digest(manifest):
+        raise BundleError(f"{path} has been altered: it is not what was saved", fix=_AGAIN)
     return manifest
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_canonical(manifest)).hexdigest()
+
+
+def _canonical(manifest: Mapping[str, Any]) -> bytes:
+    return json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _other_versions(engine: Engine, then: Mapping[str, str]) -> tuple[str, ...]:
+    """Sentences about the engine's libraries that are not those it was tuned with."""
+    now = {} if engine.missing() else engine.versions()
+    return tuple(
+        f"it was tuned with {name} {then[name]}, and here is {version}"
+        for name, version in now.items()
+        if name in then and then[name] != version
+    )
 
 
 def _files(folder: Path) -> Iterator[str]:
@@ -206,13 +231,16 @@ def _files(folder: Path) -> Iterator[str]:
             yield path.relative_to(folder).as_posix()
 
 
-def _verify_files(folder: Path, listed: Mapping[str, Mapping[str, Any]]) -> None:
+def _verify_files(
+    folder: Path, listed: Mapping[str, Mapping[str, Any]], *, alone: bool = True
+) -> None:
+    """Make sure that the listed files are what was saved and, if ``alone``, that no other is."""
     for name in listed:
         parts = PurePosixPath(name)
         if parts.is_absolute() or ".." in parts.parts or "\\" in name:
             raise BundleError(f"{folder / MANIFEST} names a file outside the bundle: {name}")
     present = set(_files(folder)) - {MANIFEST}
-    if present - listed.keys():
+    if alone and present - listed.keys():
         extra = ", ".join(sorted(present - listed.keys()))
         raise BundleError(
             f"{folder} holds files that its manifest does not list: {extra}",
@@ -220,12 +248,12 @@ def _verify_files(folder: Path, listed: Mapping[str, Mapping[str, Any]]) -> None
         )
     for name in sorted(listed):
         if name not in present:
-            raise BundleError(f"{folder / name} is missing", fix="Copy the bundle again.")
+            raise BundleError(f"{folder / name} is missing", fix=_AGAIN)
         size = (folder / name).stat().st_size
         if size != listed[name]["size"]:
             raise BundleError(
                 f"{folder / name} has {size} bytes and should have {listed[name]['size']}",
-                fix="Copy the bundle again.",
+                fix=_AGAIN,
             )
     # Hashing releases the interpreter's lock, so it goes as fast as the cores and the disk.
     with ThreadPoolExecutor() as pool:
@@ -234,7 +262,7 @@ def _verify_files(folder: Path, listed: Mapping[str, Mapping[str, Any]]) -> None
             if digest != listed[name]["sha256"]:
                 raise BundleError(
                     f"{folder / name} has been altered: its SHA-256 is not the manifest's",
-                    fix="Copy the bundle again.",
+                    fix=_AGAIN,
                 )
 
 
@@ -260,20 +288,18 @@ def _require_own(folder: Path, manifest: dict[str, Any]) -> None:
     claimed = str(manifest.get("signature", ""))
     unsigned = {key: value for key, value in manifest.items() if key != "signature"}
     key_file = _key_file()
-    own = key_file.exists() and hmac.compare_digest(
-        claimed, _signature(unsigned, key_file.read_bytes())
-    )
+    key = key_file.read_bytes() if key_file.exists() else b""
+    own = len(key) == _KEY_BYTES and hmac.compare_digest(claimed, _signature(unsigned, key))
     if not own:
         raise BundleError(
             f"the artifact in {folder} can run code when it is loaded, and it was not made by "
             "you on this machine",
-            fix="If you trust whoever made it: --trust-bundle, or hasten.load(..., trust=True).",
+            fix="If you trust whoever made it: hasten.load(..., trust=True).",
         )
 
 
 def _signature(manifest: Mapping[str, Any], key: bytes) -> str:
-    canonical = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
-    return hmac.new(key, canonical, hashlib.sha256).hexdigest()
+    return hmac.new(key, _canonical(manifest), hashlib.sha256).hexdigest()
 
 
 def _key_file() -> Path:
@@ -285,9 +311,13 @@ def _own_key() -> bytes:
     path = _key_file()
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        descriptor, unfinished = tempfile.mkstemp(dir=path.parent)  # readable by its owner alone
         with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(32))
+            file.write(secrets.token_bytes(_KEY_BYTES))
+        # A link fails where another process was first; then its key is the one.
+        with contextlib.suppress(FileExistsError):
+            os.link(unfinished, path)
+        Path(unfinished).unlink()
     return path.read_bytes()
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -115,13 +117,48 @@ def test_missing_extra_and_linked_files_are_refused(saved: Path, tmp_path: Path)
         bundle.load(saved, here=MACHINE)
 
 
+def rewrite(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Alter a manifest as somebody would who knows how it is made."""
+    manifest = json.loads((folder / "hasten.json").read_text())
+    del manifest["sha256"]
+    change(manifest)
+    manifest["sha256"] = bundle._digest(manifest)
+    (folder / "hasten.json").write_text(json.dumps(manifest))
+
+
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/../../b", "..\\outside"])
 def test_a_manifest_cannot_reach_outside(saved: Path, name: str) -> None:
-    manifest = json.loads((saved / "hasten.json").read_text())
-    manifest["files"][name] = manifest["files"]["fake.json"]
-    (saved / "hasten.json").write_text(json.dumps(manifest))
+    def reach(manifest: dict[str, Any]) -> None:
+        manifest["files"][name] = manifest["files"]["fake.json"]
+
+    rewrite(saved, reach)
     with pytest.raises(BundleError, match="outside the bundle"):
         bundle.load(saved, here=MACHINE)
+
+
+@pytest.mark.parametrize("place", [0.2, 0.4, 0.6, 0.8])
+def test_one_changed_character_in_the_manifest_is_refused(saved: Path, place: float) -> None:
+    path = saved / "hasten.json"
+    text = path.read_text()
+    at = next(i for i in range(int(place * len(text)), len(text)) if text[i].isalnum())
+    path.write_text(text[:at] + ("7" if text[at] != "7" else "8") + text[at + 1 :])
+    with pytest.raises(BundleError, match=r"hasten\.json (has been altered|is damaged)"):
+        bundle.load(saved, here=MACHINE)
+
+
+def test_the_report_of_a_damaged_bundle_is_refused(saved: Path) -> None:
+    (saved / "tuning.json").write_text("{")
+    with pytest.raises(BundleError, match=r"tuning\.json"):
+        bundle.read_tuning(saved)
+
+
+def test_other_versions_of_the_engine_are_told(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rewrite(saved, lambda manifest: manifest["versions"].update({"fakelib": "1.0"}))
+    monkeypatch.setattr(Fake, "versions", lambda self: {"fakelib": "2.0"})
+    (difference,) = bundle.load(saved, here=MACHINE).differences
+    assert difference == "it was tuned with fakelib 1.0, and here is 2.0"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 99}', '{"format": 1}'])
@@ -143,7 +180,7 @@ def test_an_artifact_that_can_run_code_needs_its_maker_or_trust(
     folder = save(tmp_path / "executable", lab, tuning)
     assert own_key.stat().st_mode & 0o077 == 0
     bundle.load(folder, here=MACHINE)
-    own_key.write_bytes(b"somebody else's key")
+    own_key.write_bytes(b"somebody else's key, as long  ..")
     with pytest.raises(BundleError, match="not made by you"):
         bundle.load(folder, here=MACHINE)
     own_key.unlink()
@@ -157,9 +194,8 @@ def test_the_signature_covers_the_whole_manifest(tmp_path: Path, lab: Lab, tunin
     folder = save(tmp_path / "executable", lab, tuning)
     victim = folder / "report.md"
     victim.write_text("# forged   \n"[: victim.stat().st_size])
-    manifest = json.loads((folder / "hasten.json").read_text())
-    manifest["files"]["report.md"]["sha256"] = bundle._sha256(victim)
-    (folder / "hasten.json").write_text(json.dumps(manifest))
+    digest = bundle._sha256(victim)
+    rewrite(folder, lambda manifest: manifest["files"]["report.md"].update({"sha256": digest}))
     with pytest.raises(BundleError, match="not made by you"):
         bundle.load(folder, here=MACHINE)
 
