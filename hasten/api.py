@@ -330,6 +330,12 @@ def _require_tune_extra() -> None:
 
 def _work_folder(folder: Path, *, restart: bool) -> Path:
     work = folder.with_name(folder.name + ".tuning")
+    names = {path.name for path in work.iterdir()} if work.is_dir() else set()
+    if names and not names & {"reference", "results.jsonl"}:
+        raise StorageError(
+            f"{work} holds something else, and this is where the run keeps its results",
+            fix="Choose another -o, or move it away.",
+        )
     try:
         if restart and work.exists():
             shutil.rmtree(work)

@@ -30,7 +30,7 @@ TEXTS = tiny_texts(40)
 QUICK: dict[str, Any] = {
     "engines": ["onnx_runtime"],
     "batch_sizes": [1, 8],
-    "rounds": 2,
+    "rounds": 5,
     "threads": 1,
     "budget": 60,
 }
@@ -170,7 +170,7 @@ def test_a_module_in_memory_is_tuned_by_its_tensors(tmp_path: Path) -> None:
         ({"max_flips": 2.0}, ChoiceError, "--max-flips"),
         ({"threads": 0}, ChoiceError, "--threads"),
         ({"batch_sizes": [0, 1]}, ChoiceError, "--batch-sizes"),
-        ({"rounds": 1}, ChoiceError, "--rounds"),
+        ({"rounds": 4}, ChoiceError, "--rounds"),
         ({"objective": "latency", "max_latency_ms": 5.0}, ChoiceError, "--max-latency-ms"),
         ({"texts": []}, InputError, "no texts"),
         ({"labels": ["a"]}, InputError, "40 texts and 1 labels"),
@@ -208,6 +208,15 @@ def test_a_folder_with_other_things_is_not_overwritten(model: Path, tmp_path: Pa
     (tmp_path / "precious.txt").write_text("precious")
     with pytest.raises(StorageError, match="is no bundle"):
         hasten.tune(model, texts=TEXTS, output=tmp_path, **QUICK)
+
+
+def test_a_foreign_work_folder_is_left_alone(model: Path, tmp_path: Path) -> None:
+    precious = tmp_path / "bundle.tuning" / "precious.txt"
+    precious.parent.mkdir()
+    precious.write_text("precious")
+    with pytest.raises(StorageError, match="holds something else"):
+        hasten.tune(model, texts=TEXTS, output=tmp_path / "bundle", restart=True, **QUICK)
+    assert precious.read_text() == "precious"
 
 
 def test_a_run_of_other_texts_is_not_continued(model: Path, tmp_path: Path) -> None:

@@ -57,7 +57,8 @@ def load_original(folder: Path) -> nn.Module:
 def _load_huggingface(folder: Path) -> nn.Module:
     import torch
 
-    module: nn.Module = pretrained(folder, dtype=torch.float32)
+    # safetensors alone: a pickle in the folder would be code that nobody agreed to.
+    module: nn.Module = pretrained(folder, dtype=torch.float32, use_safetensors=True)
     return module
 
 

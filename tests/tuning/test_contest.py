@@ -111,6 +111,35 @@ def test_no_batch_is_longer_than_the_latency_limit(tmp_path: Path) -> None:
     assert max(best.batch_latency_s) <= limit_ms / 1000
 
 
+def test_the_limit_goes_into_the_plan(tmp_path: Path) -> None:
+    tuning = Lab(tmp_path, {"*": SLOW}, max_latency_ms=12.0, precisions=("fp32",)).tune()
+    limit_s = tuning.plan.max_batch_latency_s
+    assert limit_s == pytest.approx(0.8 * 0.012 / tuning.plan.candidate.streams)
+
+
+def test_cost_tables_span_all_batch_sizes_and_the_texts_lengths(tmp_path: Path) -> None:
+    tuning = Lab(tmp_path, {"*": FAST}).tune()
+    table = tuning.plan.cost_table
+    assert table is not None
+    assert table.batch_sizes == (1, 2, 4, 8, 16, 32, 64)
+    assert table.lengths[-1] == tuning.profile.longest
+    assert len(table.lengths) >= 4
+
+
+def test_what_was_proved_is_what_is_shipped(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, {"*": FAST})
+    tuning = lab.tune()
+    label = tuning.plan.candidate.label
+    proofs = [
+        message.strategy
+        for name, message in lab.messages
+        if isinstance(message, RunTexts) and message.outputs and name == label
+    ]
+    assert proofs[-1] == tuning.plan.strategy
+    assert tuning.chosen.main is not None
+    assert tuning.chosen.main.strategy == tuning.plan.strategy
+
+
 def test_an_impossible_latency_limit_refuses_every_candidate(tmp_path: Path) -> None:
     with pytest.raises(NoCandidate, match="more than the 1 ms allowed"):
         Lab(tmp_path, {"*": SLOW}, max_latency_ms=1.0).tune()
