@@ -113,6 +113,13 @@ def _names(value: str | None) -> list[str] | None:
     return [name.strip() for name in value.split(",") if name.strip()] if value else None
 
 
+def _stand_in_tokenizer(model: str) -> Path | None:
+    """The demo's tokenizer, for a ``config.json`` that comes without one of its own."""
+    from hasten import demo
+
+    return None if (Path(model) / "tokenizer.json").exists() else demo.tokenizer_file()
+
+
 def _numbers(value: str | None) -> list[int] | None:
     try:
         return [int(name) for name in _names(value) or ()] or None
@@ -217,7 +224,7 @@ def tune(  # noqa: PLR0917 - typer makes options of all of them
     answers are the original's, and keeps the winner. An interrupted run continues when the same
     command is given again.
     """
-    from hasten import api, corpus, demo
+    from hasten import api, corpus
 
     with reporting(debug):
         read = corpus.read(data, text_column=text_column, label_column=label_column)
@@ -225,7 +232,7 @@ def tune(  # noqa: PLR0917 - typer makes options of all of them
         with display.live():
             tuning = api.tune(
                 model,
-                tokenizer or (demo.tokenizer_file() if random_weights else None),
+                tokenizer or (_stand_in_tokenizer(model) if random_weights else None),
                 read.texts,
                 labels=read.labels,
                 output=output,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from hasten import __version__, api, bundle, cli
+from hasten import __version__, api, bundle, cli, demo
 from hasten.errors import BudgetError, EngineError, HastenError, NoCandidate
 from hasten.records import Briefing, Progress, Tuning
 from tests.scripted import MACHINE, Lab
@@ -93,6 +93,20 @@ def test_every_option_reaches_the_library(
         "restart": True,
     }
     assert {key: seen[key] for key in expected} == expected
+
+
+def test_random_weights_take_the_demos_tokenizer_only_where_there_is_none(
+    data: Path, tuning: Tuning, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(demo, "tokenizer_file", lambda: Path("demo.json"))
+    seen = replaced(monkeypatch, tuning)
+    run("tune", tmp_path, "--data", data, "--random-weights")
+    assert seen["tokenizer"] == Path("demo.json")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    run("tune", tmp_path, "--data", data, "--random-weights")
+    assert seen["tokenizer"] is None
+    run("tune", tmp_path, "--data", data)
+    assert seen["tokenizer"] is None
 
 
 def test_the_profile_is_shown_before_and_the_answer_after(
