@@ -167,4 +167,5 @@ def test_diagnosing_imports_no_framework(framework, monkeypatch):
 
     # A None entry makes every import of that name fail.
     monkeypatch.setitem(sys.modules, framework, None)
-    diagnose(PLAIN, engines.discover())
+    checked = diagnose(PLAIN, engines.discover()).engines
+    assert {engine.name for engine in checked} == set(engines.names())
