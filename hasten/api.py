@@ -8,13 +8,15 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from hasten import __version__, bundle, engines, hardware, tasks
 from hasten.corpus import profile, stratified_sample
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
 
 # The length profile of more texts than this would not differ, and takes longer to count.
 _MOST_PROFILED = 20_000
+_LOCK = ".lock"
+_LOGS = "logs"
+"""Folder of the workers' logs; a bundle has those of the candidates that failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,32 +150,23 @@ def tune(
     begin_s = time.monotonic()
     folder = Path(output).resolve()
     bundle.refuse_foreign_folder(folder)
-    work = _work_folder(folder, restart=restart)
-    reference = prepare(
-        model if isinstance(model, str) or not isinstance(model, PathLike) else Path(model),
-        _fresh(work / "reference"),
-        tokenizer=tokenizer,
-        weights=weights,
-        task=task,
-        random_weights=random_weights,
-        allow_pickle=allow_pickle,
-        seed=seed,
-    )
-    chosen = choose_texts(reference, texts, labels, settings)
-    report = on_event or _keep_quiet
-    context = _context(settings, reference, chosen, work, report, begin_s=begin_s)
-    report(
-        Briefing(
-            reference.info,
-            chosen.profile,
-            context.hardware,
-            len(chosen.texts),
-            context.journal.resumed,
+    with _work_folder(folder, restart=restart) as work:
+        reference = prepare(
+            model if isinstance(model, str) or not isinstance(model, PathLike) else Path(model),
+            _fresh(work / "reference"),
+            tokenizer=tokenizer,
+            weights=weights,
+            task=task,
+            random_weights=random_weights,
+            allow_pickle=allow_pickle,
+            seed=seed,
         )
-    )
-    tuning = contest.run(context)
-    _save(folder, tuning, context, reference)
-    shutil.rmtree(work)
+        chosen = choose_texts(reference, texts, labels, settings)
+        report = on_event or _keep_quiet
+        context = _context(settings, reference, chosen, work, report, begin_s=begin_s)
+        report(_briefing(context))
+        tuning = contest.run(context)
+        _save(folder, tuning, context)
     return tuning
 
 
@@ -242,7 +238,9 @@ def choose_texts(
         texts=tuple(texts[index] for index in indices),
         gold=tuple(str(labels[index]) for index in indices) if labels is not None else None,
         tokens=tokens.select(sample),
-        profile=profile(tokens.lengths, tokens.truncated, reference.info.max_length),
+        profile=profile(
+            tokens.lengths, tokens.truncated, reference.info.max_length, given=len(texts)
+        ),
     )
 
 
@@ -277,7 +275,7 @@ def _context(
         journal=journal,
         budget=Budget(settings.budget_s, journal),
         report=report,
-        spawn=lambda name: WorkerProcess(name, work / "logs" / f"{name}.log"),
+        spawn=lambda name: WorkerProcess(name, work / _LOGS / f"{name}.log"),
     )
 
 
@@ -306,15 +304,37 @@ def _versions(found: Mapping[str, Engine]) -> dict[str, str]:
     return versions
 
 
-def _save(folder: Path, tuning: Tuning, context: Context, reference: Reference) -> None:
+def _failure_logs(tuning: Tuning, context: Context) -> dict[str, str]:
+    """What the frameworks of failed candidates had to say, by path in the bundle."""
+    logs: dict[str, str] = {}
+    for candidate in (row.candidate for row in tuning.rows if row.status == "failed"):
+        artifact = context.engines[candidate.engine].artifact_name(candidate)
+        for name in (f"export-{artifact}", candidate.label):
+            path = context.folder / _LOGS / f"{name}.log"
+            if path.exists():
+                logs[f"{_LOGS}/{name}.log"] = path.read_text(encoding="utf-8", errors="replace")
+    return logs
+
+
+def _briefing(context: Context) -> Briefing:
+    return Briefing(
+        context.info,
+        context.profile,
+        context.hardware,
+        len(context.texts),
+        context.journal.resumed,
+    )
+
+
+def _save(folder: Path, tuning: Tuning, context: Context) -> None:
     candidate = tuning.plan.candidate
     engine = context.engines[candidate.engine]
     bundle.save(
         folder,
         tuning,
         artifact=context.folder / "artifacts" / engine.artifact_name(candidate),
-        reference=reference.folder,
-        extra={"report.md": markdown.render(tuning)},
+        reference=context.reference,
+        extra={"report.md": markdown.render(tuning), **_failure_logs(tuning, context)},
         results=context.journal.path,
     )
 
@@ -328,21 +348,41 @@ def _require_tune_extra() -> None:
         )
 
 
-def _work_folder(folder: Path, *, restart: bool) -> Path:
+@contextmanager
+def _work_folder(folder: Path, *, restart: bool) -> Iterator[Path]:
+    """The folder for what is measured, this run's alone; it goes when the run has succeeded."""
     work = folder.with_name(folder.name + ".tuning")
     names = {path.name for path in work.iterdir()} if work.is_dir() else set()
-    if names and not names & {"reference", "results.jsonl"}:
+    if names - {_LOCK} and not names & {"reference", "results.jsonl"}:
         raise StorageError(
             f"{work} holds something else, and this is where the run keeps its results",
             fix="Choose another -o, or move it away.",
         )
+    lock = FileLock(work / _LOCK, timeout=0)
     try:
-        if restart and work.exists():
-            shutil.rmtree(work)
         work.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+        if restart:
+            _empty(work)
+    except Timeout:
+        raise StorageError(
+            f"another run is writing to {work}", fix="Wait for it to end, or choose another -o."
+        ) from None
     except OSError as error:
         raise StorageError(f"cannot write {work}: {error.strerror}") from error
-    return work
+    try:
+        yield work
+    finally:
+        lock.release()
+    shutil.rmtree(work)
+
+
+def _empty(work: Path) -> None:
+    for path in work.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != _LOCK:
+            path.unlink()
 
 
 def _keep_quiet(event: Event) -> None:

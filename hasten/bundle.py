@@ -75,7 +75,7 @@ def save(
         tuning: the result that the bundle stands for.
         artifact: the winner's artifact.
         reference: the reference's folder, for the configuration and the tokenizer.
-        extra: further text files by name, such as the report.
+        extra: further text files by path in the bundle, such as the report.
         results: the journal with the raw samples.
 
     Raises:
@@ -92,6 +92,7 @@ def save(
         shutil.copy(results, unfinished / "results.jsonl")
         (unfinished / "tuning.json").write_text(json.dumps(to_json(tuning)), encoding="utf-8")
         for name, text in extra.items():
+            (unfinished / name).parent.mkdir(exist_ok=True)
             (unfinished / name).write_text(text, encoding="utf-8")
         manifest = _manifest(unfinished, tuning)
         (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")

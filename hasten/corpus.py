@@ -117,7 +117,11 @@ def read(
 
 
 def profile(
-    lengths: NDArray[np.int64], truncated: NDArray[np.bool_], max_length: int
+    lengths: NDArray[np.int64],
+    truncated: NDArray[np.bool_],
+    max_length: int,
+    *,
+    given: int | None = None,
 ) -> LengthProfile:
     """Summarise how long texts are.
 
@@ -125,6 +129,7 @@ def profile(
         lengths: int64 [n], tokens per text after truncation, special tokens included.
         truncated: bool [n], whether the text was longer than the model takes.
         max_length: the most tokens that the model takes.
+        given: how many texts there are, where these are a sample of them.
 
     Returns:
         A profile whose percentiles are lengths that occur: ``p95`` is the smallest length that
@@ -152,6 +157,7 @@ def profile(
         longest=int(lengths.max()),
         truncated=int(truncated.sum()),
         max_length=max_length,
+        given=lengths.size if given is None else given,
     )
 
 

@@ -62,7 +62,7 @@ def compare(
         labels: names of the k columns; may be empty for tasks without decisions.
         texts: the n texts, for the examples.
         gold: the right label of each text, where known.
-        tie_margin: a flip is a tie where the original's own margin was at most this.
+        tie_margin: a flip is a tie where the original preferred its answer by at most this.
         examples: how many flips to keep, those first of which the original was surest.
 
     Raises:
@@ -79,7 +79,7 @@ def compare(
         differences /= _spread(reference)
     changed = task.decisions(reference) != task.decisions(candidate)
     flipped = np.flatnonzero(changed.reshape(len(reference), -1).any(axis=1))
-    margins = task.margins(reference)
+    margins = task.margins(reference, candidate)
     surest = flipped[np.argsort(-margins[flipped], kind="stable")][:examples]
     right = None if gold is None else task.matches(candidate, gold, labels)
     reference_right = None if gold is None else task.matches(reference, gold, labels)
@@ -197,7 +197,8 @@ def _flips(
     labels: Sequence[str],
     texts: Sequence[str],
 ) -> tuple[Flip, ...]:
-    reference_margins, candidate_margins = task.margins(reference), task.margins(candidate)
+    reference_margins = task.margins(reference, candidate)
+    candidate_margins = task.margins(candidate, reference)
     return tuple(
         Flip(
             index=row,

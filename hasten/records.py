@@ -133,7 +133,10 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class LengthProfile:
-    """How long the texts are, in tokens after truncation, special tokens included."""
+    """How long the texts are, in tokens after truncation, special tokens included.
+
+    ``texts`` of the ``given`` ones were looked at, a random sample where there are very many.
+    """
 
     texts: int
     tokens: int
@@ -146,6 +149,7 @@ class LengthProfile:
     longest: int
     truncated: int
     max_length: int
+    given: int
 
     @property
     def truncated_share(self) -> float:

@@ -64,8 +64,16 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def margins(self, outputs: Outputs) -> NDArray[np.float64]:
-        """float64 [n]: how far each text's logits are from another decision."""
+    def margins(self, outputs: Outputs, others: Outputs) -> NDArray[np.float64]:
+        """How surely each text's outputs decide against what ``others`` decide.
+
+        Args:
+            outputs: float32 [n, k].
+            others: float32 [n, k].
+
+        Returns:
+            float64 [n], in units of the logits; 0 where both decide alike.
+        """
 
     @abstractmethod
     def describe(self, output: Outputs, labels: Sequence[str]) -> str:
@@ -108,11 +116,11 @@ class SingleLabel(Task):
         winners: NDArray[np.int64] = np.argmax(outputs, axis=1)
         return winners
 
-    def margins(self, outputs: Outputs) -> NDArray[np.float64]:
-        """Largest logit minus the second largest."""
-        _check_choice(outputs)
-        top_two = np.partition(outputs.astype(np.float64), -2, axis=1)[:, -2:]
-        margins: NDArray[np.float64] = top_two[:, 1] - top_two[:, 0]
+    def margins(self, outputs: Outputs, others: Outputs) -> NDArray[np.float64]:
+        """Logit of the label that wins minus that of the label that wins in ``others``."""
+        rows, logits = np.arange(len(outputs)), outputs.astype(np.float64)
+        own, other = self.decisions(outputs), self.decisions(others)
+        margins: NDArray[np.float64] = logits[rows, own] - logits[rows, other]
         return margins
 
     def describe(self, output: Outputs, labels: Sequence[str]) -> str:
@@ -147,9 +155,11 @@ class MultiLabel(Task):
     def decisions(self, outputs: Outputs) -> NDArray[Any]:
         return outputs >= 0
 
-    def margins(self, outputs: Outputs) -> NDArray[np.float64]:
-        """Distance from zero of the logit that is nearest to it."""
-        margins: NDArray[np.float64] = np.abs(outputs).min(axis=1).astype(np.float64)
+    def margins(self, outputs: Outputs, others: Outputs) -> NDArray[np.float64]:
+        """Distance from zero of the surest among the labels that are decided otherwise."""
+        changed = self.decisions(outputs) != self.decisions(others)
+        distances = np.abs(outputs.astype(np.float64))
+        margins: NDArray[np.float64] = np.where(changed, distances, 0.0).max(axis=1)
         return margins
 
     def describe(self, output: Outputs, labels: Sequence[str]) -> str:
@@ -186,9 +196,9 @@ class Regression(Task):
     def decisions(self, outputs: Outputs) -> NDArray[Any]:
         return np.empty((len(outputs), 0), dtype=np.bool_)
 
-    def margins(self, outputs: Outputs) -> NDArray[np.float64]:
-        """Infinite: there is no other decision."""
-        return np.full(len(outputs), np.inf)
+    def margins(self, outputs: Outputs, others: Outputs) -> NDArray[np.float64]:
+        """Zeros: there is no other decision."""
+        return np.zeros(len(outputs))
 
     def describe(self, output: Outputs, labels: Sequence[str]) -> str:
         return ", ".join(f"{value:.4g}" for value in output)

@@ -219,6 +219,17 @@ def test_a_foreign_work_folder_is_left_alone(model: Path, tmp_path: Path) -> Non
     assert precious.read_text() == "precious"
 
 
+def test_two_runs_cannot_write_to_one_folder(model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "bundle"
+
+    def again(event: Any) -> None:
+        del event
+        hasten.tune(model, texts=TEXTS, output=output, restart=True, **QUICK)
+
+    with pytest.raises(StorageError, match="another run is writing"):
+        hasten.tune(model, texts=TEXTS, output=output, on_event=again, **QUICK)
+
+
 def test_a_run_of_other_texts_is_not_continued(model: Path, tmp_path: Path) -> None:
     def interrupt(event: Any) -> None:
         if isinstance(event, Progress):

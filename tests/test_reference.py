@@ -548,6 +548,18 @@ def test_a_module_that_cannot_be_pickled_is_told_of_factories(bert, tmp_path):
     assert "package.module:factory" in str(caught.value)
 
 
+def test_a_pickled_module_is_known_by_what_it_is(bert, tmp_path):
+    def fingerprint(name, **changes):
+        torch.manual_seed(0)
+        module = Own()
+        for key, value in changes.items():
+            setattr(module, key, value)
+        return prepare(module, tmp_path / name, tokenizer=bert).fingerprint()
+
+    assert fingerprint("first") == fingerprint("second")
+    assert fingerprint("first again", temperature=2.0) != fingerprint("second again")
+
+
 def test_classes_of_a_script_reach_other_processes(bert, tmp_path):
     script = tmp_path / "script.py"
     body = """
@@ -562,15 +574,19 @@ def test_classes_of_a_script_reach_other_processes(bert, tmp_path):
         def forward(self, input_ids, attention_mask):
             return self.embedding(input_ids).sum(1) * 0 + 5
 
+    torch.manual_seed(0)
     prepare(Mine(), sys.argv[2], tokenizer=sys.argv[1])
     """
     script.write_text(textwrap.dedent(body))
     root = str(Path(hasten.__path__[0]).parent)
-    subprocess.run(
-        [sys.executable, script, bert, tmp_path / "reference"],
-        check=True,
-        env={**os.environ, "PYTHONPATH": root},
-    )
+    for name in ("reference", "another"):
+        subprocess.run(
+            [sys.executable, script, bert, tmp_path / name],
+            check=True,
+            env={**os.environ, "PYTHONPATH": root},
+        )
+    another = Reference.open(tmp_path / "another")
+    assert another.fingerprint() == Reference.open(tmp_path / "reference").fingerprint()
     reference = Reference.open(tmp_path / "reference")
     assert reference.info.architecture == "Mine"
     assert logits_of(reference, ["bab"]).tolist() == [[5.0, 5.0]]

@@ -121,40 +121,49 @@ class TestDecisions:
         task = tasks.get(name)
         assert not task.decides
         assert task.decisions(rows([1, 2], [3, 4])).shape == (2, 0)
-        assert task.margins(rows([1, 2])).tolist() == [np.inf]
+        assert task.margins(rows([1, 2]), rows([2, 1])).tolist() == [0.0]
         assert task.matches(rows([1, 2]), ["x"], ("a", "b")) is None
 
     def test_one_column_cannot_be_a_choice(self) -> None:
         task, outputs = tasks.get("single_label"), rows([1.0])
-        for reading in (task.decisions, task.margins, lambda o: task.answers(o, ("a",))):
+        readings = (
+            task.decisions,
+            lambda o: task.margins(o, o),
+            lambda o: task.answers(o, ("a",)),
+        )
+        for reading in readings:
             with pytest.raises(ModelError, match="no choice among labels"):
                 reading(outputs)
 
 
 class TestMargins:
-    def test_a_choice_is_as_sure_as_its_lead(self) -> None:
-        outputs = rows([0.5, 2.0, 1.5], [-7, -7, -9])
-        assert tasks.get("single_label").margins(outputs).tolist() == [0.5, 0.0]
+    def test_a_choice_is_as_sure_as_its_lead_over_the_other_choice(self) -> None:
+        outputs = rows([0.5, 2.0, 1.5], [3, 2.9, -1], [1, 0, 0])
+        # The second is nearly tied, but not with the label that the other side chose.
+        others = rows([0, 0, 1], [0, 0, 1], [1, 0, 0])
+        assert tasks.get("single_label").margins(outputs, others).tolist() == [0.5, 4.0, 0.0]
 
-    def test_several_labels_are_as_sure_as_the_least_sure(self) -> None:
-        assert tasks.get("multi_label").margins(rows([-3, 0.25, 8])).tolist() == [0.25]
+    def test_several_labels_are_as_sure_as_the_surest_that_changed(self) -> None:
+        outputs, others = rows([-3, 0.25, 8], [-3, 0.25, 8]), rows([-3, -1, 8], [1, -1, 8])
+        assert tasks.get("multi_label").margins(outputs, others).tolist() == [0.25, 3.0]
 
     @given(matrices(2), st.sampled_from(["single_label", "multi_label"]), st.data())
-    def test_no_decision_flips_within_its_margin(
+    def test_only_what_moves_by_the_margin_decides_otherwise(
         self, outputs: NDArray[np.float32], name: str, data: st.DataObject
     ) -> None:
         task = tasks.get(name)
-        margins = task.margins(outputs)
+        moves = hnp.arrays(np.float32, outputs.shape, elements=st.floats(-2, 2, width=32))
+        others = outputs + data.draw(moves)
+        margins = task.margins(outputs, others)
         assert margins.dtype == np.float64
-        assert (margins >= 0).all()
+        same = task.decisions(outputs) == task.decisions(others)
+        same = same.reshape(len(outputs), -1).all(axis=1)
+        assert (margins[same] == 0).all()
         # A lead falls with the one logit and with the other; a distance from zero with one only.
-        reach = margins[:, None] / (2 if name == "single_label" else 1)
-        push = hnp.arrays(np.float64, outputs.shape, elements=st.floats(-0.99, 0.99))
-        moved = outputs + reach * data.draw(push)
-        sure = margins > 1e-3  # below, rounding to float32 moves logits as well
-        np.testing.assert_array_equal(
-            task.decisions(moved.astype(np.float32))[sure], task.decisions(outputs)[sure]
-        )
+        moved = np.abs(others.astype(np.float64) - outputs).max(axis=1)
+        reach = moved * (2 if name == "single_label" else 1)
+        assert (margins >= 0).all()
+        assert (margins <= reach + 1e-6).all()
 
 
 class TestWords:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from queue import SimpleQueue
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hasten.errors import EngineError, HastenError, StorageError
 from hasten.hardware import missing_instructions
@@ -12,6 +17,36 @@ from hasten.records import Candidate, Hardware
 
 _WHERE = "Exception from src/"  # OpenVINO begins with its own source files, a line for each
 _DEVICES = {"cpu": "the CPU", "cuda": "CUDA GPUs"}
+
+Runner = TypeVar("Runner")
+
+
+class Pool(Generic[Runner]):
+    """What runs batches, lent to one stream at a time."""
+
+    def __init__(self, runners: Iterable[Runner]) -> None:
+        self._idle: SimpleQueue[Runner] = SimpleQueue()
+        for runner in runners:
+            self._idle.put(runner)
+
+    @contextmanager
+    def borrow(self) -> Iterator[Runner]:
+        """One that nobody else uses meanwhile; waits until there is one."""
+        runner = self._idle.get()
+        try:
+            yield runner
+        finally:
+            self._idle.put(runner)
+
+
+def named_inputs(
+    input_ids: NDArray[np.int64],
+    attention_mask: NDArray[np.int64],
+    token_type_ids: NDArray[np.int64] | None,
+) -> dict[str, NDArray[np.int64]]:
+    """The inputs of a batch by name, without those that the model does not take."""
+    feed = {"input_ids": input_ids, "attention_mask": attention_mask}
+    return feed if token_type_ids is None else {**feed, "token_type_ids": token_type_ids}
 
 
 def why_not(

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasten.engines._border import foreign_errors, shape_of, why_not
-from hasten.engines.base import Outputs, Session
+from hasten.engines.base import Engine, Outputs, Session
 from hasten.hardware import detect
 from hasten.plain import from_json, to_json
 from hasten.records import Candidate, Hardware, ModelInfo
@@ -68,9 +68,31 @@ class TorchSession(Session):
             return {self._output_name: self._forward(*inputs).cpu().numpy()}
 
 
-def weights_run_code(folder: Path) -> bool:
-    """Whether the weights in an artifact are a pickle, or name a function to call."""
-    return runs_code(folder / "module")
+class WeightsEngine(Engine):
+    """An engine whose artifact is the original's weights; one artifact serves all of them."""
+
+    requires: Mapping[str, str] = {
+        "torch": "torch",
+        "transformers": "transformers",
+        "safetensors": "safetensors",
+    }
+    exports_with: Mapping[str, str] = {}
+    extra = "torch"
+
+    def supports(self, candidate: Candidate, hardware: Hardware) -> str | None:
+        return supports(self.title, candidate, hardware)
+
+    def artifact_name(self, candidate: Candidate) -> str:
+        # In fp32: the precision is applied, and anything compiled, where they are loaded.
+        return "torch-weights"
+
+    def runs_code(self, folder: Path) -> bool:
+        return runs_code(folder / "module")
+
+    def export(self, reference: Reference, candidate: Candidate, folder: Path) -> None:
+        with foreign_errors(self.title, "copy the weights"):
+            reference.copy_module(folder)
+            (folder / _INFO).write_text(json.dumps(to_json(reference.info)), encoding="utf-8")
 
 
 def supports(title: str, candidate: Candidate, hardware: Hardware) -> str | None:
@@ -103,15 +125,8 @@ def pin_threads(threads: int) -> None:
         torch.set_num_threads(threads)
 
 
-def export_weights(title: str, reference: Reference, folder: Path) -> None:
-    """Copy the weights, and what is needed to make a module of them, into ``folder``."""
-    with foreign_errors(title, "copy the weights"):
-        reference.copy_module(folder)
-        (folder / _INFO).write_text(json.dumps(to_json(reference.info)), encoding="utf-8")
-
-
 def load_weights(title: str, folder: Path, candidate: Candidate) -> tuple[nn.Module, ModelInfo]:
-    """The inverse of :func:`export_weights`: a module as the candidate wants it."""
+    """What :meth:`WeightsEngine.export` wrote, as a module that the candidate wants."""
     pin_threads(candidate.intra_op_num_threads)
     with foreign_errors(title, f"load {folder}"):
         info = from_json(ModelInfo, json.loads((folder / _INFO).read_text(encoding="utf-8")))

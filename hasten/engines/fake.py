@@ -49,13 +49,16 @@ class Script:
     """How one candidate behaves.
 
     A batch of ``b`` texts of length ``n`` costs the machine ``call_s + token_s * b * n`` seconds;
-    batches on several streams add up, as they do on cores that are all busy. ``shift`` is added
-    to the first output column; ``fail`` names what goes wrong and ``when`` in which step:
-    ``raise``, ``exit``, ``hang`` or ``nan``, at ``export``, ``load`` or ``run``.
+    batches on several streams add up, as they do on cores that are all busy. Exporting and
+    loading take ``export_s`` and ``load_s``. ``shift`` is added to the first output column;
+    ``fail`` names what goes wrong and ``when`` in which step: ``raise``, ``exit``, ``hang`` or
+    ``nan``, at ``export``, ``load`` or ``run``.
     """
 
     call_s: float = 1e-3
     token_s: float = 1e-5
+    export_s: float = 0.0
+    load_s: float = 0.0
     shift: float = 0.0
     fail: str | None = None
     when: str = "run"
@@ -119,7 +122,9 @@ class Fake(Engine):
     def export(self, reference: Reference, candidate: Candidate, folder: Path) -> None:
         stored = reference.folder / SCRIPT
         table = json.loads(stored.read_text()) if stored.exists() else self._script or {}
-        _script(table, candidate).act("export")
+        script = _script(table, candidate)
+        script.act("export")
+        self.virtual_clock.advance(script.export_s)
         info = reference.info
         artifact = {
             "script": table,
@@ -132,6 +137,7 @@ class Fake(Engine):
         artifact = json.loads((folder / SCRIPT).read_text())
         script = _script(artifact["script"], candidate)
         script.act("load")
+        self.virtual_clock.advance(script.load_s)
         return FakeSession(script, artifact["columns"], artifact["output"], self.virtual_clock)
 
     def ceiling_flops_per_s(self, candidate: Candidate) -> float | None:

@@ -10,14 +10,13 @@ import warnings
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hasten.engines import _torch
-from hasten.engines._border import foreign_errors, shape_of, why_not
+from hasten.engines._border import Pool, foreign_errors, named_inputs, shape_of, why_not
 from hasten.engines.base import Engine, Outputs, Session
 from hasten.errors import EngineError
 from hasten.records import Candidate, Hardware
@@ -42,15 +41,13 @@ class OnnxSession(Session):
 
     def __init__(self, title: str, path: Path, candidate: Candidate) -> None:
         self._title = title
-        self._idle: SimpleQueue[Any] = SimpleQueue()
         streams, threads = candidate.streams, candidate.intra_op_num_threads
         # Calls share their session's pool of threads, and without a pool each call runs on its
         # own thread: one session then serves all (two sessions took 0.92 to 1.11 of its time on
         # MiniLM). With a pool, each stream needs its own, weights included.
         shared = 1 if threads == 1 else streams
         self.sessions = [_open(path, candidate) for _ in range(shared)]
-        for stream in range(streams):
-            self._idle.put(self.sessions[stream % shared])
+        self._pool = Pool(self.sessions[stream % shared] for stream in range(streams))
         self._output_name = self.sessions[0].get_outputs()[0].name
 
     def run(
@@ -59,15 +56,10 @@ class OnnxSession(Session):
         attention_mask: NDArray[np.int64],
         token_type_ids: NDArray[np.int64] | None = None,
     ) -> Outputs:
-        feed = {"input_ids": input_ids, "attention_mask": attention_mask}
-        if token_type_ids is not None:
-            feed["token_type_ids"] = token_type_ids
-        session = self._idle.get()
-        try:
-            with foreign_errors(self._title, f"run a batch of {shape_of(input_ids)}"):
-                (output,) = session.run([self._output_name], feed)
-        finally:
-            self._idle.put(session)
+        feed = named_inputs(input_ids, attention_mask, token_type_ids)
+        doing = f"run a batch of {shape_of(input_ids)}"
+        with self._pool.borrow() as session, foreign_errors(self._title, doing):
+            (output,) = session.run([self._output_name], feed)
         return {self._output_name: output}
 
 

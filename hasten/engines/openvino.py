@@ -9,14 +9,13 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hasten.engines import _torch
-from hasten.engines._border import foreign_errors, shape_of, why_not
+from hasten.engines._border import Pool, foreign_errors, named_inputs, shape_of, why_not
 from hasten.engines.base import Engine, Outputs, Session
 from hasten.records import Candidate, Hardware
 from hasten.reference import Reference
@@ -34,15 +33,14 @@ class OpenVinoSession(Session):
         self._title = title
         self.compiled = compiled
         self._output_name = compiled.output(0).any_name
-        self._idle: SimpleQueue[Any] = SimpleQueue()
+        requests = [compiled.create_infer_request() for _ in range(streams)]
         tokens = np.ones((1, 2), dtype=np.int64)
         feed = dict.fromkeys((port.any_name for port in compiled.inputs), tokens)
-        for _ in range(streams):
-            request = compiled.create_infer_request()
+        for request in requests:
             # Once here, alone: the bindings set themselves up at the first call, and two threads
             # that make it at the same time wait for each other for ever (seen with 2026.4).
             request.infer(feed)
-            self._idle.put(request)
+        self._pool = Pool(requests)
 
     def run(
         self,
@@ -50,17 +48,12 @@ class OpenVinoSession(Session):
         attention_mask: NDArray[np.int64],
         token_type_ids: NDArray[np.int64] | None = None,
     ) -> Outputs:
-        feed = {"input_ids": input_ids, "attention_mask": attention_mask}
-        if token_type_ids is not None:
-            feed["token_type_ids"] = token_type_ids
-        request = self._idle.get()
-        try:
-            with foreign_errors(self._title, f"run a batch of {shape_of(input_ids)}"):
-                # Outputs are copied, as share_outputs is off: the request's own memory is
-                # overwritten by its next batch.
-                output = request.infer(feed, share_inputs=True, share_outputs=False)[0]
-        finally:
-            self._idle.put(request)
+        feed = named_inputs(input_ids, attention_mask, token_type_ids)
+        doing = f"run a batch of {shape_of(input_ids)}"
+        with self._pool.borrow() as request, foreign_errors(self._title, doing):
+            # Outputs are copied, as share_outputs is off: the request's own memory is
+            # overwritten by its next batch.
+            output = request.infer(feed, share_inputs=True, share_outputs=False)[0]
         return {self._output_name: output}
 
 

@@ -8,50 +8,31 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hasten.engines import _torch
 from hasten.engines._border import foreign_errors
-from hasten.engines.base import Engine, Session
+from hasten.engines.base import Session
 from hasten.records import Candidate, Hardware
-from hasten.reference import Reference
 
 # What Inductor calls where CXX does not name another (torch._inductor.config.cpp.cxx).
 _COMPILERS = {"darwin": "clang++", "win32": "cl"}
 
 
-class TorchCompile(Engine):
+class TorchCompile(_torch.WeightsEngine):
     """See the module's docstring."""
 
     name = "torch_compile"
     title = "torch.compile"
-    requires: Mapping[str, str] = {
-        "torch": "torch",
-        "transformers": "transformers",
-        "safetensors": "safetensors",
-    }
-    exports_with: Mapping[str, str] = {}
-    extra = "torch"
     simplicity = 4
 
     def supports(self, candidate: Candidate, hardware: Hardware) -> str | None:
-        reason = _torch.supports(self.title, candidate, hardware)
+        reason = super().supports(candidate, hardware)
         compiler = os.environ.get("CXX", _COMPILERS.get(sys.platform, "g++"))
         if reason is None and not shutil.which(compiler):
             return f"torch.compile needs a C++ compiler, and {compiler} is not installed"
         return reason
-
-    def artifact_name(self, candidate: Candidate) -> str:
-        # The fp32 weights; what is compiled belongs to one machine and is made there.
-        return self.name
-
-    def runs_code(self, folder: Path) -> bool:
-        return _torch.weights_run_code(folder)
-
-    def export(self, reference: Reference, candidate: Candidate, folder: Path) -> None:
-        _torch.export_weights(self.title, reference, folder)
 
     def load(self, folder: Path, candidate: Candidate) -> Session:
         import torch

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 Kind = Literal["huggingface", "factory", "pickle"]
 
+PICKLE_IDENTITY = "module.sha256"
+"""Stands beside a pickled module, and for it in :meth:`Reference.fingerprint`."""
+
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -75,7 +78,9 @@ class Reference:
         """SHA-256 (hex) over the names and contents of all files: another model, another value."""
         names = ("reference.json", "config.json", *TOKENIZER_FILES)
         files = [self.folder / name for name in names if (self.folder / name).exists()]
-        files += sorted(path for path in (self.folder / "module").rglob("*") if path.is_file())
+        stored = sorted(path for path in (self.folder / "module").rglob("*") if path.is_file())
+        # Two pickles of one module differ.
+        files += [path for path in stored if path.name != "module.pkl"]
         digest = hashlib.sha256()
         for path in files:
             with path.open("rb") as stream:

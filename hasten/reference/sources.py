@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import inspect
 import json
 import re
 import shutil
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hasten.errors import ModelError
-from hasten.reference.folder import TOKENIZER_FILES, Kind, storing, write_json
+from hasten.reference.folder import PICKLE_IDENTITY, TOKENIZER_FILES, Kind, storing, write_json
 from hasten.reference.module import build, pretrained, quiet
 from hasten.reference.tokenizer import SLOW_TOKENIZER_FILES
 
@@ -32,6 +34,7 @@ _FORMS = (
     "A model is a local folder, a hub id (org/name), package.module:factory, or in Python a "
     "torch.nn.Module."
 )
+_PLAIN = (bool, int, float, str, bytes, tuple, type(None))
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
@@ -302,6 +305,33 @@ def _write_pickle(module: nn.Module, target: Path) -> None:
         ) from error
     with storing(target):
         (target / "module.pkl").write_bytes(content)
+        (target / PICKLE_IDENTITY).write_text(_identity(module), encoding="utf-8")
+
+
+def _identity(module: nn.Module) -> str:
+    """SHA-256 (hex) of a module's weights, code and plain attributes.
+
+    The same in every process, as the pickle is not: it holds addresses and the order of sets.
+    """
+    import torch
+
+    digest = hashlib.sha256()
+    for name, part in module.named_modules():
+        plain = {key: value for key, value in vars(part).items() if isinstance(value, _PLAIN)}
+        digest.update(f"{name} {_code(type(part))} {sorted(plain.items())}\n".encode())
+    for name, tensor in module.state_dict().items():
+        if torch.is_tensor(tensor):
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _code(kind: type) -> str:
+    """A class as its author wrote it; its name where there is no source, as at a prompt."""
+    try:
+        return inspect.getsource(kind)
+    except (OSError, TypeError):
+        return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def load_weights(module: nn.Module, path: Path) -> None:

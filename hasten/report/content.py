@@ -91,10 +91,11 @@ def lengths(profile: LengthProfile) -> str:
             f"; {profile.truncated:,} ({profile.truncated_share:.1%}) are longer than the "
             f"{profile.max_length} tokens that the model takes and are cut off"
         )
+    sample = f" (a random sample of {profile.given:,})" if profile.given > profile.texts else ""
     return (
-        f"{_count(profile.texts, 'text')}, {profile.tokens:,} tokens: mean {profile.mean:.1f}, "
-        f"p5 {profile.p5}, p25 {profile.p25}, median {profile.p50}, p75 {profile.p75}, "
-        f"p95 {profile.p95}, longest {profile.longest}{cut}"
+        f"{_count(profile.texts, 'text')}{sample}, {profile.tokens:,} tokens: "
+        f"mean {profile.mean:.1f}, p5 {profile.p5}, p25 {profile.p25}, median {profile.p50}, "
+        f"p75 {profile.p75}, p95 {profile.p95}, longest {profile.longest}{cut}"
     )
 
 
@@ -219,7 +220,8 @@ def unavailable(tuning: Tuning) -> tuple[str, ...]:
 
 
 def _cells(tuning: Tuning, row: Row) -> tuple[str, ...]:
-    return (short(row.candidate), row.status, *_figures(tuning, row), row.reason or "")
+    log = "; logs/ in the bundle tells more" if row.status == "failed" else ""
+    return (short(row.candidate), row.status, *_figures(tuning, row), f"{row.reason or ''}{log}")
 
 
 def _figures(tuning: Tuning, row: Row) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ ARRIVAL = Strategy("arrival", 1)
 
 _TABLE_SHARE = 0.25
 _TABLE_VISITS = 3
-_PROOF_SHARE = 0.35
+_PROOF_SHARE = 0.5
 _MOST_LENGTHS = 7
 _MOST_FINALISTS = 3
 # Predictions hold to about 10 %; what is further behind than that and noise is out.

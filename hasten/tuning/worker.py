@@ -131,28 +131,28 @@ class Worker:
             self._pipeline = None
 
     def _export(self, message: Export) -> float:
-        begin = time.perf_counter()
+        engine = self.get_engine(message.candidate.engine)
+        begin = engine.clock()
         reference = Reference.open(message.reference)
         message.folder.mkdir(parents=True)
-        engine = self.get_engine(message.candidate.engine)
         engine.export(reference, message.candidate, message.folder)
-        return time.perf_counter() - begin
+        return engine.clock() - begin
 
     def _load(self, message: Load) -> StartUp:
-        begin = time.perf_counter()
         engine = self.get_engine(message.candidate.engine)
-        session = engine.load(message.artifact, message.candidate)
-        loaded = time.perf_counter()
         self._clock = engine.clock
+        begin = self._clock()
+        session = engine.load(message.artifact, message.candidate)
+        loaded = self._clock()
         self._texts = message.texts
         streams = Streams(session, message.candidate.streams, message.info, self._clock)
         tokenizer = TextTokenizer.load(message.tokenizer, message.info.max_length)
         self._pipeline = Pipeline(tokenizer, streams, clock=self._clock)
-        first = time.perf_counter()
+        first = self._clock()
         streams.time_shape(1, 8)
         return StartUp(
             load_s=loaded - begin,
-            first_call_s=time.perf_counter() - first,
+            first_call_s=self._clock() - first,
             peak_bytes=peak_memory_bytes(),
         )
 

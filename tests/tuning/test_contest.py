@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hasten.errors import BudgetError, NoCandidate
+from hasten.records import Row
 from hasten.tuning.worker import RunTexts
 from tests.scripted import Lab
 
@@ -194,11 +195,46 @@ def test_an_interrupted_run_measures_nothing_twice(tmp_path: Path) -> None:
     assert sent["Export"] == stored["export"]
 
 
+def test_wherever_a_run_is_interrupted_it_ends_the_same(tmp_path: Path) -> None:
+    # A budget that leaves cells of the cost table and finalists out: what is left out must not
+    # depend on the interruption.
+    script = {"*": SLOW, "fake-bf16-cpu-2x1": FAST, "fake-fp32-cpu-2x1": {**SLOW, "call_s": 4e-3}}
+    undisturbed = Lab(tmp_path / "whole", script, texts=30, budget_s=12.0)
+    expected = [_course(row) for row in undisturbed.tune().rows]
+    assert any(status == "dropped" for status, *_ in expected)
+    for stop in range(0, len(undisturbed.messages), 7):
+        lab = Lab(tmp_path / str(stop), script, texts=30, budget_s=12.0)
+        lab.stop_after = stop
+        with pytest.raises(KeyboardInterrupt):
+            lab.tune()
+        resumed = Lab(tmp_path / str(stop), script, texts=30, budget_s=12.0).tune()
+        assert [_course(row) for row in resumed.rows] == expected, stop
+
+
+def test_time_for_export_and_loading_comes_out_of_the_budget(tmp_path: Path) -> None:
+    script = {"*": {**SLOW, "export_s": 10.0, "load_s": 50.0}}
+    lab = Lab(tmp_path, script, texts=30, budget_s=300.0)
+    tuning = lab.tune()
+    assert tuning.baseline.start_up is not None
+    assert tuning.baseline.start_up.load_s == pytest.approx(50.0)
+    assert tuning.elapsed_s < 300.0
+    reasons = [row.reason for row in tuning.rows if row.status == "dropped"]
+    assert "the budget left no time to try it; raise --budget" in reasons
+
+
 def test_a_finished_run_is_told_again_from_its_journal(tmp_path: Path) -> None:
     first = Lab(tmp_path, {"*": SLOW})
     again = Lab(tmp_path, {"*": SLOW})
     assert first.tune().rows == again.tune().rows
     assert again.messages == []
+
+
+def _course(row: Row) -> tuple[object, ...]:
+    """What was decided about a candidate, and what was measured of it; not the figures."""
+    table = row.cost_table
+    cells = table and [[cell is None for cell in cells] for cells in table.latency_s]
+    runs = [(run.strategy, run.texts, len(run.total.samples_s)) for run in row.runs]
+    return row.status, row.reason, cells, runs
 
 
 def _kind(message: object) -> str:
