@@ -2,10 +2,10 @@
 
 >>> import hasten
 >>> hasten.__all__
-['HastenError', '__version__', 'load', 'tune']
+['HastenError', '__version__', 'bench', 'load', 'tune']
 
-Importing it loads no framework; ``tune`` needs the extra ``[tune]``, ``load`` only what the
-bundle's winner needs.
+Importing it loads no framework; ``tune`` and ``bench`` need the extra ``[tune]``, ``load`` only
+what the bundle's winner needs.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 from hasten.errors import HastenError
 
 if TYPE_CHECKING:
-    from hasten.api import tune
+    from hasten.api import bench, tune
     from hasten.predict import load
 
 __version__ = "0.1.0"
 
-__all__ = ["HastenError", "__version__", "load", "tune"]
+__all__ = ["HastenError", "__version__", "bench", "load", "tune"]
 
-_HOME = {"load": "hasten.predict", "tune": "hasten.api"}
+_HOME = {"bench": "hasten.api", "load": "hasten.predict", "tune": "hasten.api"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,67 +1,32 @@
-"""``hasten.tune``: the main job, from a model and texts to a bundle."""
+"""``hasten.tune`` and ``hasten.bench``: from a model and texts to a bundle, or to an experiment."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import platform
+import math
 import re
 import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from filelock import FileLock, Timeout
-
-from hasten import __version__, bundle, engines, hardware, tasks
-from hasten.corpus import profile, stratified_sample
-from hasten.engines.base import Engine
-from hasten.errors import ChoiceError, InputError, StorageError, Unavailable
-from hasten.records import (
-    Briefing,
-    Event,
-    Hardware,
-    LengthProfile,
-    Settings,
-    Tuning,
-)
-from hasten.reference import Reference, prepare
+from hasten import bundle, job
+from hasten.errors import ChoiceError, StorageError
+from hasten.experiment.run import Experiment, Wanted
+from hasten.job import Job, Source
+from hasten.plain import to_json
+from hasten.records import EXPERIMENTS, Bench, Event, Settings, Tuning
 from hasten.report import markdown
-from hasten.tokenization import Tokens
-from hasten.tuning import candidates, contest
-from hasten.tuning.context import Budget, Context
-from hasten.tuning.journal import Journal
-from hasten.tuning.process import WorkerProcess
+from hasten.tuning import contest
+from hasten.tuning.context import Context
 
 if TYPE_CHECKING:
     from torch import nn
 
-# The length profile of more texts than this would not differ, and takes longer to count.
-_MOST_PROFILED = 20_000
-_LOCK = ".lock"
-_LOGS = "logs"
-"""Folder of the workers' logs; a bundle has those of the candidates that failed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Texts:
-    """The texts that are judged, with what is known about all of them."""
-
-    texts: tuple[str, ...]
-    gold: tuple[str, ...] | None
-    tokens: Tokens
-    profile: LengthProfile
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 over texts and gold labels."""
-        content = json.dumps([self.texts, self.gold]).encode()
-        return hashlib.sha256(content).hexdigest()
+_DECISIVE = ("objective", "max_latency_ms", "batch_sizes")
+BENCH = "bench.json"
+"""The file in a bench's folder that holds its result."""
 
 
 def tune(
@@ -145,29 +110,103 @@ def tune(
         rounds=rounds,
         seed=seed,
     )
-    check(settings)
-    _require_tune_extra()
-    begin_s = time.monotonic()
+    job.check(settings)
+    job.require_tune_extra()
     folder = Path(output).resolve()
     bundle.refuse_foreign_folder(folder)
-    with _work_folder(folder, restart=restart) as work:
-        reference = prepare(
-            model if isinstance(model, str) or not isinstance(model, PathLike) else Path(model),
-            _fresh(work / "reference"),
-            tokenizer=tokenizer,
-            weights=weights,
-            task=task,
-            random_weights=random_weights,
-            allow_pickle=allow_pickle,
-            seed=seed,
-        )
-        chosen = choose_texts(reference, texts, labels, settings)
-        report = on_event or _keep_quiet
-        context = _context(settings, reference, chosen, work, report, begin_s=begin_s)
-        report(_briefing(context))
+    work = folder.with_name(folder.name + ".tuning")
+    source = Source(model, tokenizer, weights, task, random_weights, allow_pickle)
+    asked = Job(source, texts, labels, settings, on_event or job.keep_quiet)
+    # What a stage leaves out depends on these; a resumed run must leave out the same.
+    header = {name: getattr(settings, name) for name in _DECISIVE}
+    with job.held(work, restart=restart):
+        context = asked.open(work, header, settings.budget_s)
         tuning = contest.run(context)
         _save(folder, tuning, context)
+    shutil.rmtree(work)
     return tuning
+
+
+def bench(
+    model: str | PathLike[str] | nn.Module,
+    tokenizer: Any = None,
+    texts: Sequence[str] = (),
+    *,
+    output: str | PathLike[str] = "bench",
+    weights: str | PathLike[str] | None = None,
+    task: str | None = None,
+    random_weights: bool = False,
+    allow_pickle: bool = False,
+    experiments: Sequence[str] | None = None,
+    batch_sizes: Sequence[int] | None = None,
+    lengths: Sequence[int] | None = None,
+    runs: int = 5,
+    max_texts: int = 1000,
+    engines: Sequence[str] | None = None,
+    precisions: Sequence[str] | None = None,
+    threads: int | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    restart: bool = False,
+    command: str | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> Bench:
+    """Measure every format over batch sizes, lengths and batching orders; choose nothing.
+
+    Engines, workers and statistics are those of :func:`tune`. Results are appended to
+    ``results.jsonl`` in ``output``; the same call, or one that asks for more, continues there.
+
+    Args:
+        model: as for :func:`tune`, like all that is not described here otherwise.
+        tokenizer: as for ``tune``.
+        texts: as for ``tune``.
+        weights: as for ``tune``.
+        task: as for ``tune``.
+        random_weights: as for ``tune``.
+        allow_pickle: as for ``tune``.
+        output: the folder for the results, which :mod:`hasten.report` renders.
+        experiments: which of :data:`hasten.records.EXPERIMENTS`; all by default.
+        batch_sizes: 1, 2, 4 ... 64 by default.
+        lengths: tokens, for the experiment ``length``; 8, 16, 32 ... the model's maximum by
+            default.
+        runs: interleaved runs over the texts.
+        max_texts: as many texts are used, a stratified sample if there are more.
+        engines: as for ``tune``.
+        precisions: as for ``tune``.
+        threads: as for ``tune``.
+        device: as for ``tune``.
+        seed: as for ``tune``.
+        restart: throw earlier results in the folder away.
+        command: what to show as the command that repeats it.
+        on_event: is told what is being done and how long is left.
+
+    Returns:
+        Everything that was measured, as saved in ``bench.json``.
+
+    Raises:
+        HastenError: see :mod:`hasten.errors`; the message says what to do.
+    """
+    settings = Settings(
+        engines=tuple(engines or ()),
+        precisions=tuple(precisions or ()),
+        batch_sizes=tuple(sorted(set(batch_sizes or Settings().batch_sizes))),
+        threads=threads,
+        device=device,
+        texts=max_texts,
+        rounds=runs,
+        seed=seed,
+    )
+    wanted = Wanted(tuple(experiments or EXPERIMENTS), tuple(lengths or ()), command)
+    _check_experiments(settings, wanted)
+    job.require_tune_extra()
+    folder = Path(output).resolve()
+    source = Source(model, tokenizer, weights, task, random_weights, allow_pickle)
+    asked = Job(source, texts, None, settings, on_event or job.keep_quiet)
+    with job.held(folder, restart=restart):
+        context = asked.open(folder, {"kind": "bench"}, math.inf)
+        result = Experiment.plan(context, wanted, lambda part: _save_bench(folder, part)).run()
+        _tidy(folder)
+    return result
 
 
 def parse_duration(value: str | float) -> float:
@@ -186,122 +225,32 @@ def parse_duration(value: str | float) -> float:
     return seconds
 
 
-def check(settings: Settings) -> None:
-    """Refuse settings that mean nothing, before anything is loaded.
-
-    Raises:
-        ChoiceError: which one, and what is allowed.
-    """
-    candidates.check(settings, engines.names())
-    if settings.max_latency_ms is not None and settings.objective == "latency":
-        raise ChoiceError(
-            "--max-latency-ms limits the batches of the objective 'throughput'",
-            fix="Leave it out, or use --objective throughput.",
-        )
-    limits: list[tuple[str, float | None, float, float]] = [
-        ("--max-latency-ms", settings.max_latency_ms, 1e-3, 1e9),
-        ("--max-flips", settings.max_flips, 0.0, 1.0),
-        ("--threads", settings.threads, 1, 4096),
-        ("--texts", settings.texts, 1, 10**9),
-        ("--rounds", settings.rounds, 5, 10_000),
-        ("--seed", settings.seed, 0, 2**32 - 1),
-        *(("--batch-sizes", size, 1, 4096) for size in settings.batch_sizes),
-    ]
-    for name, value, low, high in limits:
-        if value is not None and not low <= value <= high:
-            raise ChoiceError(f"{name} is {value}", fix=f"It must be from {low:g} to {high:g}.")
+def _check_experiments(settings: Settings, wanted: Wanted) -> None:
+    job.check(settings, fewest_rounds=2)
+    for name in wanted.experiments:
+        if name not in EXPERIMENTS:
+            raise ChoiceError(
+                f"there is no experiment {name!r}", fix=f"Choose from: {', '.join(EXPERIMENTS)}."
+            )
+    for length in wanted.lengths:
+        if length < 4:
+            raise ChoiceError(f"--lengths has {length}", fix="A length is at least 4 tokens.")
 
 
-def choose_texts(
-    reference: Reference,
-    texts: Sequence[str],
-    labels: Sequence[str] | None,
-    settings: Settings,
-) -> Texts:
-    """Tokenize, profile, and take a stratified sample of the texts to be judged.
-
-    Raises:
-        InputError: there are no texts, or not one label for each.
-    """
-    if not len(texts):
-        raise InputError("there are no texts", fix="Give texts of the kind the model will see.")
-    if labels is not None and len(labels) != len(texts):
-        raise InputError(f"there are {len(texts)} texts and {len(labels)} labels")
-    rng = np.random.default_rng(settings.seed)
-    known = np.arange(len(texts), dtype=np.int64)
-    if len(texts) > _MOST_PROFILED:
-        known = np.sort(rng.choice(len(texts), _MOST_PROFILED, replace=False))
-    tokens = reference.tokenizer().encode([texts[int(index)] for index in known])
-    sample = stratified_sample(tokens.lengths, settings.texts, settings.seed)
-    indices = [int(known[index]) for index in sample]
-    return Texts(
-        texts=tuple(texts[index] for index in indices),
-        gold=tuple(str(labels[index]) for index in indices) if labels is not None else None,
-        tokens=tokens.select(sample),
-        profile=profile(
-            tokens.lengths, tokens.truncated, reference.info.max_length, given=len(texts)
-        ),
-    )
+def _save_bench(folder: Path, result: Bench) -> None:
+    """Write the result so that the file is whole or the earlier one."""
+    unfinished = folder / f"{BENCH}.unfinished"
+    try:
+        unfinished.write_text(json.dumps(to_json(result)), encoding="utf-8")
+        unfinished.replace(folder / BENCH)
+    except OSError as error:
+        raise StorageError(f"cannot write {folder / BENCH}: {error.strerror}") from error
 
 
-def _context(
-    settings: Settings,
-    reference: Reference,
-    chosen: Texts,
-    work: Path,
-    report: Callable[[Event], None],
-    *,
-    begin_s: float,
-) -> Context:
-    here = hardware.detect()
-    found = engines.discover()
-    versions = _versions(found)
-    header = {**_header(settings, reference, chosen, here), "versions": versions}
-    # The budget covers what has been done since the call, not only what is measured.
-    journal = Journal(work / "results.jsonl", header, begin_s=begin_s)
-    return Context(
-        settings=settings,
-        hardware=here,
-        engines=found,
-        versions=versions,
-        info=reference.info,
-        task=tasks.get(reference.info.task),
-        reference=reference.folder,
-        texts=chosen.texts,
-        gold=chosen.gold,
-        lengths=chosen.tokens.lengths,
-        profile=chosen.profile,
-        folder=work,
-        journal=journal,
-        budget=Budget(settings.budget_s, journal),
-        report=report,
-        spawn=lambda name: WorkerProcess(name, work / _LOGS / f"{name}.log"),
-    )
-
-
-def _header(
-    settings: Settings, reference: Reference, chosen: Texts, here: Hardware
-) -> dict[str, Any]:
-    """What must be the same for stored measurements to mean the same."""
-    return {
-        "model": reference.fingerprint(),
-        "texts": chosen.digest,
-        "machine": hardware.fingerprint(here),
-        "threads": settings.threads or here.usable_cores,
-        "objective": settings.objective,
-        "max_latency_ms": settings.max_latency_ms,
-        "batch_sizes": settings.batch_sizes,
-        "seed": settings.seed,
-    }
-
-
-def _versions(found: Mapping[str, Engine]) -> dict[str, str]:
-    """Versions of everything installed that measurements depend on."""
-    versions = {"hasten": __version__, "python": platform.python_version()}
-    for engine in found.values():
-        if not engine.missing():
-            versions |= engine.versions()
-    return versions
+def _tidy(folder: Path) -> None:
+    """Remove what another start would make again: gigabytes, for a large model."""
+    for name in ("reference", "artifacts"):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _failure_logs(tuning: Tuning, context: Context) -> dict[str, str]:
@@ -310,20 +259,10 @@ def _failure_logs(tuning: Tuning, context: Context) -> dict[str, str]:
     for candidate in (row.candidate for row in tuning.rows if row.status == "failed"):
         artifact = context.engines[candidate.engine].artifact_name(candidate)
         for name in (f"export-{artifact}", candidate.label):
-            path = context.folder / _LOGS / f"{name}.log"
+            path = context.folder / job.LOGS / f"{name}.log"
             if path.exists():
-                logs[f"{_LOGS}/{name}.log"] = path.read_text(encoding="utf-8", errors="replace")
+                logs[f"{job.LOGS}/{name}.log"] = path.read_text(encoding="utf-8", errors="replace")
     return logs
-
-
-def _briefing(context: Context) -> Briefing:
-    return Briefing(
-        context.info,
-        context.profile,
-        context.hardware,
-        len(context.texts),
-        context.journal.resumed,
-    )
 
 
 def _save(folder: Path, tuning: Tuning, context: Context) -> None:
@@ -337,59 +276,3 @@ def _save(folder: Path, tuning: Tuning, context: Context) -> None:
         extra={"report.md": markdown.render(tuning), **_failure_logs(tuning, context)},
         results=context.journal.path,
     )
-
-
-def _require_tune_extra() -> None:
-    missing = engines.get("torch_eager").missing()
-    if missing:
-        raise Unavailable(
-            f"tuning compares everything with the original in PyTorch; {missing.message}",
-            fix="pip install 'hasten[tune]'",
-        )
-
-
-@contextmanager
-def _work_folder(folder: Path, *, restart: bool) -> Iterator[Path]:
-    """The folder for what is measured, this run's alone; it goes when the run has succeeded."""
-    work = folder.with_name(folder.name + ".tuning")
-    names = {path.name for path in work.iterdir()} if work.is_dir() else set()
-    if names - {_LOCK} and not names & {"reference", "results.jsonl"}:
-        raise StorageError(
-            f"{work} holds something else, and this is where the run keeps its results",
-            fix="Choose another -o, or move it away.",
-        )
-    lock = FileLock(work / _LOCK, timeout=0)
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-        if restart:
-            _empty(work)
-    except Timeout:
-        raise StorageError(
-            f"another run is writing to {work}", fix="Wait for it to end, or choose another -o."
-        ) from None
-    except OSError as error:
-        raise StorageError(f"cannot write {work}: {error.strerror}") from error
-    try:
-        yield work
-    finally:
-        lock.release()
-    shutil.rmtree(work)
-
-
-def _empty(work: Path) -> None:
-    for path in work.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != _LOCK:
-            path.unlink()
-
-
-def _keep_quiet(event: Event) -> None:
-    """Nobody asked to be told."""
-    del event
-
-
-def _fresh(folder: Path) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)
-    return folder

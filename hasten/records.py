@@ -415,6 +415,64 @@ class Tuning:
         return next(row for row in self.rows if row.status == "chosen")
 
 
+EXPERIMENTS = ("batch-size", "length", "order", "latency")
+"""What ``hasten bench`` can measure.
+
+``batch-size``  every format over the user's texts, in arrival order, at several batch sizes
+``length``      every format at several batch sizes and lengths
+``order``       arrival order, sorted by length, and optimal batches, for the leading formats
+``latency``     one text at a time, every format
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeTime:
+    """What one batch of ``batch_size`` texts of ``length`` tokens costs; see ``CostTable``."""
+
+    batch_size: int
+    length: int
+    cost: Measurement
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One format in the experiments: an engine, a precision and a device.
+
+    ``row`` is its fastest layout, with the end-to-end runs of ``batch-size`` and ``order`` by
+    strategy; ``shapes`` are the cells of ``length``; ``single`` is the layout with one stream,
+    and its run the single texts of ``latency``.
+    """
+
+    row: Row
+    shapes: tuple[ShapeTime, ...] = ()
+    single: Row | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """The whole result of ``bench``, or as much of it as there is yet.
+
+    ``baseline`` is PyTorch eager fp32 at batch 1 in arrival order; ``others`` are layouts that
+    were slower than their format's best, and candidates that failed or cannot run here.
+    ``settings.rounds`` is the number of runs. ``command`` repeats the whole, where it is known.
+    """
+
+    model: ModelInfo
+    profile: LengthProfile
+    hardware: Hardware
+    settings: Settings
+    experiments: tuple[str, ...]
+    lengths: tuple[int, ...]
+    versions: Mapping[str, str]
+    baseline: Row
+    formats: tuple[Format, ...]
+    others: tuple[Row, ...]
+    ceilings: tuple[Ceiling, ...]
+    elapsed_s: float
+    complete: bool
+    command: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """What is being done now, how far the whole has come, and how long is left."""
@@ -436,5 +494,12 @@ class Briefing:
     resumed: bool
 
 
-Event = Progress | Briefing
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What the rest of a bench will take, by experiment; reported before the long part."""
+
+    seconds: Mapping[str, float]
+
+
+Event = Progress | Briefing | Forecast
 """What a callback is told while a tune runs."""

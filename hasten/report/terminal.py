@@ -8,8 +8,8 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from hasten.records import Tuning
-from hasten.report import content
+from hasten.records import Bench, Tuning
+from hasten.report import content, content_bench
 from hasten.report.content import Table
 
 _STYLES = {"chosen": "bold green", "refused": "red", "failed": "red", "dropped": "dim"}
@@ -18,8 +18,20 @@ _STYLES = {"chosen": "bold green", "refused": "red", "failed": "red", "dropped":
 _NOT_IN_TERMINAL = {"largest difference", "tokens/s", "load s", "memory MiB", "note"}
 
 
-def render(tuning: Tuning) -> RenderableType:
+def render(result: Tuning | Bench) -> RenderableType:
     """The answer, then the tables, then what was not tried."""
+    return _tuning(result) if isinstance(result, Tuning) else _bench(result)
+
+
+def _bench(bench: Bench) -> RenderableType:
+    first, *others = content_bench.headline(bench)
+    parts: list[RenderableType] = [Text(first, style="bold green"), Text(" ".join(others))]
+    for table in content_bench.tables(bench):
+        parts += ["", _table(table)]
+    return Group(*parts)
+
+
+def _tuning(tuning: Tuning) -> RenderableType:
     first, *others = content.headline(tuning)
     parts: list[RenderableType] = [Text(first, style="bold green"), Text(" ".join(others)), ""]
     parts += [Text(f"Note: {warning}", style="yellow") for warning in tuning.warnings]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,10 @@ Spawn = Callable[[str], Connection]
 
 @dataclass
 class Budget:
-    """How much of the time has been used, a resumed run's earlier part included."""
+    """How much of the time has been used, a resumed run's earlier part included.
+
+    ``total_s`` may be infinite: then no stage has a deadline.
+    """
 
     total_s: float
     journal: Journal
@@ -44,6 +48,8 @@ class Budget:
         Kept in the journal: a resumed run must leave out what the interrupted one left out, or
         its decisions would rest on other measurements.
         """
+        if math.isinf(self.total_s):
+            return math.inf
         key = f"deadline:{stage}"
         return float(self.journal.once(key, lambda: self.spent_s + part * self.left_s))
 
@@ -95,5 +101,8 @@ class Context:
     def tell(self, stage: str, message: str) -> None:
         """Report progress."""
         left_s = self.budget.expected_left_s
+        if math.isinf(left_s):
+            self.report(Progress(stage, message, 0.0, None))
+            return
         done = self.budget.spent_s / max(self.budget.spent_s + left_s, 1e-9)
         self.report(Progress(stage, message, min(done, 1.0), left_s))

@@ -115,7 +115,8 @@ class Entrant:
 
     def run_texts(self, message: RunTexts, visit: int, expected_s: float) -> None:
         """Add one timed end-to-end round with the message's strategy."""
-        key = f"run:{self.label}:{message.strategy.label}:{len(message.indices)}:{visit}"
+        what = "single" if message.one_by_one else _name(message.strategy)
+        key = f"run:{self.label}:{what}:{len(message.indices)}:{visit}"
         run = self._once(key, lambda: _timings(self._ask(message, expected_s)))
         if run:
             self.runs.setdefault(message.strategy, []).append(run)
@@ -272,6 +273,11 @@ class Entrant:
 
     def _median(self, shape: Shape) -> float | None:
         return Measurement(tuple(self.cells[shape])).median_s if shape in self.cells else None
+
+
+def _name(strategy: Strategy) -> str:
+    """A name that no other strategy has, unlike its label."""
+    return f"{strategy.name}-{strategy.batch_size}-{strategy.token_budget or ''}"
 
 
 def _timings(run: PipelineRun) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def _prove(
     context: Context, entrant: Entrant, truth: NDArray[np.float32], expected_s: float
 ) -> None:
     settings = context.settings
-    message = _message(context, entrant, tuple(range(len(context.texts))), outputs=True)
+    message = message_for(context, entrant, tuple(range(len(context.texts))), outputs=True)
     parity = entrant.prove("parity", message, truth, expected_s)
     if parity is None:
         return
@@ -126,7 +126,7 @@ def _prove(
         entrant.end("refused", reason)
 
 
-def _message(
+def message_for(
     context: Context,
     entrant: Entrant,
     indices: tuple[int, ...],
@@ -134,6 +134,7 @@ def _message(
     strategy: Strategy | None = None,
     outputs: bool = False,
 ) -> RunTexts:
+    """What to ask the candidate's worker; without a ``strategy``, for its own best plan."""
     if strategy is None:
         best = best_plan(context, entrant)
         strategy = best[0] if best else ARRIVAL
@@ -187,7 +188,7 @@ def run_rounds(
             what = f"{heat.entrant.label} {heat.strategy.label}, {len(indices)} texts"
             rounds = f"round {number + 1} of {context.settings.rounds}"
             context.tell("finals", f"{rounds}: {what}")
-            message = _message(context, heat.entrant, indices, strategy=heat.strategy)
+            message = message_for(context, heat.entrant, indices, strategy=heat.strategy)
             heat.entrant.run_texts(message, number, heat.per_text_s * len(indices))
     return sample
 

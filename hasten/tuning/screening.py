@@ -53,14 +53,18 @@ def prepare_all(context: Context, entrants: Sequence[Entrant], truth: NDArray[np
 
 def screen(context: Context, entrants: Sequence[Entrant], baseline: Entrant) -> None:
     """Time a few representative shapes and drop what is clearly slower than the best."""
-    deadline_s = context.budget.deadline("screen", _SCREEN_SHARE)
-    everybody = [baseline, *entrants]
-    shapes, visits = _screen_shapes(context), range(_SCREEN_ROUNDS)
-    sweep(context, everybody, shapes, visits, deadline_s, stage="screen")
+    time_shapes(context, [baseline, *entrants])
     for entrant in entrants:
         if entrant.in_play:
             _score(context, entrant)
     _drop_slower([entrant for entrant in entrants if entrant.in_play])
+
+
+def time_shapes(context: Context, entrants: Sequence[Entrant]) -> None:
+    """Time a few representative shapes of everybody."""
+    deadline_s = context.budget.deadline("screen", _SCREEN_SHARE)
+    shapes, visits = _screen_shapes(context), range(_SCREEN_ROUNDS)
+    sweep(context, entrants, shapes, visits, deadline_s, stage="screen")
 
 
 def sweep(

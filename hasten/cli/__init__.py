@@ -1,0 +1,292 @@
+"""The command line: parse, call the library once, render."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hasten import __version__
+from hasten.cli import options as given
+from hasten.cli.display import Display, err, out, print_json, reporting, show
+from hasten.errors import ChoiceError
+
+app = typer.Typer(
+    name="hasten",
+    help="Find the fastest way to run a transformer encoder on this machine that still gives "
+    "the same answers; prove it; save it as a folder that runs anywhere.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _names(value: str | None) -> list[str] | None:
+    return [name.strip() for name in value.split(",") if name.strip()] if value else None
+
+
+def _stand_in_tokenizer(model: str) -> Path | None:
+    """The demo's tokenizer, for a ``config.json`` that comes without one of its own."""
+    from hasten import demo
+
+    return None if (Path(model) / "tokenizer.json").exists() else demo.tokenizer_file()
+
+
+def _numbers(option: str, value: str | None) -> list[int] | None:
+    try:
+        return [int(name) for name in _names(value) or ()] or None
+    except ValueError:
+        raise ChoiceError(
+            f"{option} is {value!r}", fix="Write numbers with commas: 1,8,32."
+        ) from None
+
+
+@app.command(
+    epilog="**Examples**\n\n"
+    "`hasten tune ./my-model --data texts.csv -o bundle`\n\n"
+    "`hasten tune ./my-model --data texts.parquet --text-column body --label-column topic`\n\n"
+    "`hasten tune my.module:build --weights state.pt --tokenizer ./tok --data lines.txt`\n\n"
+    "`hasten tune ./my-model --data texts.csv --objective latency --engines onnx_runtime,openvino`"
+)
+def tune(  # noqa: PLR0917 - typer makes options of all of them
+    model: given.Model,
+    data: given.Data,
+    output: given.Output = Path("bundle"),
+    text_column: given.TextColumn = None,
+    label_column: Annotated[
+        str | None, typer.Option(help="Column with the right labels, to report accuracies.")
+    ] = None,
+    tokenizer: given.Tokenizer = None,
+    weights: given.Weights = None,
+    task: given.Task = None,
+    random_weights: given.RandomWeights = False,
+    allow_pickle: given.AllowPickle = False,
+    budget: given.Budget = "10m",
+    objective: Annotated[
+        str, typer.Option(help="throughput, or latency (one text at a time).")
+    ] = "throughput",
+    max_latency_ms: Annotated[
+        float | None, typer.Option(help="With throughput: no batch may take longer.")
+    ] = None,
+    max_flips: Annotated[
+        float, typer.Option(help="Largest share of changed answers that is acceptable.")
+    ] = 0.01,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Hold the 95 % bound against --max-flips.")
+    ] = False,
+    engines: given.Engines = None,
+    precisions: given.Precisions = None,
+    batch_sizes: given.BatchSizes = None,
+    threads: given.Threads = None,
+    device: given.Device = "auto",
+    texts: given.Texts = 1000,
+    rounds: Annotated[int, typer.Option(help="Interleaved end-to-end rounds.")] = 5,
+    seed: given.Seed = 0,
+    restart: given.Restart = False,
+    as_json: given.AsJson = False,
+    debug: given.Debug = False,
+) -> None:
+    """Find the fastest way to run MODEL on this machine, and save it as a bundle.
+
+    Exports the model to every engine, measures all of them on your texts, checks that the
+    answers are the original's, and keeps the winner. An interrupted run continues when the same
+    command is given again.
+    """
+    from hasten import api, corpus
+
+    with reporting(debug):
+        read = corpus.read(data, text_column=text_column, label_column=label_column)
+        display = Display()
+        with display.live():
+            tuning = api.tune(
+                model,
+                tokenizer or (_stand_in_tokenizer(model) if random_weights else None),
+                read.texts,
+                labels=read.labels,
+                output=output,
+                weights=weights,
+                task=task,
+                random_weights=random_weights,
+                allow_pickle=allow_pickle,
+                budget=budget,
+                objective=objective,
+                max_latency_ms=max_latency_ms,
+                max_flips=max_flips,
+                strict=strict,
+                engines=_names(engines),
+                precisions=_names(precisions),
+                batch_sizes=_numbers("--batch-sizes", batch_sizes),
+                threads=threads,
+                device=device,
+                max_texts=texts,
+                rounds=rounds,
+                seed=seed,
+                restart=restart,
+                on_event=display,
+            )
+        show(tuning, output, as_json=as_json)
+
+
+@app.command(
+    epilog="**Examples**\n\n"
+    "`hasten bench ./my-model --data texts.csv -o bench`\n\n"
+    "`hasten bench ./my-model --data texts.csv --experiments batch-size,latency --runs 3`\n\n"
+    "`hasten bench ./my-model --data texts.csv --lengths 16,64,256 --engines onnx_runtime`"
+)
+def bench(  # noqa: PLR0917 - typer makes options of all of them
+    model: given.Model,
+    data: given.Data,
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Folder for the results; another start continues."),
+    ] = Path("bench"),
+    text_column: given.TextColumn = None,
+    tokenizer: given.Tokenizer = None,
+    weights: given.Weights = None,
+    task: given.Task = None,
+    random_weights: given.RandomWeights = False,
+    allow_pickle: given.AllowPickle = False,
+    experiments: Annotated[
+        str | None, typer.Option(help="With commas: batch-size,length,order,latency.")
+    ] = None,
+    batch_sizes: given.BatchSizes = None,
+    lengths: Annotated[
+        str | None,
+        typer.Option(help="Tokens, with commas.  [default: 8,16,32,... the model's maximum]"),
+    ] = None,
+    runs: Annotated[int, typer.Option(help="Interleaved runs over the texts.")] = 5,
+    texts: given.Texts = 1000,
+    engines: given.Engines = None,
+    precisions: given.Precisions = None,
+    threads: given.Threads = None,
+    device: given.Device = "auto",
+    seed: given.Seed = 0,
+    restart: given.Restart = False,
+    as_json: given.AsJson = False,
+    debug: given.Debug = False,
+) -> None:
+    """Measure every format over batch sizes, lengths and batching orders, and choose nothing.
+
+    Four experiments: **batch-size** (the texts in arrival order), **length** (8 tokens to the
+    model's maximum), **order** (arrival, sorted by length, optimal batches), **latency** (one text
+    at a time). Results are appended; the same command, or one that asks for more, continues.
+    `hasten report` draws the pictures.
+    """
+    from hasten import api, corpus
+
+    with reporting(debug):
+        read = corpus.read(data, text_column=text_column)
+        display = Display()
+        with display.live():
+            result = api.bench(
+                model,
+                tokenizer or (_stand_in_tokenizer(model) if random_weights else None),
+                read.texts,
+                output=output,
+                weights=weights,
+                task=task,
+                random_weights=random_weights,
+                allow_pickle=allow_pickle,
+                experiments=_names(experiments),
+                batch_sizes=_numbers("--batch-sizes", batch_sizes),
+                lengths=_numbers("--lengths", lengths),
+                runs=runs,
+                max_texts=texts,
+                engines=_names(engines),
+                precisions=_names(precisions),
+                threads=threads,
+                device=device,
+                seed=seed,
+                restart=restart,
+                command=shlex.join(["hasten", *sys.argv[1:]]),
+                on_event=display,
+            )
+        show(result, output, as_json=as_json)
+
+
+@app.command("demo")
+def run_demo(
+    output: given.Output = Path("demo-bundle"),
+    budget: given.Budget = "5m",
+    restart: given.Restart = False,
+    as_json: given.AsJson = False,
+    debug: given.Debug = False,
+) -> None:
+    """Run the main job on a real encoder and a real corpus; no hub, no network.
+
+    Trains a five-class news classifier on the packaged MiniLM encoder (once; it is kept in your
+    cache folder), then tunes it on 1,000 texts from one-line sentences to whole articles.
+    """
+    from hasten import api, corpus, demo
+
+    with reporting(debug):
+        display = Display()
+        with display.live():
+            assets = demo.prepare(None, display)
+            read = corpus.read(assets.texts_file, text_column="text", label_column="label")
+            err.print(
+                f"Demo    news classifier, held-out accuracy {assets.article_accuracy:.1%} on "
+                f"articles, {assets.sentence_accuracy:.1%} on sentences"
+            )
+            tuning = api.tune(
+                assets.model_folder,
+                texts=read.texts,
+                labels=read.labels,
+                output=output,
+                budget=budget,
+                restart=restart,
+                on_event=display,
+            )
+        show(tuning, output, as_json=as_json)
+
+
+@app.command()
+def report(
+    path: Annotated[Path, typer.Argument(help="A bundle.")],
+    as_json: given.AsJson = False,
+    debug: given.Debug = False,
+) -> None:
+    """Show the report of a bundle again."""
+    from hasten import bundle
+
+    with reporting(debug):
+        show(bundle.read_tuning(path), path, as_json=as_json)
+
+
+@app.command()
+def doctor(as_json: given.AsJson = False, debug: given.Debug = False) -> None:
+    """Show what this machine is, which engines can run here, and what would add the others."""
+    from hasten import engines, hardware
+    from hasten.report import doctor as checkup
+
+    with reporting(debug):
+        diagnosis = checkup.diagnose(hardware.detect(), engines.discover())
+        if as_json:
+            print_json(checkup.to_dict(diagnosis))
+        else:
+            out.print(checkup.render(diagnosis))
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"hasten {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Options that stand before a command."""
+
+
+def main() -> None:
+    """Entry point of the ``hasten`` command."""
+    app()

@@ -1,0 +1,159 @@
+"""What a person sees: progress, results, errors. The only module that prints."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from hasten import records
+from hasten.errors import EngineError, HastenError, NoCandidate
+from hasten.plain import to_json
+from hasten.records import Bench, Briefing, Event, Forecast, Tuning
+
+_INTERRUPTED = 130
+
+# A log wants a sign of life, not every measurement.
+_QUIET_S = 10.0
+
+out = Console()
+err = Console(stderr=True)
+
+
+class Display:
+    """Shows events on standard error: a live bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self._stage, self._told_s = "", 0.0
+        self._task: TaskID | None = None
+        self._progress = Progress(
+            TextColumn("[bold]{task.fields[stage]}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.description}", style="dim"),
+            console=err,
+            transient=True,
+        )
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        if isinstance(event, Briefing):
+            self._brief(event)
+        elif isinstance(event, Forecast):
+            self._forecast(event)
+        elif err.is_terminal:
+            self._advance(event)
+        elif event.stage != self._stage or time.monotonic() - self._told_s > _QUIET_S:
+            err.print(
+                f"{event.stage}: {escape(event.message)}{_left(event.left_s)}", soft_wrap=True
+            )
+            self._stage, self._told_s = event.stage, time.monotonic()
+
+    @contextmanager
+    def live(self) -> Iterator[Display]:
+        """Keep the bar on the screen for the time of the block."""
+        if not err.is_terminal:
+            yield self
+            return
+        with self._progress:
+            yield self
+
+    def _advance(self, event: records.Progress) -> None:
+        stage, left = event.stage, _left(event.left_s).lstrip(", ")
+        if self._task is None:
+            self._task = self._progress.add_task("", total=1.0, stage=stage, left=left)
+        self._progress.update(
+            self._task,
+            completed=event.done,
+            description=escape(event.message),
+            stage=stage,
+            left=left,
+        )
+
+    def _brief(self, event: Briefing) -> None:
+        from hasten.report import content
+
+        here = event.hardware
+        err.print(f"Model   {escape(event.model.name)} ({event.model.architecture})")
+        err.print(f"Machine {escape(here.cpu_model)}, {here.usable_cores} usable cores")
+        err.print(f"Texts   {content.lengths(event.profile)}")
+        err.print(f"        {event.judged_texts:,} of them are judged")
+        if event.resumed:
+            err.print("Continuing an interrupted run; --restart begins anew.")
+
+    def _forecast(self, event: Forecast) -> None:
+        parts = ", ".join(f"{name} {_minutes(s)}" for name, s in event.seconds.items())
+        err.print(f"Still   {_minutes(sum(event.seconds.values()))}: {parts}")
+        err.print("        --experiments, --texts, --runs, --engines and --lengths narrow it")
+
+
+def _left(seconds: float | None) -> str:
+    return "" if seconds is None else f", {_minutes(seconds)} left"
+
+
+def _minutes(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"
+
+
+@contextmanager
+def reporting(debug: bool) -> Iterator[None]:
+    """Turn our errors into a message and an exit status.
+
+    2 for what the user can change in the command, 1 for a run that failed, 130 for Ctrl-C.
+    Anything else is a bug and shows its traceback.
+    """
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, stream=sys.stderr)
+    try:
+        yield
+    except HastenError as error:
+        if debug:
+            raise
+        _fail(error)
+    except KeyboardInterrupt:
+        err.print("\nInterrupted. What was measured is kept; the same command continues.")
+        raise typer.Exit(_INTERRUPTED) from None
+
+
+def _fail(error: HastenError) -> NoReturn:
+    err.print(f"[bold red]error:[/] {escape(error.message)}", highlight=False, soft_wrap=True)
+    if error.fix:
+        err.print(escape(error.fix), highlight=False, soft_wrap=True)
+    raise typer.Exit(1 if isinstance(error, EngineError | NoCandidate) else 2) from None
+
+
+def show(result: Tuning | Bench, folder: Path, *, as_json: bool) -> None:
+    """Print a result, for people or for scripts, and what can be done with ``folder`` now."""
+    if as_json:
+        print_json(to_json(result))
+        return
+    from hasten.report import terminal
+
+    out.print(terminal.render(result))
+    if isinstance(result, Bench):
+        out.print(f"\nPictures: hasten report {escape(str(folder))}", soft_wrap=True)
+        return
+    out.print(f"\nBundle: {escape(str(folder))} (report.md in it has every column)", soft_wrap=True)
+    out.print(
+        f"Use it: python -c \"import hasten; print(hasten.load({str(folder)!r})(['...']))\"",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def print_json(value: object) -> None:
+    """Print a value as one line of JSON on standard output."""
+    # Not through rich: a script wants bytes that no terminal width has touched.
+    sys.stdout.write(json.dumps(value) + "\n")

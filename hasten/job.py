@@ -1,0 +1,287 @@
+"""From what the user gives to a question that can be measured: checks, texts, a folder, a context.
+
+What ``tune`` and ``bench`` have in common before the first measurement.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from hasten import __version__, engines, hardware, tasks
+from hasten.corpus import profile, stratified_sample
+from hasten.errors import ChoiceError, InputError, StorageError, Unavailable
+from hasten.records import Briefing, Event, LengthProfile, Settings
+from hasten.reference import Reference, prepare
+from hasten.tokenization import Tokens
+from hasten.tuning import candidates
+from hasten.tuning.context import Budget, Context
+from hasten.tuning.journal import Journal
+from hasten.tuning.process import WorkerProcess
+
+if TYPE_CHECKING:
+    from torch import nn
+
+RESULTS = "results.jsonl"
+LOGS = "logs"
+
+# The length profile of more texts than this would not differ, and takes longer to count.
+_MOST_PROFILED = 20_000
+_LOCK = ".lock"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The model as the user names it; the fields are the arguments of :func:`hasten.tune`."""
+
+    model: str | PathLike[str] | nn.Module
+    tokenizer: Any = None
+    weights: str | PathLike[str] | None = None
+    task: str | None = None
+    random_weights: bool = False
+    allow_pickle: bool = False
+
+    def prepare(self, folder: Path, seed: int) -> Reference:
+        """The model as a folder that every process can open."""
+        model = self.model
+        return prepare(
+            model if isinstance(model, str) or not isinstance(model, PathLike) else Path(model),
+            folder,
+            tokenizer=self.tokenizer,
+            weights=self.weights,
+            task=self.task,
+            random_weights=self.random_weights,
+            allow_pickle=self.allow_pickle,
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """The texts that are judged, with what is known about all of them."""
+
+    texts: tuple[str, ...]
+    gold: tuple[str, ...] | None
+    tokens: Tokens
+    profile: LengthProfile
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over texts and gold labels."""
+        content = json.dumps([self.texts, self.gold]).encode()
+        return hashlib.sha256(content).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is asked, of which model, over which texts; ``begin_s`` is when it was asked."""
+
+    source: Source
+    texts: Sequence[str]
+    labels: Sequence[str] | None
+    settings: Settings
+    report: Callable[[Event], None]
+    begin_s: float = field(default_factory=time.monotonic)
+
+    def open(self, work: Path, header: Mapping[str, Any], budget_s: float) -> Context:
+        """Prepare the model and the texts in ``work``, and open the journal there.
+
+        Args:
+            work: the folder for what is measured.
+            header: what must be the same for stored results to mean the same, beside the model,
+                the texts, the machine and the versions.
+            budget_s: how long it may take; may be infinite.
+
+        Raises:
+            HastenError: the model or the texts cannot be used, or ``work`` belongs to others.
+        """
+        shutil.rmtree(work / "reference", ignore_errors=True)
+        reference = self.source.prepare(work / "reference", self.settings.seed)
+        chosen = choose_texts(reference, self.texts, self.labels, self.settings)
+        here = hardware.detect()
+        identity = {
+            "model": reference.fingerprint(),
+            "texts": chosen.digest,
+            "machine": hardware.fingerprint(here),
+            "threads": self.settings.threads or here.usable_cores,
+            "seed": self.settings.seed,
+            "versions": _versions(),
+        }
+        # The budget covers what has been done since the call, not only what is measured.
+        journal = Journal(work / RESULTS, {**identity, **header}, begin_s=self.begin_s)
+        context = _context(self, reference, chosen, journal, budget_s)
+        self.report(
+            Briefing(
+                reference.info,
+                chosen.profile,
+                context.hardware,
+                len(chosen.texts),
+                context.journal.resumed,
+            )
+        )
+        return context
+
+
+def check(settings: Settings, fewest_rounds: int = 5) -> None:
+    """Refuse settings that mean nothing, before anything is loaded.
+
+    Raises:
+        ChoiceError: which one, and what is allowed.
+    """
+    candidates.check(settings, engines.names())
+    if settings.max_latency_ms is not None and settings.objective == "latency":
+        raise ChoiceError(
+            "--max-latency-ms limits the batches of the objective 'throughput'",
+            fix="Leave it out, or use --objective throughput.",
+        )
+    limits: list[tuple[str, float | None, float, float]] = [
+        ("--max-latency-ms", settings.max_latency_ms, 1e-3, 1e9),
+        ("--max-flips", settings.max_flips, 0.0, 1.0),
+        ("--threads", settings.threads, 1, 4096),
+        ("--texts", settings.texts, 1, 10**9),
+        ("--rounds", settings.rounds, fewest_rounds, 10_000),
+        ("--seed", settings.seed, 0, 2**32 - 1),
+        *(("--batch-sizes", size, 1, 4096) for size in settings.batch_sizes),
+    ]
+    for name, value, low, high in limits:
+        if value is not None and not low <= value <= high:
+            raise ChoiceError(f"{name} is {value}", fix=f"It must be from {low:g} to {high:g}.")
+
+
+def require_tune_extra() -> None:
+    """Say what to install where the original itself cannot run.
+
+    Raises:
+        Unavailable: PyTorch or transformers is missing.
+    """
+    missing = engines.get("torch_eager").missing()
+    if missing:
+        raise Unavailable(
+            f"tuning compares everything with the original in PyTorch; {missing.message}",
+            fix="pip install 'hasten[tune]'",
+        )
+
+
+def choose_texts(
+    reference: Reference,
+    texts: Sequence[str],
+    labels: Sequence[str] | None,
+    settings: Settings,
+) -> Texts:
+    """Tokenize, profile, and take a stratified sample of the texts to be judged.
+
+    Raises:
+        InputError: there are no texts, or not one label for each.
+    """
+    if not len(texts):
+        raise InputError("there are no texts", fix="Give texts of the kind the model will see.")
+    if labels is not None and len(labels) != len(texts):
+        raise InputError(f"there are {len(texts)} texts and {len(labels)} labels")
+    rng = np.random.default_rng(settings.seed)
+    known = np.arange(len(texts), dtype=np.int64)
+    if len(texts) > _MOST_PROFILED:
+        known = np.sort(rng.choice(len(texts), _MOST_PROFILED, replace=False))
+    tokens = reference.tokenizer().encode([texts[int(index)] for index in known])
+    sample = stratified_sample(tokens.lengths, settings.texts, settings.seed)
+    indices = [int(known[index]) for index in sample]
+    return Texts(
+        texts=tuple(texts[index] for index in indices),
+        gold=tuple(str(labels[index]) for index in indices) if labels is not None else None,
+        tokens=tokens.select(sample),
+        profile=profile(
+            tokens.lengths, tokens.truncated, reference.info.max_length, given=len(texts)
+        ),
+    )
+
+
+@contextmanager
+def held(work: Path, *, restart: bool) -> Iterator[None]:
+    """Hold the folder ``work`` for one run's measurements, and keep other runs out of it.
+
+    Args:
+        work: is made if it does not exist; one with things of others in it is refused.
+        restart: begin with an empty one.
+
+    Raises:
+        StorageError: it holds something else, another run holds it, or it cannot be written.
+    """
+    names = {path.name for path in work.iterdir()} if work.is_dir() else set()
+    if names - {_LOCK} and not names & {"reference", RESULTS}:
+        raise StorageError(
+            f"{work} holds something else, and this is where the run keeps its results",
+            fix="Choose another -o, or move it away.",
+        )
+    lock = FileLock(work / _LOCK, timeout=0)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+        if restart:
+            _empty(work)
+    except Timeout:
+        raise StorageError(
+            f"another run is writing to {work}", fix="Wait for it to end, or choose another -o."
+        ) from None
+    except OSError as error:
+        raise StorageError(f"cannot write {work}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _empty(work: Path) -> None:
+    for path in work.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != _LOCK:
+            path.unlink()
+
+
+def keep_quiet(event: Event) -> None:
+    """Nobody asked to be told."""
+    del event
+
+
+def _context(
+    job: Job, reference: Reference, chosen: Texts, journal: Journal, budget_s: float
+) -> Context:
+    work = journal.path.parent
+    return Context(
+        settings=job.settings,
+        hardware=hardware.detect(),
+        engines=engines.discover(),
+        versions=_versions(),
+        info=reference.info,
+        task=tasks.get(reference.info.task),
+        reference=reference.folder,
+        texts=chosen.texts,
+        gold=chosen.gold,
+        lengths=chosen.tokens.lengths,
+        profile=chosen.profile,
+        folder=work,
+        journal=journal,
+        budget=Budget(budget_s, journal),
+        report=job.report,
+        spawn=lambda name: WorkerProcess(name, work / LOGS / f"{name}.log"),
+    )
+
+
+def _versions() -> dict[str, str]:
+    """Versions of everything installed that measurements depend on."""
+    versions = {"hasten": __version__, "python": platform.python_version()}
+    for engine in engines.discover().values():
+        if not engine.missing():
+            versions |= engine.versions()
+    return versions

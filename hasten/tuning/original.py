@@ -1,0 +1,60 @@
+"""The original's own answers, which everything else is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasten.errors import EngineError, StorageError
+from hasten.tuning.context import Context
+from hasten.tuning.entrant import Entrant
+from hasten.tuning.screening import PROBE_STRATEGY
+from hasten.tuning.worker import RunTexts
+
+TRUTH = "truth.npy"
+
+_FIRST_VISITS = 5
+
+Check = Callable[[Context, float], None]
+"""Is told what one pass of the original over all texts will take, in seconds."""
+
+
+def answers(context: Context, baseline: Entrant, check: Check) -> NDArray[np.float32]:
+    """The original's outputs on every judged text, float32 [texts, k]; kept for a resume.
+
+    Raises:
+        EngineError: the original does not run.
+    """
+    context.tell("prepare", f"the original, {baseline.label}")
+    baseline.prepare()
+    for visit in range(_FIRST_VISITS):
+        baseline.time_shape((1, context.profile.p50), visit)
+    samples_s = baseline.cells.get((1, context.profile.p50))
+    if not baseline.in_play or not samples_s:
+        raise EngineError(
+            f"the original model does not run: {baseline.reason}",
+            fix="hasten compares everything with fp32 PyTorch; that has to work first.",
+        )
+    stored = context.folder / TRUTH
+    if not stored.exists():
+        # The fastest sample, since a disturbance now must not refuse what would fit later.
+        pass_s = min(samples_s) * float(context.lengths.sum()) / context.profile.p50
+        check(context, pass_s)
+        context.tell("prepare", f"the original's answers to {len(context.texts)} texts")
+        indices = tuple(range(len(context.texts)))
+        _store(stored, baseline.outputs(RunTexts(indices, PROBE_STRATEGY, outputs=True), pass_s))
+    truth: NDArray[np.float32] = np.load(stored)
+    return truth
+
+
+def _store(path: Path, outputs: NDArray[np.float32]) -> None:
+    """Write an array so that the file is whole or not there."""
+    unfinished = path.with_suffix(".unfinished.npy")
+    try:
+        np.save(unfinished, outputs)
+        unfinished.replace(path)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}") from error
