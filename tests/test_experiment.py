@@ -119,7 +119,7 @@ def test_a_second_start_measures_only_what_is_new(tmp_path: Path) -> None:
     more = lab(tmp_path)
     result = run(more, "batch-size", "length", lengths=(16,))
     kinds = {type(message).__name__ for _, message in more.messages}
-    assert kinds == {"TimeShape"}
+    assert kinds == {"Load", "TimeShape"}
     assert all(format_.shapes for format_ in result.formats)
 
 
