@@ -47,6 +47,7 @@ def main() -> None:
         mark = "  <- chosen" if (candidate, strategy) == chosen else ""
         rate = len(texts) / median_s
         print(f"{rate:8.1f} texts/s  {content.short(candidate)}, {strategy.label}{mark}")
+    print(f"chosen: {content.short(chosen[0])}, {chosen[1].label}")
     ratio = ratio_interval(samples_s[chosen], samples_s[ranked[0]], seed=0)
     print(f"the chosen one takes {content.interval(ratio)} times as long as the best")
 
@@ -70,7 +71,7 @@ def _measure(
     for number in range(rounds + 1):
         for strategy in strategies:
             for row in rows:
-                cost = CostModel(row.cost_table) if row.cost_table else None
+                cost = CostModel(row.cost_table, row.candidate.streams) if row.cost_table else None
                 if strategy.name == "optimal" and cost is None:
                     continue
                 run = pipelines[row.candidate].run(texts, strategy, cost)

@@ -17,28 +17,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+from models import NAMES, subject
+
 import hasten
 from hasten import demo
 from hasten.plain import to_json
 from hasten.records import PRECISIONS, Event, Progress, Tuning
 from hasten.report import content, markdown
-
-# CamemBERT-base (Martin et al., ACL 2020): the architecture of its published config.json.
-CAMEMBERT = {
-    "architectures": ["CamembertForSequenceClassification"],
-    "model_type": "camembert",
-    "vocab_size": 32005,
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-    "max_position_embeddings": 514,
-    "type_vocab_size": 1,
-    "pad_token_id": 1,
-    "bos_token_id": 0,
-    "eos_token_id": 2,
-    "layer_norm_eps": 1e-05,
-}
 
 
 def main() -> None:
@@ -46,17 +31,12 @@ def main() -> None:
     texts = demo.news_sentences(options.texts)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        if options.model == "minilm":
-            model, tokenizer = demo.prepare(None, _tell).model_folder, None
-        else:
-            model, tokenizer = folder / "camembert-base", demo.tokenizer_file()
-            model.mkdir()
-            (model / "config.json").write_text(json.dumps(CAMEMBERT))
+        model, tokenizer, random_weights = subject(options.model, folder)
         tuning = hasten.tune(
             model,
             tokenizer,
             texts,
-            random_weights=options.model == "camembert",
+            random_weights=random_weights,
             output=folder / "bundle",
             budget=options.budget,
             engines=options.engines and options.engines.split(","),
@@ -70,7 +50,7 @@ def main() -> None:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("model", choices=["minilm", "camembert"])
+    parser.add_argument("model", choices=NAMES)
     parser.add_argument("--budget", default="10m")
     parser.add_argument("--texts", type=int, default=1000)
     parser.add_argument("--engines")

@@ -84,7 +84,7 @@ def tune(
         threads: how many threads every candidate gets; by default all usable cores.
         device: ``auto``, ``cpu`` or ``cuda``.
         max_texts: as many texts are judged, a stratified sample if there are more.
-        rounds: interleaved end-to-end rounds.
+        rounds: interleaved end-to-end rounds, at least; more where the budget holds them.
         seed: for sampling and resampling.
         restart: throw an interrupted run's results away instead of continuing it.
         on_event: is told what is being done and how long is left.

@@ -8,7 +8,8 @@ times (:class:`CostModel`) and not from a rule. Pure numpy, deterministic.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from heapq import heapify, heapreplace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,10 @@ TOKEN_BUDGETS = (256, 512, 1024, 2048, 4096, 8192)
 
 Lengths = NDArray[np.int64]
 Batches = list[NDArray[np.int64]]
+
+# With several streams, what a batch of the optimal plan may take at most, as a part of the whole:
+# an eighth, and so on. Large batches at the end leave streams idle; small ones cost calls.
+_SHARES = (8, 16, 32)
 
 
 class CostModel:
@@ -34,13 +39,17 @@ class CostModel:
     says otherwise, the running maximum is taken. Apart from that repair, measured cells are
     reproduced exactly.
 
+    ``streams`` is how many batches run at the same time, each taking that many times its cost:
+    see :func:`predict_s`.
+
     >>> table = CostTable((1, 4), (10, 20), ((0.010, 0.020), (0.040, None)))
     >>> cost = CostModel(table)
     >>> round(cost.cost_s(2, 15), 4), round(cost.cost_s(4, 20), 4)
     (0.03, 0.08)
     """
 
-    def __init__(self, table: CostTable) -> None:
+    def __init__(self, table: CostTable, streams: int = 1) -> None:
+        self.streams = streams
         self._batch_sizes = np.array(table.batch_sizes, dtype=np.float64)
         self._lengths = np.array(table.lengths, dtype=np.float64)
         self._table = _monotone(_filled(self._batch_sizes, self._lengths, table.latency_s))
@@ -105,7 +114,9 @@ def plan(
     ``optimal`` cuts the sorted texts where the predicted total is least, by dynamic programming
     (Fang et al., "TurboTransformers", PPoPP 2021, section on sequence-length-aware batch
     scheduling). No other grouping is cheaper: any batches keep their sizes, and none becomes
-    longer, when the sorted texts are dealt out to them, those with the longest text first.
+    longer, when the sorted texts are dealt out to them, those with the longest text first. With
+    several streams the cheapest batches are not always done first, since the last of them leaves
+    the other streams idle; plans with smaller batches are then tried as well.
 
     Args:
         lengths: int64 [n], tokens per text, special tokens included; each at least 1.
@@ -149,11 +160,17 @@ def padding_share(lengths: Lengths, batches: Batches) -> float:
 
 
 def predict_s(lengths: Lengths, batches: Batches, cost: CostModel) -> float:
-    """Predicted seconds for running ``batches``, all of the candidate's streams busy."""
+    """Predicted seconds for running ``batches`` in this order, on the streams of ``cost``.
+
+    A batch's cost is what it takes while all streams are busy, divided by the streams. So the
+    sum of the costs is the time of a run whose streams end together; a stream that ends early
+    idles until the last is done, which counts where there are few batches.
+    """
     if not batches:
         return 0.0
     sizes, longest = _shapes(lengths, batches)
-    return float(cost.grid(int(sizes.max()), int(longest.max()))[sizes, longest].sum())
+    costs = cost.grid(int(sizes.max()), int(longest.max()))[sizes, longest]
+    return _run_s(costs.tolist(), cost.streams)
 
 
 def best_strategy(
@@ -207,9 +224,8 @@ def _cheapest(
     grid = cost.grid(max(strategy.batch_size for strategy in strategies), int(ordered[0]))
 
     def predicted_s(strategy: Strategy) -> float:
-        sizes = np.array(_sizes(ordered, strategy, cost, limit_s))
-        longest = ordered[np.cumsum(sizes) - sizes]  # the first text of each batch
-        return float(grid[sizes, longest].sum())
+        sizes = _sizes(ordered, strategy, cost, limit_s)
+        return _run_s(_costs(ordered, sizes, grid), cost.streams)
 
     return min(strategies, key=predicted_s)
 
@@ -261,12 +277,34 @@ def _optimal_sizes(
 ) -> list[int]:
     """Sizes of the cheapest batches of neighbours; ``ordered`` has the longest text first.
 
+    With several streams, the best of a few such plans; see :data:`_SHARES`.
+    """
+    cost = _needed(cost, "the strategy 'optimal'")
+    grid = cost.grid(batch_size, int(ordered[0]))
+    cheapest = _cheapest_sizes(ordered, grid, limit_s)
+    if cost.streams == 1:
+        return cheapest
+    whole_s = sum(_costs(ordered, cheapest, grid))
+    plans = [cheapest]
+    for share in _SHARES:
+        part_s = whole_s / (share * cost.streams)
+        smaller_s = part_s if limit_s is None else min(part_s, limit_s)
+        plans.append(_cheapest_sizes(ordered, grid, smaller_s))
+    return min(plans, key=lambda sizes: _run_s(_costs(ordered, sizes, grid), cost.streams))
+
+
+def _cheapest_sizes(
+    ordered: Lengths, grid: NDArray[np.float64], limit_s: float | None
+) -> list[int]:
+    """Sizes whose costs sum up to the least, each at most ``limit_s`` unless it is a single text.
+
     ``rest_s[i]`` is the least time for the texts from ``i`` on. A batch that starts there is as
     long as text ``i``, so ``rest_s[i]`` is the least of ``cost[size, length_i] + rest_s[i + size]``
     over the sizes: one row of costs and one slice, O(n * batch_size) in all.
     """
-    grid = _needed(cost, "the strategy 'optimal'").grid(batch_size, int(ordered[0]))
+    batch_size = len(grid) - 1
     if limit_s is not None:
+        grid = grid.copy()
         several = grid[2:]  # a view; a single text may always run
         several[several > limit_s] = np.inf
     costs = list(np.ascontiguousarray(grid.T[:, 1:]))
@@ -285,6 +323,24 @@ def _optimal_sizes(
         sizes.append(choice[start])
         start += choice[start]
     return sizes
+
+
+def _costs(ordered: Lengths, sizes: Sequence[int], grid: NDArray[np.float64]) -> list[float]:
+    """What each batch of the ``ordered`` texts costs; its first text is its longest."""
+    longest = ordered[np.cumsum(sizes) - sizes]
+    costs: list[float] = grid[np.asarray(sizes), longest].tolist()
+    return costs
+
+
+def _run_s(costs: Iterable[float], streams: int) -> float:
+    """When the last stream ends, if each takes the next batch as soon as it is free."""
+    if streams == 1:
+        return sum(costs)
+    free_s = [0.0] * streams
+    heapify(free_s)
+    for cost_s in costs:
+        heapreplace(free_s, free_s[0] + cost_s * streams)
+    return max(free_s)
 
 
 def _needed(cost: CostModel | None, by: str) -> CostModel:

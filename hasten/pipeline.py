@@ -56,7 +56,7 @@ class Streams:
         self, session: Session, streams: int, info: ModelInfo, clock: Clock = time.perf_counter
     ) -> None:
         self._session = session
-        self._streams = streams
+        self.count = streams
         self._info = info
         self._clock = clock
         # One stream runs on the caller's thread: a hand-over costs more than a short batch.
@@ -99,8 +99,8 @@ class Streams:
         ids = np.ones((batch_size, length), dtype=np.int64)
         types = self._token_types(ids)
         begin = self._clock()
-        self._spread(lambda _: self._session.run(ids, ids, types), self._streams)
-        return (self._clock() - begin) / self._streams
+        self._spread(lambda _: self._session.run(ids, ids, types), self.count)
+        return (self._clock() - begin) / self.count
 
     def close(self) -> None:
         """End the streams' threads and release the session."""
@@ -133,7 +133,7 @@ class Streams:
                     numbers.stop()
                     raise
 
-        streams = [self._pool.submit(drain) for _ in range(min(self._streams, count))]
+        streams = [self._pool.submit(drain) for _ in range(min(self.count, count))]
         # All of them: what still runs when an error is raised would overlap with the next call.
         wait(streams)
         for stream in streams:

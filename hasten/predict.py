@@ -47,7 +47,7 @@ class Predictor:
         table = bundle.plan.cost_table
         self.bundle = bundle
         self._pipeline = Pipeline(tokenizer, streams)
-        self._cost = CostModel(table) if table else None
+        self._cost = CostModel(table, candidate.streams) if table else None
         self._task = tasks.get(bundle.model.task)
         self._turn = threading.Lock()
 

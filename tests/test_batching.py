@@ -297,6 +297,39 @@ class TestPlan:
             plan(ints(3, 0), Strategy("sorted", 4))
 
 
+class TestStreams:
+    def test_a_stream_that_ends_early_waits_for_the_last(self) -> None:
+        table = CostTable((1, 2), (10, 20), ((1.0, 4.0), (2.0, 8.0)))
+        lengths, batches = ints(20, 10, 10), [ints(0), ints(1), ints(2)]
+        assert predict_s(lengths, batches, CostModel(table)) == pytest.approx(6.0)
+        # The long batch takes 8 s on its stream, the short ones 2 s each on the other.
+        assert predict_s(lengths, batches, CostModel(table, 2)) == pytest.approx(8.0)
+        assert predict_s(lengths, [ints(1), ints(2)], CostModel(table, 2)) == pytest.approx(2.0)
+
+    def test_equal_texts_are_dealt_out_to_all_streams(self) -> None:
+        # One batch of eight is the cheapest, and leaves a stream without work.
+        table = table_of(lambda size, length: 1e-3 + 1e-3 * size)
+        lengths = ints(*[8] * 8)
+        assert [len(b) for b in plan(lengths, Strategy("optimal", 8), CostModel(table))] == [8]
+        batches = plan(lengths, Strategy("optimal", 8), CostModel(table, 2))
+        streams = CostModel(table, 2)
+        assert len(batches) > 1
+        assert predict_s(lengths, batches, streams) < predict_s(lengths, [ints(*range(8))], streams)
+
+    @given(text_lengths(40), tables(gaps=True), st.integers(2, 5))
+    def test_more_streams_lose_nothing_that_the_cheapest_plan_would_have_given(
+        self, lengths: NDArray[np.int64], table: CostTable, streams: int
+    ) -> None:
+        cost = CostModel(table, streams)
+        batches = plan(lengths, Strategy("optimal", 8), cost)
+        assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+        predicted = predict_s(lengths, batches, cost)
+        cheapest = plan(lengths, Strategy("optimal", 8), CostModel(table))
+        assert predicted <= predict_s(lengths, cheapest, cost) * (1 + 1e-9)
+        # No schedule ends before its work is shared out evenly.
+        assert predicted >= predict_s(lengths, cheapest, CostModel(table)) * (1 - 1e-9)
+
+
 class TestPrediction:
     def test_padding_is_counted_in_tokens(self) -> None:
         lengths = ints(8, 2, 5, 5)

@@ -84,7 +84,7 @@ def tune(  # noqa: PLR0917 - typer makes options of all of them
     threads: given.Threads = None,
     device: given.Device = "auto",
     texts: given.Texts = 1000,
-    rounds: Annotated[int, typer.Option(help="Interleaved end-to-end rounds.")] = 5,
+    rounds: Annotated[int, typer.Option(help="Interleaved end-to-end rounds, at least.")] = 5,
     seed: given.Seed = 0,
     restart: given.Restart = False,
     as_json: given.AsJson = False,

@@ -109,7 +109,8 @@ def setting(tuning: Tuning) -> tuple[str, ...]:
         f"{c.precision} {c.flops_per_s / 1e9:.0f} GFLOP/s on {c.device}" for c in tuning.ceilings
     )
     baseline = tuning.baseline.main
-    judged = f"{baseline.texts:,} texts in each of {tuning.settings.rounds}" if baseline else "no"
+    rounds = len(baseline.total.samples_s) if baseline else 0
+    judged = f"{baseline.texts:,} texts in each of {rounds}" if baseline else "no"
     model, million = tuning.model, tuning.model.parameter_count / 1e6
     machine = (
         here.cpu_model,

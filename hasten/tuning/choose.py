@@ -16,14 +16,18 @@ from hasten.stats import percentile, ratio_interval
 class Choice:
     """The winner, and how sure its lead is.
 
-    ``ratio_to_runner_up`` is the runner-up's time over the winner's; where it holds 1 the two
-    are tied, and the simpler one was taken.
+    ``ratio_to_runner_up`` is the runner-up's time over the winner's; where it holds 1 and is near
+    it, the two are tied, and the simpler one was taken.
     """
 
     winner: Row
     runner_up: Row | None
     ratio_to_runner_up: Interval | None
     tie: bool
+
+
+_AS_GOOD = 1.05
+"""A rival this much slower is not taken for simplicity's sake, however noisy the machine was."""
 
 
 def choose(rows: Sequence[Row], engines: Mapping[str, Engine], settings: Settings) -> Choice:
@@ -79,7 +83,7 @@ def _time_s(row: Row) -> float:
 
 def _tie(fastest: Row, row: Row, settings: Settings) -> bool:
     ratio = _ratio(row, fastest, settings)
-    return ratio is not None and ratio.holds(1.0)
+    return ratio is not None and ratio.holds(1.0) and ratio.estimate <= _AS_GOOD
 
 
 def _ratio(slower: Row, faster: Row, settings: Settings) -> Interval | None:

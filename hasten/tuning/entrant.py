@@ -182,7 +182,7 @@ class Entrant:
     def cost_model(self) -> CostModel | None:
         """The cost table as a function of any batch shape."""
         table = self.cost_table()
-        return CostModel(table) if table else None
+        return CostModel(table, self.candidate.streams) if table else None
 
     def row(self) -> Row:
         """Everything known, as a record."""

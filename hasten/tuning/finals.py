@@ -31,6 +31,10 @@ _WITHIN_REACH = 1.2
 _ROUNDS_SHARE = 0.92
 FEWEST_TEXTS = 20
 _PLENTY_OF_TEXTS = 200
+# With as many texts, time left is better spent on more rounds: drift from round to round, and not
+# the choice of texts, is what makes intervals wide.
+_ENOUGH_TEXTS = 500
+_MOST_ROUNDS = 15
 # Rounds are predicted to about 10 %; the budget is kept within 20 %.
 _GRACE = 1.1
 _MUST_RUN = 2  # the baseline and the favourite
@@ -179,14 +183,14 @@ def run_rounds(
     heats = entries[: fits["heats"]]
     sample = stratified_sample(context.lengths, fits["texts"], context.settings.seed)
     indices = tuple(map(int, sample))
-    for number in range(context.settings.rounds):
+    for number in range(fits["rounds"]):
         if not baseline.in_play:
             raise EngineError(f"the original model failed in the final rounds: {baseline.reason}")
-        heats = _still_fitting(context, heats, len(indices), context.settings.rounds - number)
+        heats = _still_fitting(context, heats, len(indices), fits["rounds"] - number)
         turn = number % len(heats)
         for heat in heats[turn:] + heats[:turn]:
             what = f"{heat.entrant.label} {heat.strategy.label}, {len(indices)} texts"
-            rounds = f"round {number + 1} of {context.settings.rounds}"
+            rounds = f"round {number + 1} of {fits['rounds']}"
             context.tell("finals", f"{rounds}: {what}")
             message = message_for(context, heat.entrant, indices, strategy=heat.strategy)
             heat.entrant.run_texts(message, number, heat.per_text_s * len(indices))
@@ -235,10 +239,22 @@ def _heat(context: Context, entrant: Entrant, strategy: Strategy) -> _Heat:
     return _Heat(entrant, strategy, predicted_s(context, entrant, strategy) / len(context.texts))
 
 
-def _fit(context: Context, entries: Sequence[_Heat]) -> dict[str, int]:
-    """How many heats, over how many texts, the time left holds.
+def _shared_out(runs: int, rounds: int, texts: int) -> dict[str, int]:
+    """Texts and rounds for ``runs`` runs of one text each, out of ``texts`` that there are.
 
-    Comparisons of strategies are given up for more texts, finalists only for the fewest.
+    >>> _shared_out(1000, 5, 1000), _shared_out(4500, 5, 1000), _shared_out(90_000, 5, 1000)
+    ({'rounds': 5, 'texts': 200}, {'rounds': 9, 'texts': 500}, {'rounds': 15, 'texts': 1000})
+    """
+    more = min(_MOST_ROUNDS, runs // min(_ENOUGH_TEXTS, texts))
+    rounds = max(rounds, more)
+    return {"rounds": rounds, "texts": min(runs // rounds, texts)}
+
+
+def _fit(context: Context, entries: Sequence[_Heat]) -> dict[str, int]:
+    """How many heats, over how many texts and rounds, the time left holds.
+
+    Comparisons of strategies are given up for more texts, finalists only for the fewest. There
+    are at least as many rounds as the settings say.
     """
     fewest = min(FEWEST_TEXTS, len(context.texts))
     plenty = min(_PLENTY_OF_TEXTS, len(context.texts))
@@ -247,7 +263,7 @@ def _fit(context: Context, entries: Sequence[_Heat]) -> dict[str, int]:
         per_text_s = sum(heat.per_text_s for heat in entries[:heats]) * rounds
         texts = int(_ROUNDS_SHARE * context.budget.left_s / per_text_s)
         if texts >= (plenty if entries[heats - 1].aside else fewest):
-            return {"heats": heats, "texts": min(texts, len(context.texts))}
+            return {"heats": heats, **_shared_out(texts * rounds, rounds, len(context.texts))}
         if heats <= _MUST_RUN:
             break
     needed_s = context.budget.spent_s + fewest * per_text_s / _ROUNDS_SHARE

@@ -181,10 +181,12 @@ class Worker:
     def _pass(self, message: RunTexts, texts: list[str]) -> PipelineRun:
         if message.one_by_one:
             return self._ready().run_one_by_one(texts)
-        return self._ready().run(
+        pipeline = self._ready()
+        table, streams = message.cost_table, pipeline.streams.count
+        return pipeline.run(
             texts,
             message.strategy,
-            CostModel(message.cost_table) if message.cost_table else None,
+            CostModel(table, streams) if table else None,
             max_batch_latency_s=message.max_batch_latency_s,
         )
 
