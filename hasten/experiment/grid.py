@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from hasten.batching import CostModel, plan, predict_s
 from hasten.records import Strategy
+from hasten.tuning.worker import TimeShape
 
 SHAPE_VISITS = 3
 # The chance that not one of n calls lies beyond the true 99th percentile is 0.99**n: 1 % for 459.
@@ -70,5 +72,11 @@ def texts_s(token_lengths: NDArray[np.int64], strategy: Strategy, cost: Cost) ->
 
 def shapes_s(shapes: Iterable[Shape], cost: Cost) -> float:
     """Seconds for all visits of the shapes, the untimed first call included."""
-    one_s = sum(max(cost.model.cost_s(*shape) * cost.streams, 0.015) for shape in shapes)
-    return one_s * (SHAPE_VISITS + 1)
+    least_s = TimeShape(1, 1).at_least_s
+    total_s = 0.0
+    for shape in shapes:
+        one_s = cost.model.cost_s(*shape)
+        # A visit repeats a short call until enough has been measured.
+        visit_s = one_s * math.ceil(max(least_s / one_s, 1.0))
+        total_s += cost.streams * (one_s + SHAPE_VISITS * visit_s)
+    return total_s

@@ -18,11 +18,13 @@ def headline(bench: Bench) -> tuple[str, ...]:
     if not runs:
         return ("Nothing has been measured end to end yet.", *_missing(bench))
     best, run = min(runs, key=lambda pair: pair[1].total.median_s)
-    ratio = best.row.ratio_to_baseline
-    times = f", {interval(ratio)} times the speed of {title(bench.baseline.candidate)} at batch 1"
+    ratio, times = best.row.ratio_to_baseline, ""
+    if ratio:
+        baseline = title(bench.baseline.candidate)
+        times = f", {interval(ratio)} times the speed of {baseline} at batch 1"
     sentence = (
         f"In arrival order, {title(best.row.candidate)} at batch {run.strategy.batch_size} is "
-        f"fastest: {run.texts_per_s:,.1f} texts/s{times if ratio else ''}."
+        f"fastest: {run.texts_per_s:,.1f} texts/s{times}."
     )
     return (sentence, *_missing(bench))
 
