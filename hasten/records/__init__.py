@@ -1,0 +1,82 @@
+"""Frozen records that cross module borders.
+
+A record is validated once, when it is made, and does no I/O. Units stand in the names:
+``latency_s`` is in seconds, ``memory_bytes`` in bytes. Raw samples are kept; what can be
+derived from them is a property. :mod:`hasten.plain` turns records into JSON values and back.
+"""
+
+from hasten.records.events import (
+    Briefing,
+    Event,
+    Forecast,
+    Progress,
+)
+from hasten.records.machine import (
+    DEVICES,
+    OBJECTIVES,
+    PRECISIONS,
+    WORTH_TRYING,
+    Candidate,
+    Ceiling,
+    Gpu,
+    Hardware,
+)
+from hasten.records.measured import (
+    CostTable,
+    EndToEnd,
+    Flip,
+    Interval,
+    Measurement,
+    Parity,
+    ShapeTime,
+    StartUp,
+    Strategy,
+)
+from hasten.records.model import (
+    LengthProfile,
+    ModelInfo,
+)
+from hasten.records.results import (
+    EXPERIMENTS,
+    Bench,
+    Format,
+    Plan,
+    Row,
+    Settings,
+    Status,
+    Tuning,
+)
+
+__all__ = [
+    "DEVICES",
+    "EXPERIMENTS",
+    "OBJECTIVES",
+    "PRECISIONS",
+    "WORTH_TRYING",
+    "Bench",
+    "Briefing",
+    "Candidate",
+    "Ceiling",
+    "CostTable",
+    "EndToEnd",
+    "Event",
+    "Flip",
+    "Forecast",
+    "Format",
+    "Gpu",
+    "Hardware",
+    "Interval",
+    "LengthProfile",
+    "Measurement",
+    "ModelInfo",
+    "Parity",
+    "Plan",
+    "Progress",
+    "Row",
+    "Settings",
+    "ShapeTime",
+    "StartUp",
+    "Status",
+    "Strategy",
+    "Tuning",
+]

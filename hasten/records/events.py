@@ -1,0 +1,41 @@
+"""What a callback is told while something runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hasten.records.machine import Hardware
+from hasten.records.model import LengthProfile, ModelInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What is being done now, how far the whole has come, and how long is left."""
+
+    stage: str
+    message: str
+    done: float
+    left_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Briefing:
+    """What a tune is about; reported once, before anything is measured."""
+
+    model: ModelInfo
+    profile: LengthProfile
+    hardware: Hardware
+    judged_texts: int
+    resumed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What the rest of a bench will take, by experiment; reported before the long part."""
+
+    seconds: Mapping[str, float]
+
+
+Event = Progress | Briefing | Forecast
+"""What a callback is told while a tune runs."""

@@ -1,0 +1,189 @@
+"""What was measured, with its raw samples, and what was compared."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """How texts become batches.
+
+    ``arrival`` and ``sorted`` cut every ``batch_size`` texts; ``token_budget`` fills sorted
+    batches up to ``token_budget`` padded tokens; ``optimal`` partitions the sorted texts over a
+    measured cost table, with at most ``batch_size`` texts in a batch.
+    """
+
+    name: Literal["arrival", "sorted", "token_budget", "optimal"]
+    batch_size: int
+    token_budget: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
+        if (self.token_budget is None) == (self.name == "token_budget"):
+            raise ValueError("token_budget goes with the strategy 'token_budget', and only there")
+
+    @property
+    def label(self) -> str:
+        """As shown in tables.
+
+        >>> Strategy("sorted", 32).label, Strategy("token_budget", 64, 512).label
+        ('sorted 32', 'budget 512')
+        """
+        if self.name == "token_budget":
+            return f"budget {self.token_budget}"
+        return self.name if self.name == "optimal" else f"{self.name} {self.batch_size}"
+
+
+@dataclass(frozen=True, slots=True)
+class CostTable:
+    """Seconds per batch over batch size and length, with all of a candidate's streams busy.
+
+    ``latency_s[i][j]`` is the time that one batch of ``batch_sizes[i]`` texts, each of
+    ``lengths[j]`` tokens, costs the machine: wall-clock time divided by the batches that ran
+    side by side. Cells that were not measured are ``None`` and are filled in by
+    :class:`hasten.batching.CostModel`.
+    """
+
+    batch_sizes: tuple[int, ...]
+    lengths: tuple[int, ...]
+    latency_s: tuple[tuple[float | None, ...], ...]
+
+    def __post_init__(self) -> None:
+        for axis in (self.batch_sizes, self.lengths):
+            if not axis or any(a >= b for a, b in pairwise(axis)):
+                raise ValueError(f"axes must be non-empty and rise strictly, not {axis}")
+        rows, columns = len(self.batch_sizes), len(self.lengths)
+        if len(self.latency_s) != rows or any(len(row) != columns for row in self.latency_s):
+            raise ValueError(f"latency_s must be {rows} rows of {columns} cells")
+        measured = [cell for row in self.latency_s for cell in row if cell is not None]
+        if not measured or min(measured) <= 0:
+            raise ValueError("a cost table needs at least one cell, and every cell positive")
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Raw timings of one thing, in the order in which they were taken."""
+
+    samples_s: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.samples_s or min(self.samples_s) <= 0:
+            raise ValueError("a measurement needs at least one sample, and every sample positive")
+
+    @property
+    def median_s(self) -> float:
+        return statistics.median(self.samples_s)
+
+    @property
+    def spread(self) -> float:
+        """Interquartile range over the median: 0.05 is quiet, 0.2 is a noisy machine."""
+        if len(self.samples_s) < 2:
+            return 0.0
+        q1, _, q3 = statistics.quantiles(self.samples_s, n=4, method="inclusive")
+        return (q3 - q1) / self.median_s
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An estimate between its bounds, at 95 % confidence unless said otherwise."""
+
+    low: float
+    estimate: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not self.low <= self.high:
+            raise ValueError(f"an interval's bounds must be ordered, not {self.low}, {self.high}")
+
+    def holds(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """One text whose answer changed. Margins say how sure each side was (see hasten.tasks)."""
+
+    index: int
+    text: str
+    reference_answer: str
+    candidate_answer: str
+    reference_margin: float
+    candidate_margin: float
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How a candidate's answers differ from the fp32 original's on the same texts.
+
+    ``flips`` counts changed decisions, ``ties`` those among them where the original itself was
+    within numerical noise of both answers. ``flip_upper_bound`` is the exact (Clopper-Pearson)
+    one-sided 95 % bound on the flip rate. ``decisions`` is False where the outputs were compared
+    as tensors only (no labels, or random weights); the differences are then in units of the
+    original's standard deviation.
+    """
+
+    compared: int
+    max_abs_difference: float
+    mean_abs_difference: float
+    flips: int
+    ties: int
+    flip_upper_bound: float
+    non_finite: int
+    decisions: bool
+    examples: tuple[Flip, ...] = ()
+    accuracy: float | None = None
+    reference_accuracy: float | None = None
+
+    @property
+    def flip_rate(self) -> float:
+        """Observed share of texts whose decision changed."""
+        return self.flips / self.compared
+
+
+@dataclass(frozen=True, slots=True)
+class StartUp:
+    """What happens once, before the first useful answer; kept apart from every other figure."""
+
+    load_s: float
+    first_call_s: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndToEnd:
+    """The user's texts through the whole pipeline, tokenizing included.
+
+    One sample per interleaved round, each the wall-clock time for ``texts`` texts.
+    ``batch_latency_s`` are the times of single batches, all rounds together.
+    """
+
+    strategy: Strategy
+    texts: int
+    tokens: int
+    padding_share: float
+    predicted_s: float | None
+    total: Measurement
+    tokenize: Measurement
+    batch_latency_s: tuple[float, ...]
+
+    @property
+    def texts_per_s(self) -> float:
+        return self.texts / self.total.median_s
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.tokens / self.total.median_s
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeTime:
+    """What one batch of ``batch_size`` texts of ``length`` tokens costs; see ``CostTable``."""
+
+    batch_size: int
+    length: int
+    cost: Measurement

@@ -1,0 +1,157 @@
+"""What a user asks for, and the whole answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from hasten.records.machine import Candidate, Ceiling, Hardware
+from hasten.records.measured import (
+    CostTable,
+    EndToEnd,
+    Interval,
+    Parity,
+    ShapeTime,
+    StartUp,
+    Strategy,
+)
+from hasten.records.model import LengthProfile, ModelInfo
+
+Status = Literal["chosen", "finalist", "dropped", "refused", "failed", "unavailable"]
+"""What became of a candidate:
+
+``chosen``       the winner
+``finalist``     measured end to end on the user's texts, answers accepted
+``dropped``      clearly slower than another on the first shapes; its numbers are kept
+``refused``      its answers are not the original's
+``failed``       its process crashed, hung or raised
+``unavailable``  it cannot run here; the reason says why
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Everything known about one candidate: one row of the report's table."""
+
+    candidate: Candidate
+    status: Status
+    reason: str | None = None
+    export_s: float | None = None
+    start_up: StartUp | None = None
+    screen_tokens_per_s: float | None = None
+    cost_table: CostTable | None = None
+    parity: Parity | None = None
+    runs: tuple[EndToEnd, ...] = ()
+    ratio_to_baseline: Interval | None = None
+    ceiling_share: float | None = None
+
+    @property
+    def main(self) -> EndToEnd | None:
+        """The run with the strategy that was proved; the others show what batching makes of it."""
+        return self.runs[0] if self.runs else None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The decision: run this candidate with this strategy.
+
+    ``max_batch_latency_s`` bounds a batch's cost in the terms of the table (``--max-latency-ms``).
+    """
+
+    candidate: Candidate
+    strategy: Strategy
+    cost_table: CostTable | None
+    max_batch_latency_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the user asked ``tune`` for; the same names as on the command line."""
+
+    budget_s: float = 600.0
+    objective: str = "throughput"
+    max_latency_ms: float | None = None
+    max_flips: float = 0.01
+    strict: bool = False
+    engines: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = ()
+    batch_sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    threads: int | None = None
+    device: str = "auto"
+    texts: int = 1000
+    rounds: int = 5
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """The whole result of ``tune``: the plan and all the evidence for it."""
+
+    plan: Plan
+    baseline: Row
+    rows: tuple[Row, ...]
+    ratio_to_runner_up: Interval | None
+    runner_up: str | None
+    tie: bool
+    model: ModelInfo
+    profile: LengthProfile
+    hardware: Hardware
+    ceilings: tuple[Ceiling, ...]
+    settings: Settings
+    versions: Mapping[str, str]
+    elapsed_s: float
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def chosen(self) -> Row:
+        return next(row for row in self.rows if row.status == "chosen")
+
+
+EXPERIMENTS = ("batch-size", "length", "order", "latency")
+"""What ``hasten bench`` can measure.
+
+``batch-size``  every format over the user's texts, in arrival order, at several batch sizes
+``length``      every format at several batch sizes and lengths
+``order``       arrival order, sorted by length, and optimal batches, for the leading formats
+``latency``     one text at a time, every format
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One format in the experiments: an engine, a precision and a device.
+
+    ``row`` is its fastest layout, with the end-to-end runs of ``batch-size`` and ``order`` by
+    strategy; ``shapes`` are the cells of ``length``; ``single`` is the layout with one stream,
+    and its run the single texts of ``latency``.
+    """
+
+    row: Row
+    shapes: tuple[ShapeTime, ...] = ()
+    single: Row | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """The whole result of ``bench``, or as much of it as there is yet.
+
+    ``baseline`` is PyTorch eager fp32 at batch 1 in arrival order; ``others`` are layouts that
+    were slower than their format's best, and candidates that failed or cannot run here.
+    ``settings.rounds`` is the number of runs. ``command`` repeats the whole, where it is known.
+    """
+
+    model: ModelInfo
+    profile: LengthProfile
+    hardware: Hardware
+    settings: Settings
+    experiments: tuple[str, ...]
+    lengths: tuple[int, ...]
+    versions: Mapping[str, str]
+    baseline: Row
+    formats: tuple[Format, ...]
+    others: tuple[Row, ...]
+    ceilings: tuple[Ceiling, ...]
+    elapsed_s: float
+    complete: bool
+    command: str | None = None
