@@ -108,7 +108,7 @@ def _make_up(folder: Path) -> int:
 def _format(engine: str, draw: random.Random) -> Format:
     speed = draw.uniform(0.5, 1.0)
     orders = [Strategy("arrival", size) for size in SIZES]
-    orders += [Strategy(name, size) for name in ("sorted", "optimal") for size in SIZES[1:]]  # type: ignore[arg-type]
+    orders += [Strategy(name, size) for name in ("sorted", "optimal") for size in SIZES[1:]]
     runs = tuple(_run(strategy, 20 * speed, draw) for strategy in orders)
     shapes = tuple(
         ShapeTime(size, length, Measurement(_samples(1e-5 * size * length * speed, 15, draw)))

@@ -78,8 +78,10 @@ class Look:
 
     def colour(self, figure: Figure, series: str) -> str:
         """The colour of a series; the page's style sheet knows it in a light and a dark shade."""
-        index = figure.series.index(series)
-        palette = ORDERED if figure.ordered else PALETTE
+        index, palette = figure.series.index(series), PALETTE
+        if figure.ordered:  # from one end to the other, however many there are
+            palette = ORDERED
+            index = index * (len(palette) - 1) // max(len(figure.series) - 1, 1)
         if self.on_page:
             return f"var(--{'step' if figure.ordered else 'series'}-{index % len(palette)})"
         return palette[index % len(palette)]
@@ -199,7 +201,7 @@ def _bounds(figure: Figure, base: Any, colour: Any) -> list[Any]:
         place = (_position(figure, "x", "x"), _position(figure, "y", "y_low"), alt.Y2("y_high"))
         layers.append(rule.encode(*place, colour))
     if any("x_low" in point for point in figure.points):
-        rule = base.transform_filter("isValid(datum.x_low)").mark_rule(strokeWidth=1.4, opacity=0.6)
+        rule = base.transform_filter("isValid(datum.x_low)").mark_rule(strokeWidth=1.2, opacity=0.4)
         place = (_position(figure, "x", "x_low"), _position(figure, "y", "y"), alt.X2("x_high"))
         layers.append(rule.encode(*place, colour))
     return layers
@@ -233,8 +235,11 @@ def _position(figure: Figure, channel: str, field: str) -> Any:
     else:
         options["tickCount"] = 6
     scale: dict[str, Any] = {"type": axis.kind}
-    if len(figure.panels) > 1 or axis.ticks:
-        scale |= {"domain": _span(axis, channel, list(figure.points)), "nice": False}
+    if len(figure.panels) > 1 or axis.kind == "log":
+        rule = figure.x_rule if channel == "x" else figure.y_rule
+        scale |= {"domain": _span(axis, channel, list(figure.points), rule), "nice": False}
+    elif figure.mark == "dot":
+        scale |= {"padding": 12, "nice": False}  # nothing may lie on the frame
     if axis.kind == "log" and axis.ticks:
         scale["base"] = 2
     return channel_of(
@@ -242,10 +247,11 @@ def _position(figure: Figure, channel: str, field: str) -> Any:
     )
 
 
-def _span(axis: Axis, channel: str, points: Sequence[Point]) -> list[float]:
-    """From the least to the greatest value, bounds included, with some air."""
+def _span(axis: Axis, channel: str, points: Sequence[Point], rule: float | None) -> list[float]:
+    """From the least to the greatest value, bounds and the rule included, with some air."""
     keys = (channel, f"{channel}_low", f"{channel}_high")
     values = [float(point[key]) for point in points for key in keys if key in point]
+    values += [] if rule is None else [rule]
     low, high = min(values), max(values)
     if axis.kind == "log":
         air = 1.12

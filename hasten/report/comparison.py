@@ -184,7 +184,7 @@ def _facts(a: Side, b: Side) -> Iterator[tuple[str, str]]:
         return
     speed = _ratio(best_b[1], best_a[1])
     if speed:
-        name = f"{b.label} as fast as {a.label} ({speed.low:.2f}-{speed.high:.2f})"
+        name = f"{b.label} as fast as {a.label} ({speed.low:.2f} to {speed.high:.2f})"
         yield f"{speed.estimate:.2f}x", name
     for side, (_, run) in ((a, best_a), (b, best_b)):
         yield f"{run.texts_per_s:,.1f}", f"texts a second, {side.label}"
@@ -290,7 +290,7 @@ def _alone(a: Side, b: Side) -> Iterator[str]:
 
 
 def _ratios(a: Side, b: Side, shared: Iterable[Pair]) -> Figure | None:
-    points = [
+    points: list[Point] = [
         {
             **figures.bounded("x", pair.ratio),
             "y": _name(pair.key),

@@ -100,7 +100,7 @@ def _bench(bench: Bench, drawn: bool) -> Document:
             Section(
                 "Order of the texts",
                 figures=shown.get("order", ()),
-                tables=_there(content_bench.orders(bench)),
+                tables=content_bench.orders(bench),
             ),
             Section(
                 "One text at a time",

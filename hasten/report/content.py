@@ -85,7 +85,7 @@ def facts(tuning: Tuning) -> Iterator[tuple[str, str]]:
     run, parity = chosen.main, chosen.parity
     assert run
     if ratio:
-        span = f"{ratio.low:.2f}-{ratio.high:.2f}"
+        span = f"{ratio.low:.2f} to {ratio.high:.2f}"
         yield f"{ratio.estimate:.2f}x", f"as fast as the original at batch 1 ({span})"
     if tuning.settings.objective == "latency":
         yield milliseconds(percentile(run.batch_latency_s, 50)), "median for one text"

@@ -69,7 +69,7 @@ def facts(bench: Bench) -> Iterator[tuple[str, str]]:
     if ratio:
         yield (
             f"{ratio.estimate:.2f}x",
-            f"as fast as the baseline ({ratio.low:.2f}-{ratio.high:.2f})",
+            f"as fast as the baseline ({ratio.low:.2f} to {ratio.high:.2f})",
         )
     yield f"{run.texts_per_s:,.1f}", "texts a second"
     if format_.row.parity and format_.row.parity.decisions:
@@ -93,22 +93,24 @@ def batch_sizes(bench: Bench) -> Table | None:
     return Table("Batch sizes, texts in arrival order", columns, tuple(rows))
 
 
-def orders(bench: Bench) -> Table | None:
-    """Texts per second and padding, in every order and at every batch size."""
-    rows = [
-        (
-            short(format_.row.candidate),
-            order(run.strategy),
-            str(run.strategy.batch_size),
-            f"{run.texts_per_s:,.1f}",
-            f"{run.padding_share:.1%}",
-        )
-        for format_ in bench.formats
-        if shows_orders(format_)
-        for run in sorted(format_.row.runs, key=lambda run: -run.texts_per_s)
-    ]
-    columns = ("candidate", "order", "batch size", "texts/s", "padding")
-    return Table("Orders of the texts", columns, tuple(rows), numbers_from=2) if rows else None
+def orders(bench: Bench) -> tuple[Table, ...]:
+    """Texts per second and padding in every order, a column for each batch size."""
+    shown = [format_ for format_ in bench.formats if shows_orders(format_)]
+    if not shown:
+        return ()
+    sizes = sorted({run.strategy.batch_size for format_ in shown for run in format_.row.runs})
+    rates, shares = [], []
+    for format_ in shown:
+        found = {(order(run.strategy), run.strategy.batch_size): run for run in format_.row.runs}
+        for name in dict.fromkeys(name for name, _ in found):
+            runs = [found.get((name, size)) for size in sizes]
+            head = (short(format_.row.candidate), name)
+            rates.append((*head, *(f"{run.texts_per_s:,.1f}" if run else "" for run in runs)))
+            shares.append((*head, *(f"{run.padding_share:.1%}" if run else "" for run in runs)))
+    return (
+        Table("Orders", ("texts/s at batch", "order", *map(str, sizes)), tuple(rates), 2),
+        Table("Padding", ("padding at batch", "order", *map(str, sizes)), tuple(shares), 2),
+    )
 
 
 def latency(bench: Bench) -> Table | None:

@@ -64,7 +64,7 @@ def time_words(time_s: Interval) -> str:
 
 def bounded(axis: Literal["x", "y"], value: Interval, scale: float = 1.0) -> dict[str, float]:
     """A value on an axis, with its bounds if it has any."""
-    place = {axis: value.estimate * scale}
+    place: dict[str, float] = {axis: value.estimate * scale}
     if value.low < value.high:
         place |= {f"{axis}_low": value.low * scale, f"{axis}_high": value.high * scale}
     return place
@@ -176,7 +176,7 @@ def over_length(
     )
     between = Figure(
         "length-by-batch-size",
-        "The same, batch size by batch size",
+        "Time per text over length, batch size by batch size",
         "The lowest line is the fastest format for texts of that length in batches of that size.",
         "line",
         x,
@@ -231,7 +231,7 @@ def _distribution(row: Row) -> Iterator[Point]:
     series = content.family(row.candidate)
     for share in sorted({*map(float, line), *shares}):
         time_s = percentile(calls, share)
-        place = {"x": 1000 * time_s, "y": share / 100, "series": series}
+        place: Point = {"x": 1000 * time_s, "y": share / 100, "series": series}
         if share not in shares:
             yield {**place, "bare": True}
             continue
@@ -410,7 +410,7 @@ def orders(
     for run in sorted(row.runs, key=lambda run: run.total.median_s / run.texts):
         each_s = per_text_s(run, seed)
         words = run_words(row, run, each_s, speed_up(baseline, run, seed))
-        place = {
+        place: Point = {
             **bounded("x", each_s, 1000),
             "y": f"{content.order(run.strategy)} {batch_words(run)}",
         }

@@ -138,7 +138,7 @@ def _section(number: int, section: Section) -> str:
     parts = (
         f'<section>\n<h2 id="part-{number}">{_text(section.title)}</h2>',
         *(f'<p class="lead">{_text(sentence)}</p>' for sentence in section.sentences),
-        *(_figure(figure) for figure in section.figures),
+        *(_figure(figure, section.title) for figure in section.figures),
         *(_table(table) for table in section.tables),
         f"<ul>{lines}</ul>" if lines else "",
         "</section>",
@@ -146,13 +146,13 @@ def _section(number: int, section: Section) -> str:
     return "\n".join(parts)
 
 
-def _figure(figure: Figure) -> str:
+def _figure(figure: Figure, under: str) -> str:
+    title = "" if figure.title == under else f"<h3>{_text(figure.title)}</h3>\n"
     scope = "page" if figure.legend == "format" else "figure"
     several = " several" if len(figure.panels) > 1 else ""
     panels = "\n".join(_panel(figure, panel) for panel in figure.panels)
     return f"""<figure id="{figure.name}" data-scope="{scope}">
-<h3>{_text(figure.title)}</h3>
-{_legend(figure)}<div class="panels{several}">
+{title}{_legend(figure)}<div class="panels{several}">
 {panels}
 </div>
 <figcaption>{_text(figure.caption)}</figcaption>
