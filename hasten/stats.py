@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from statistics import NormalDist
 
 import numpy as np
@@ -157,6 +158,7 @@ def independent_ratio_interval(
     )
 
 
+@cache
 def student_t_quantile(probability: float, degrees: int) -> float:
     """Quantile of Student's t distribution with ``degrees`` degrees of freedom.
 

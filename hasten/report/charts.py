@@ -63,6 +63,7 @@ _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-s
 _PICTURE_WIDTH, _PANEL_WIDTH, _HEIGHT, _PANEL_HEIGHT = 640, 300, 340, 220
 _STEP = 28
 """Pixels for a named row."""
+_TALL = 24
 _CAPTION_WIDTH = 96
 
 
@@ -92,8 +93,8 @@ def shape(figure: Figure, series: str) -> str:
     return SHAPES[figure.series.index(series) % len(SHAPES)]
 
 
-def for_page(figure: Figure, panel: Panel) -> Spec:
-    """One panel, as wide as what holds it; the page draws legend and title.
+def for_page(figure: Figure) -> Spec:
+    """A panel without its points, as wide as what holds it; the page draws legend and title.
 
     The parameter ``hidden`` is the list of series that are switched off.
 
@@ -104,9 +105,13 @@ def for_page(figure: Figure, panel: Panel) -> Spec:
     look = Look(on_page=True)
     chart = _layers(figure, look, "points").properties(width="container", height=_height(figure))
     spec: Spec = chart.add_params(alt.param(name="hidden", value=[])).to_dict()
-    spec["datasets"] = {**spec.get("datasets", {}), "points": _data(figure, panel)}
     spec["autosize"] = {"type": "fit-x", "contains": "padding"}
     return {**spec, "background": None, "config": _config(look)}
+
+
+def with_points(spec: Spec, figure: Figure, panel: Panel) -> Spec:
+    """What :func:`for_page` made, with the points of one of the figure's panels."""
+    return {**spec, "datasets": {**spec.get("datasets", {}), "points": _data(figure, panel)}}
 
 
 def for_picture(figure: Figure) -> Spec:
@@ -234,6 +239,8 @@ def _position(figure: Figure, channel: str, field: str) -> Any:
         options["values"] = list(axis.ticks)
     else:
         options["tickCount"] = 6
+    if figure.y.kind == "name" and len({point["y"] for point in figure.points}) > _TALL:
+        options["orient"] = "top"  # the other end may be a screen away
     scale: dict[str, Any] = {"type": axis.kind}
     if len(figure.panels) > 1 or axis.kind == "log":
         rule = figure.x_rule if channel == "x" else figure.y_rule

@@ -232,7 +232,8 @@ def _runs(a: Side, b: Side, shared: list[Pair]) -> tuple[Table, ...]:
         f"padding {b.label}",
     )
     title = "Time per text, and its ratio: below 1, the second is faster"
-    return (Table(title, columns, rows, numbers_from=5),)
+    wide = frozenset({*columns[3:5], *columns[8:]})
+    return (Table(title, columns, rows, numbers_from=5, wide=wide),)
 
 
 def _latency(a: Side, b: Side) -> tuple[Table, ...]:

@@ -233,6 +233,7 @@ def candidates(tuning: Tuning) -> Table:
         ),
         numbers_from=2,
         numbers_to=8,
+        wide=frozenset({"largest difference", "tokens/s", "load s", "memory MiB"}),
     )
 
 

@@ -106,10 +106,12 @@ def orders(bench: Bench) -> tuple[Table, ...]:
             runs = [found.get((name, size)) for size in sizes]
             head = (short(format_.row.candidate), name)
             rates.append((*head, *(f"{run.texts_per_s:,.1f}" if run else "" for run in runs)))
-            shares.append((*head, *(f"{run.padding_share:.1%}" if run else "" for run in runs)))
+            shares.append(
+                (*head, *(f"{100 * run.padding_share:.1f}" if run else "" for run in runs))
+            )
     return (
         Table("Orders", ("texts/s at batch", "order", *map(str, sizes)), tuple(rates), 2),
-        Table("Padding", ("padding at batch", "order", *map(str, sizes)), tuple(shares), 2),
+        Table("Padding", ("padding (%) at batch", "order", *map(str, sizes)), tuple(shares), 2),
     )
 
 
@@ -164,7 +166,8 @@ def candidates(bench: Bench) -> Table:
         "note",
     )
     name = "Candidates (2x1: two streams of one thread each)"
-    return Table(name, columns, tuple(rows), numbers_from=2, numbers_to=8)
+    wide = frozenset({"largest difference", "of the ceiling", "export s", "load s", "memory MiB"})
+    return Table(name, columns, tuple(rows), numbers_from=2, numbers_to=8, wide=wide)
 
 
 def _sorting(bench: Bench, fastest: EndToEnd) -> Iterator[str]:

@@ -22,13 +22,17 @@ PLACES = frozenset({"x", "y", "series", "line", "bare", "x_low", "x_high", "y_lo
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of text under column names; numbers are right-aligned from ``numbers_from`` on."""
+    """Rows of text under column names; numbers are right-aligned from ``numbers_from`` on.
+
+    ``wide`` names columns that a terminal has no room for.
+    """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     numbers_from: int = 1
     numbers_to: int = 99
+    wide: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Iterable, Iterator
+from functools import cache
 from importlib import resources
 
 from hasten import __version__
@@ -63,6 +64,7 @@ def render(document: Document) -> str:
     return "\n".join(parts)
 
 
+@cache
 def _library() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script, in the version that Altair writes for."""
     altair = charts.library("altair")
@@ -150,7 +152,8 @@ def _figure(figure: Figure, under: str) -> str:
     title = "" if figure.title == under else f"<h3>{_text(figure.title)}</h3>\n"
     scope = "page" if figure.legend == "format" else "figure"
     several = " several" if len(figure.panels) > 1 else ""
-    panels = "\n".join(_panel(figure, panel) for panel in figure.panels)
+    spec = charts.for_page(figure)
+    panels = "\n".join(_panel(figure, panel, spec) for panel in figure.panels)
     return f"""<figure id="{figure.name}" data-scope="{scope}">
 {title}{_legend(figure)}<div class="panels{several}">
 {panels}
@@ -174,13 +177,13 @@ def _legend(figure: Figure) -> str:
     return f'<ul class="legend" aria-label="{_text(figure.legend)}">{buttons}</ul>\n'
 
 
-def _panel(figure: Figure, panel: Panel) -> str:
+def _panel(figure: Figure, panel: Panel, spec: charts.Spec) -> str:
     about = f' data-about="{_text(panel.about)}"' if panel.about else ""
     title = f"<h4>{_text(panel.title)}</h4>" if panel.title else ""
     named = ": ".join(part for part in (figure.title, panel.title) if part)
     return (
         f'<div class="panel"{about}>{title}<div class="chart" aria-label="{_text(named)}"></div>'
-        f'<script type="application/json">{_json(charts.for_page(figure, panel))}</script></div>'
+        f'<script type="application/json">{_json(charts.with_points(spec, figure, panel))}</script></div>'
     )
 
 

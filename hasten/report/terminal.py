@@ -12,8 +12,8 @@ from hasten.report.document import Document, Table
 
 _STYLES = {"chosen": "bold green", "refused": "red", "failed": "red", "dropped": "dim"}
 
-# A terminal is narrower than a page: notes go below the table, the rest stands in report.md.
-_NOT_IN_TERMINAL = {"largest difference", "tokens/s", "export s", "load s", "memory MiB", "note"}
+_NOTE = "note"
+"""A column whose texts stand below the table, where a terminal has room for them."""
 
 
 def render(document: Document) -> RenderableType:
@@ -26,7 +26,7 @@ def render(document: Document) -> RenderableType:
     for section in document.sections:
         for table in section.tables:
             parts += ["", _table(table)]
-            if table.columns[-1] in _NOT_IN_TERMINAL:
+            if table.columns[-1] == _NOTE:
                 parts += _notes(table)
         if section.lines:
             parts += ["", Text(section.title, style="italic")]
@@ -42,7 +42,8 @@ def _notes(table: Table) -> list[RenderableType]:
 
 
 def _table(table: Table) -> RichTable:
-    shown = [i for i, name in enumerate(table.columns) if name not in _NOT_IN_TERMINAL]
+    hidden = table.wide | {_NOTE}
+    shown = [i for i, name in enumerate(table.columns) if name not in hidden]
     rich_table = RichTable(title=table.title, title_justify="left", header_style="bold", box=None)
     for index in shown:
         numeric = table.numbers_from <= index <= table.numbers_to

@@ -104,7 +104,7 @@ def test_cells_are_sorted_by_the_number_that_they_begin_with() -> None:
 def test_every_chart_is_drawn_from_the_points_of_its_panel(document: Document) -> None:
     for figure in document.figures:
         for panel in figure.panels:
-            spec = charts.for_page(figure, panel)
+            spec = charts.with_points(charts.for_page(figure), figure, panel)
             assert len(spec["datasets"]["points"]) == len(panel.points)
             assert spec["width"] == "container"
             assert "http" not in str(spec["datasets"])
