@@ -222,18 +222,22 @@ def _runs(a: Side, b: Side, shared: list[Pair]) -> tuple[Table, ...]:
     columns = (
         "format",
         "order",
-        "batch size",
-        f"layout {a.label}",
-        f"layout {b.label}",
-        f"ms/text {a.label}",
-        f"ms/text {b.label}",
-        f"{b.label} / {a.label} (95 %)",
-        f"padding {a.label}",
-        f"padding {b.label}",
+        "batch",
+        "layout A",
+        "layout B",
+        "ms/text A",
+        "ms/text B",
+        "B / A (95 %)",
+        "padding A",
+        "padding B",
     )
-    title = "Time per text, and its ratio: below 1, the second is faster"
-    wide = frozenset({*columns[3:5], *columns[8:]})
+    title = f"Time per text; {_who(a, b)}. Where B / A is below 1, B is faster"
+    wide = frozenset({"layout A", "layout B", "padding A", "padding B"})
     return (Table(title, columns, rows, numbers_from=5, wide=wide),)
+
+
+def _who(a: Side, b: Side) -> str:
+    return f"A is {a.label}, B is {b.label}"
 
 
 def _latency(a: Side, b: Side) -> tuple[Table, ...]:
@@ -246,8 +250,8 @@ def _latency(a: Side, b: Side) -> tuple[Table, ...]:
         for name in calls[0]
         if name in calls[1]
     )
-    columns = ("format", *(f"p{q} ms {side.label}" for q in (50, 90) for side in (a, b)))
-    return (Table("Latency of single texts", columns, rows),) if rows else ()
+    columns = ("format", *(f"p{q} ms {side}" for q in (50, 90) for side in "AB"))
+    return (Table(f"Latency of single texts; {_who(a, b)}", columns, rows),) if rows else ()
 
 
 def _single_calls(side: Side) -> dict[str, tuple[float, ...]]:
@@ -271,12 +275,8 @@ def _start_up(a: Side, b: Side) -> tuple[Table, ...]:
         for name in started[0]
         if name in started[1]
     )
-    columns = (
-        "candidate",
-        *(f"load s {side.label}" for side in (a, b)),
-        *(f"memory MiB {side.label}" for side in (a, b)),
-    )
-    return (Table("Start-up and memory", columns, rows),) if rows else ()
+    columns = ("candidate", "load s A", "load s B", "memory MiB A", "memory MiB B")
+    return (Table(f"Start-up and memory; {_who(a, b)}", columns, rows),) if rows else ()
 
 
 def _alone(a: Side, b: Side) -> Iterator[str]:

@@ -180,10 +180,11 @@ def _legend(figure: Figure) -> str:
 def _panel(figure: Figure, panel: Panel, spec: charts.Spec) -> str:
     about = f' data-about="{_text(panel.about)}"' if panel.about else ""
     title = f"<h4>{_text(panel.title)}</h4>" if panel.title else ""
+    whole = _json(charts.with_points(spec, figure, panel))
     named = ": ".join(part for part in (figure.title, panel.title) if part)
     return (
         f'<div class="panel"{about}>{title}<div class="chart" aria-label="{_text(named)}"></div>'
-        f'<script type="application/json">{_json(charts.with_points(spec, figure, panel))}</script></div>'
+        f'<script type="application/json">{whole}</script></div>'
     )
 
 
