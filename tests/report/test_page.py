@@ -6,6 +6,7 @@ import importlib
 import re
 import struct
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,26 @@ def test_the_page_is_one_file_that_loads_nothing(text: str, document: Document) 
     assert text.count('class="chart"') == charts_drawn
 
 
+def test_a_run_that_was_interrupted_still_has_a_page(bench: Bench) -> None:
+    """As much as there was after each of the steps, from nothing on."""
+    bare = [replace(f, shapes=(), single=None, row=replace(f.row, runs=())) for f in bench.formats]
+    nothing = replace(bench, complete=False, formats=tuple(bare))
+    lengths = replace(
+        nothing,
+        formats=tuple(
+            replace(f, shapes=whole.shapes[:1])
+            for f, whole in zip(bare, bench.formats, strict=True)
+        ),
+    )
+    no_start = replace(nothing, formats=(), baseline=replace(bench.baseline, runs=()))
+    for partial in (no_start, nothing, lengths):
+        text = page.render(compose.of(partial))
+        assert "The run was not finished" in text
+        assert "Not measured yet" in text
+    assert "Length" in text
+    assert text.count('class="chart"') > 2
+
+
 def test_what_users_wrote_cannot_become_markup(tmp_path: Path) -> None:
     document = compose.of(tuned(tmp_path))
     text = page.render(document)
@@ -83,8 +104,6 @@ def test_what_users_wrote_cannot_become_markup(tmp_path: Path) -> None:
 
 
 def _with_points(figure: Any, point: dict[str, Any]) -> tuple[Section, ...]:
-    from dataclasses import replace
-
     panels = (replace(figure.panels[0], title=NASTY, points=(point,), about=NASTY),)
     drawn = replace(
         figure, title=NASTY, caption=NASTY, legend=NASTY, series=(point["series"],), panels=panels
