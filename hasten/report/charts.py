@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ DARK_ORDERED = (
 # One fewer than the colours, so that a colour that comes again has another shape.
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right")
 
+_NUMBERS = {"plain": ",~f", "percent": "~%", "powers": "~e"}
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif"
 _PICTURE_WIDTH, _PANEL_WIDTH, _HEIGHT, _PANEL_HEIGHT = 640, 300, 340, 220
 _STEP = 28
@@ -172,8 +174,7 @@ def _point_layers(figure: Figure, look: Look, base: Any) -> list[Any]:
     x, y = _position(figure, "x", "x"), _position(figure, "y", "y")
     layers = []
     if figure.mark == "line":
-        parts = [alt.Detail("line:N")] if any("line" in p for p in figure.points) else []
-        layers.append(base.mark_line(strokeWidth=1.8).encode(x, y, colour, *parts))
+        layers.append(base.mark_line(strokeWidth=1.8).encode(x, y, colour))
     layers += _bounds(figure, base, colour)
     symbols = base.transform_filter("!datum.bare").mark_point(filled=True, size=64, opacity=1)
     shapes = alt.Shape(
@@ -234,7 +235,7 @@ def _position(figure: Figure, channel: str, field: str) -> Any:
     if axis.kind == "name":
         names = alt.Axis(labelLimit=260, ticks=False)
         return channel_of(f"{field}:N", sort=None, title=None, axis=names)
-    options: dict[str, Any] = {"format": "~%" if axis.percent else ",~f", "labelOverlap": "greedy"}
+    options: dict[str, Any] = {"format": _NUMBERS[axis.numbers], "labelOverlap": "greedy"}
     if axis.ticks:
         options["values"] = list(axis.ticks)
     else:
@@ -260,6 +261,8 @@ def _span(axis: Axis, channel: str, points: Sequence[Point], rule: float | None)
     values = [float(point[key]) for point in points for key in keys if key in point]
     values += [] if rule is None else [rule]
     low, high = min(values), max(values)
+    if axis.numbers == "powers":
+        return [10.0 ** math.floor(math.log10(low)), 10.0 ** (math.floor(math.log10(high)) + 1)]
     if axis.kind == "log":
         air = 1.12
         return [low / air, high * air]

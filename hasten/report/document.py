@@ -11,12 +11,11 @@ Point = Mapping[str, str | float | bool]
 """One mark of a figure.
 
 ``x``, ``y`` and ``series`` say where it is and what it belongs to; ``x_low``, ``x_high``,
-``y_low``, ``y_high`` bound it at 95 % where that is known. ``line`` tells the lines of one series
-apart, where it has more than one; ``bare`` marks the points of a line
+``y_low``, ``y_high`` bound it at 95 % where that is known; ``bare`` marks the points of a line
 that get no symbol. Every other key is a line of the hover text: its name, and its value in words.
 """
 
-PLACES = frozenset({"x", "y", "series", "line", "bare", "x_low", "x_high", "y_low", "y_high"})
+PLACES = frozenset({"x", "y", "series", "bare", "x_low", "x_high", "y_low", "y_high"})
 """The keys of a point that are no hover text."""
 
 
@@ -39,12 +38,13 @@ class Table:
 class Axis:
     """What stands along an axis. ``kind`` is the scale: ``name`` lists the values one by one.
 
-    ``ticks`` say where labels stand, where that is not left to the library.
+    ``numbers`` is how they are written; ``powers`` of ten are for what is far below 1. ``ticks``
+    say where labels stand, where that is not left to the library.
     """
 
     title: str
     kind: Literal["linear", "log", "name"] = "linear"
-    percent: bool = False
+    numbers: Literal["plain", "percent", "powers"] = "plain"
     ticks: tuple[float, ...] = ()
 
 

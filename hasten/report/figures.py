@@ -135,33 +135,32 @@ def _table_cells(row: Row) -> Iterator[Cell]:
                 yield Cell(size, length, Interval(each_s, each_s, each_s), None)
 
 
-def over_length(
-    measured: Mapping[Candidate, list[Cell]], formats: tuple[str, ...]
-) -> tuple[Figure, ...]:
+Cells = Mapping[Candidate, list[Cell]]
+
+
+def over_length(measured: Cells, formats: tuple[str, ...]) -> tuple[Figure, ...]:
     """Time per text against length: a panel for each candidate, and one for each batch size."""
-    found = [(candidate, cell) for candidate, held in measured.items() for cell in held]
+    there = {candidate: held for candidate, held in measured.items() if held}
+    found = [cell for held in there.values() for cell in held]
     if not found:
         return ()
-    sizes = sorted({cell.batch_size for _, cell in found})
-    lengths = tuple(float(length) for length in sorted({cell.length for _, cell in found}))
+    lengths = tuple(float(length) for length in sorted({cell.length for cell in found}))
+    sizes = sorted({cell.batch_size for cell in found})
     x = Axis(LENGTH, "log", ticks=lengths)
-    by_format = tuple(
+    within = _length_by_format(there, sizes, x)
+    return (within, _length_by_size(there, sizes, x, formats)) if len(there) > 1 else (within,)
+
+
+def _length_by_format(measured: Cells, sizes: Sequence[int], x: Axis) -> Figure:
+    panels = tuple(
         Panel(
             content.short(candidate),
             tuple(_cell(cell, _batch(cell.batch_size), candidate) for cell in held),
             content.family(candidate),
         )
         for candidate, held in measured.items()
-        if held
     )
-    by_size = tuple(
-        Panel(
-            _batch(size),
-            tuple(_cell(c, content.family(w), w) for w, c in found if c.batch_size == size),
-        )
-        for size in sizes
-    )
-    within = Figure(
+    return Figure(
         "length-by-format",
         "Time per text over length, format by format",
         "Where the lines lie on each other, larger batches gain nothing. Both axes are "
@@ -171,21 +170,41 @@ def over_length(
         TIME,
         "batch size",
         tuple(map(_batch, sizes)),
-        by_format,
+        panels,
         ordered=True,
     )
-    between = Figure(
+
+
+def _length_by_size(
+    measured: Cells, sizes: Sequence[int], x: Axis, formats: tuple[str, ...]
+) -> Figure:
+    legend, names, name_of = "format", formats, content.family
+    if len(set(map(content.family, measured))) < len(measured):
+        # Two layouts of one format would have one colour: each becomes a series of its own.
+        legend, names, name_of = "candidate", tuple(map(content.short, measured)), content.short
+    panels = tuple(
+        Panel(
+            _batch(size),
+            tuple(
+                _cell(cell, name_of(candidate), candidate)
+                for candidate, held in measured.items()
+                for cell in held
+                if cell.batch_size == size
+            ),
+        )
+        for size in sizes
+    )
+    return Figure(
         "length-by-batch-size",
         "Time per text over length, batch size by batch size",
-        "The lowest line is the fastest format for texts of that length in batches of that size.",
+        "The lowest line is the fastest for texts of that length in batches of that size.",
         "line",
         x,
         TIME,
-        "format",
-        formats,
-        by_size,
+        legend,
+        names,
+        panels,
     )
-    return (within, between) if len(by_format) > 1 else (within,)
 
 
 def _batch(size: int) -> str:
@@ -196,7 +215,7 @@ def _cell(cell: Cell, series: str, candidate: Candidate) -> Point:
     place = bounded("y", cell.per_text_s, 1000)
     format_ = content.short(candidate)
     place |= {"x": cell.length}
-    return {**place, "series": series, "line": format_, "Format": format_, **cell.words}
+    return {**place, "series": series, "Format": format_, **cell.words}
 
 
 # --- one text at a time -----------------------------------------------------------------------
@@ -215,7 +234,7 @@ def latency(rows: Iterable[Row], formats: tuple[str, ...]) -> Figure | None:
         f"{FEWEST_FOR_P99} calls, p99.",
         "line",
         Axis("time for one text (ms)", "log"),
-        Axis("answers within that time", percent=True),
+        Axis("answers within that time", numbers="percent"),
         "format",
         formats,
         (Panel("", tuple(points)),),
@@ -260,13 +279,13 @@ def frontier(
     if not points:
         return None
     if decisions:
-        x = Axis("answers that differ from the original's", percent=True)
+        x = Axis("answers that differ from the original's", numbers="percent")
         caption = (
             "A symbol stands at the share of changed answers that was seen; the bar to its right "
             "ends where the true share may still be, at 95 % confidence. "
         )
     else:
-        x = Axis("mean difference from the original (its standard deviations)", "log")
+        x = Axis("mean difference from the original (its standard deviations)", "log", "powers")
         caption = "Outputs were compared as tensors: there are no decisions to change. "
     return Figure(
         "frontier",
@@ -340,7 +359,7 @@ def ceiling(
                 "Fastest matrix product": f"{top} in {row.candidate.precision}",
             }
         )
-    axis = Axis("share of the fastest matrix product", percent=True)
+    axis = Axis("share of the fastest matrix product", numbers="percent")
     caption = (
         "The fastest matrix product of this machine in that precision is 100 %. What is missing "
         "went into padding, tokenizing, and everything in a model that is no matrix product."

@@ -102,7 +102,7 @@ def orders(bench: Bench) -> tuple[Figure, ...]:
             name="order-padding",
             title="Padding, by order",
             caption="Share of the computed tokens that are padding.",
-            y=Axis("share of padding", percent=True),
+            y=Axis("share of padding", numbers="percent"),
             panels=tuple(shares),
             **common,
         ),

@@ -80,6 +80,20 @@ def test_cells_with_samples_come_before_the_cost_table(tmp_path: Path) -> None:
     assert len(figures.cells(tuning.chosen, (), 0)) == len(known)
 
 
+def test_two_layouts_of_a_format_are_told_apart() -> None:
+    cells = figures.cells(
+        Row(OPENVINO, "finalist"), (ShapeTime(4, 16, Measurement((0.4, 0.4))),), 0
+    )
+    other = replace(OPENVINO, intra_op_num_threads=2, streams=1)
+    _, formats = figures.over_length({OPENVINO: cells, EAGER: cells}, FORMATS)
+    assert (formats.legend, formats.present) == ("format", FORMATS)
+    within, layouts = figures.over_length({OPENVINO: cells, other: cells}, FORMATS)
+    assert layouts.legend == "candidate"
+    assert layouts.present == ("OpenVINO fp32 2x1", "OpenVINO fp32 1x2")
+    assert [panel.about for panel in within.panels] == ["OpenVINO fp32"] * 2
+    assert len(figures.over_length({OPENVINO: cells, other: []}, FORMATS)) == 1
+
+
 def test_a_distribution_rises_and_has_a_p99_only_from_enough_calls() -> None:
     for count, marks in ((458, 2), (459, 3)):
         calls = tuple(0.001 * (1 + index) for index in range(count))
