@@ -25,8 +25,8 @@ _POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline' 'unsafe-eval'; "
     "img-src data: blob:"
 )
-_PROSE = 40
-"""Characters from which a cell is a text, to be wrapped, rather than a name or a number."""
+_PROSE = {"note", "text"}
+"""Columns of sentences, which need room to be wrapped in."""
 
 _STATUSES = ("chosen", "refused", "failed")
 _SYMBOLS = {
@@ -211,7 +211,7 @@ def _cells(table: Table, row: tuple[str, ...]) -> Iterator[str]:
     for index, cell in enumerate(row):
         numeric = _number(table, index)
         number = leading_number(cell) if numeric else None
-        prose = ' class="text"' if not numeric and len(cell) >= _PROSE else numeric
+        prose = ' class="text"' if table.columns[index] in _PROSE else numeric
         key = "" if number is None else f' data-sort="{number!r}"'
         yield f"<td{prose}{key}>{_text(cell)}</td>"
 
