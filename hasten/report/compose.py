@@ -89,7 +89,7 @@ def _bench(bench: Bench, drawn: bool) -> Document:
         title=f"{bench.model.name}, measured",
         headline=content_bench.headline(bench),
         facts=tuple(content_bench.facts(bench)),
-        notes=content_bench.missing(bench),
+        notes=(*content_bench.missing(bench), *content_bench.refused(bench)),
         sections=filled(
             Section(
                 "Batch size",

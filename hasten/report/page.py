@@ -183,7 +183,8 @@ def _panel(figure: Figure, panel: Panel, spec: charts.Spec) -> str:
     whole = _json(charts.with_points(spec, figure, panel))
     named = ": ".join(part for part in (figure.title, panel.title) if part)
     return (
-        f'<div class="panel"{about}>{title}<div class="chart" aria-label="{_text(named)}"></div>'
+        f'<div class="panel"{about}>{title}'
+        f'<div class="chart" role="group" aria-label="{_text(named)}"></div>'
         f'<script type="application/json">{whole}</script></div>'
     )
 

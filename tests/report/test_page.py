@@ -139,6 +139,22 @@ def test_series_look_the_same_in_every_chart(document: Document) -> None:
     assert len(set(everything)) == 56
 
 
+@pytest.mark.parametrize(
+    ("palettes", "paper"),
+    [
+        ((charts.PALETTE, charts.ORDERED), 1.0),
+        ((charts.DARK_PALETTE, charts.DARK_ORDERED), 0.008),  # the luminance of #14171b
+    ],
+)
+def test_every_colour_stands_out_from_its_paper(palettes: Any, paper: float) -> None:
+    for colour in (colour for palette in palettes for colour in palette):
+        channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        ink = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+        high, low = max(ink, paper), min(ink, paper)
+        assert (high + 0.05) / (low + 0.05) >= 3, colour
+
+
 def test_pictures_need_no_browser(document: Document) -> None:
     drawn = {figure.name: figure for figure in document.figures}
     for name in ("batch-size-time", "order-time", "latency"):
