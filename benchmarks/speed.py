@@ -23,7 +23,7 @@ import hasten
 from hasten import demo
 from hasten.plain import to_json
 from hasten.records import PRECISIONS, Event, Progress, Tuning
-from hasten.report import content, markdown
+from hasten.report import compose, content, markdown
 
 
 def main() -> None:
@@ -59,7 +59,7 @@ def _parse() -> argparse.Namespace:
 
 
 def _print(tuning: Tuning) -> None:
-    print(markdown.render(tuning))
+    print(markdown.render(compose.of(tuning, drawn=False)))
     print("## Best of each precision against the baseline\n")
     for precision in PRECISIONS:
         rows = [

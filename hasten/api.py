@@ -17,7 +17,8 @@ from hasten.experiment.run import Experiment, Wanted
 from hasten.job import Job, Source
 from hasten.plain import to_json
 from hasten.records import EXPERIMENTS, Bench, Event, Settings, Tuning
-from hasten.report import markdown
+from hasten.report import compose, markdown
+from hasten.report.stored import BENCH
 from hasten.tuning import contest
 from hasten.tuning.context import Context
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 _DECISIVE = ("objective", "max_latency_ms", "batch_sizes")
-BENCH = "bench.json"
-"""The file in a bench's folder that holds its result."""
 
 
 def tune(
@@ -273,6 +272,9 @@ def _save(folder: Path, tuning: Tuning, context: Context) -> None:
         tuning,
         artifact=context.folder / "artifacts" / engine.artifact_name(candidate),
         reference=context.reference,
-        extra={"report.md": markdown.render(tuning), **_failure_logs(tuning, context)},
+        extra={
+            "report.md": markdown.render(compose.of(tuning, drawn=False)),
+            **_failure_logs(tuning, context),
+        },
         results=context.journal.path,
     )

@@ -10,8 +10,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from hasten import __version__, api, bundle, cli, demo
-from hasten.errors import BudgetError, EngineError, HastenError, NoCandidate
+from hasten.errors import BudgetError, EngineError, HastenError, NoCandidate, Unavailable
 from hasten.records import Briefing, Progress, Tuning
+from hasten.report import charts
 from tests.scripted import MACHINE, Lab
 
 FAST = {"*": {"call_s": 1e-3, "token_s": 2e-5}}
@@ -175,20 +176,56 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
     assert "nowhere.csv" in result.stderr
 
 
-def test_the_report_of_a_bundle_is_shown_again(tmp_path: Path, lab: Lab, tuning: Tuning) -> None:
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory, lab: Lab, tuning: Tuning) -> Path:
+    """A bundle."""
+    folder = tmp_path_factory.mktemp("saved") / "b"
     bundle.save(
-        tmp_path / "b",
+        folder,
         tuning,
         artifact=lab.folder / "artifacts" / "fake-fp32-cpu",
         reference=lab.reference.folder,
         extra={},
         results=lab.folder / "results.jsonl",
     )
-    assert "Use Fake fp32" in run("report", tmp_path / "b").stdout
-    assert json.loads(run("report", tmp_path / "b", "--json").stdout)["model"]["name"] == "scripted"
+    return folder
+
+
+def test_the_report_of_a_bundle_is_shown_again(tmp_path: Path, saved: Path) -> None:
+    shown = run("report", saved, "--format", "md")
+    assert "Use Fake fp32" in shown.stdout
+    assert "b.report.md" in shown.stderr
+    assert saved.with_name("b.report.md").read_text().startswith("# scripted, tuned")
+    assert bundle.load(saved)  # it is still what its manifest says
+    assert json.loads(run("report", saved, "--json").stdout)["model"]["name"] == "scripted"
     missing = run("report", tmp_path)
     assert missing.exit_code == 2
     assert "no bundle" in missing.stderr
+
+
+def test_a_report_goes_where_it_is_asked_to(tmp_path: Path, saved: Path) -> None:
+    shown = run("report", saved, saved, "-o", tmp_path / "site", "--format", "md")
+    assert "No difference that the measurements show" in shown.stdout
+    assert (tmp_path / "site" / "comparison.md").exists()
+    both = run("report", saved, saved, "-o", tmp_path / "none", "--json")
+    assert len(json.loads(both.stdout)) == 2
+    assert not (tmp_path / "none").exists()
+    wrong = run("report", saved, "-o", tmp_path, "--format", "pdf")
+    assert (wrong.exit_code, "html, md, png, svg" in wrong.stderr) == (2, True)
+
+
+def test_without_the_charts_packages_the_report_is_shown_and_the_command_named(
+    tmp_path: Path, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(name: str) -> Any:
+        raise Unavailable(f"charts need {name}", fix="pip install 'hasten[report]'")
+
+    monkeypatch.setattr(charts, "library", absent)
+    shown = run("report", saved, "-o", tmp_path)
+    assert shown.exit_code == 0
+    assert "Use Fake fp32" in shown.stdout
+    assert "pip install 'hasten[report]'" in shown.stderr
+    assert run("report", saved, "-o", tmp_path, "--format", "html").exit_code == 2
 
 
 def test_doctor_names_every_engine() -> None:

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hasten.stats import clopper_pearson_upper, percentile, ratio_interval, student_t_quantile
+from hasten.stats import (
+    clopper_pearson_upper,
+    independent_ratio_interval,
+    mean_interval,
+    percentile,
+    percentile_interval,
+    ratio_interval,
+    student_t_quantile,
+)
 
 
 class TestPercentile:
@@ -156,3 +164,52 @@ class TestClopperPearson:
     def test_there_is_no_such_proportion(self, successes: int, trials: int) -> None:
         with pytest.raises(ValueError, match="no proportion"):
             clopper_pearson_upper(successes, trials)
+
+
+class TestMeanInterval:
+    def test_it_is_the_ratio_to_one(self) -> None:
+        samples = [1.0, 1.2, 1.1, 1.3]
+        assert mean_interval(samples, seed=3) == ratio_interval(samples, [1.0] * 4, seed=3)
+
+    def test_it_holds_the_truth_as_often_as_it_says(self) -> None:
+        draws = np.exp(np.random.default_rng(0).normal(0.0, 0.1, size=(300, 6)))
+        held = sum(mean_interval(row, seed=0).holds(1.0) for row in draws)
+        assert held / 300 > 0.93
+
+    def test_many_samples_give_what_resampling_would(self) -> None:
+        many = np.exp(np.random.default_rng(0).normal(0.0, 0.5, size=301))
+        plain, resampled = mean_interval(many, seed=0), mean_interval(many[:300], seed=0)
+        assert plain.high - plain.low == pytest.approx(resampled.high - resampled.low, rel=0.05)
+
+
+class TestPercentileInterval:
+    def test_it_lies_between_samples_and_holds_the_truth(self) -> None:
+        draws = np.random.default_rng(1).random(size=(400, 100))
+        found = [percentile_interval(row, 90) for row in draws]
+        assert all(i.low <= i.estimate <= i.high for i in found)
+        assert sum(i.holds(0.9) for i in found) / 400 > 0.93
+
+    def test_few_samples_bound_it_by_their_extremes(self) -> None:
+        found = percentile_interval([3.0, 1.0, 2.0], 50)
+        assert (found.low, found.estimate, found.high) == (1.0, 2.0, 3.0)
+
+
+class TestIndependentRatioInterval:
+    def test_it_is_welchs(self) -> None:
+        # scipy.stats.ttest_ind(np.log(a), np.log(b), equal_var=False) has 3.9 degrees of freedom.
+        a, b = np.exp([0.1, 0.2, 0.3]), np.exp([0.0, 0.05, 0.13, 0.02])
+        found = independent_ratio_interval(a, b)
+        error = math.sqrt(
+            np.var([0.1, 0.2, 0.3], ddof=1) / 3 + np.var([0, 0.05, 0.13, 0.02], ddof=1) / 4
+        )
+        half = math.log(found.high / found.low) / 2
+        assert found.estimate == pytest.approx(math.exp(0.15))
+        assert half / error == pytest.approx(student_t_quantile(0.975, 2), rel=1e-9)
+
+    def test_equal_samples_have_no_width(self) -> None:
+        found = independent_ratio_interval([2.0, 2.0], [1.0, 1.0])
+        assert found.low == found.high == pytest.approx(2.0)
+
+    def test_one_sample_is_not_enough(self) -> None:
+        with pytest.raises(ValueError, match="two samples on each side"):
+            independent_ratio_interval([1.0], [1.0, 2.0])

@@ -11,8 +11,18 @@ import typer
 
 from hasten import __version__
 from hasten.cli import options as given
-from hasten.cli.display import Display, err, out, print_json, reporting, show
+from hasten.cli.display import (
+    Display,
+    err,
+    out,
+    print_json,
+    reporting,
+    show,
+    show_document,
+    write_report,
+)
 from hasten.errors import ChoiceError
+from hasten.plain import to_json
 
 app = typer.Typer(
     name="hasten",
@@ -244,17 +254,49 @@ def run_demo(
         show(tuning, output, as_json=as_json)
 
 
-@app.command()
-def report(
-    path: Annotated[Path, typer.Argument(help="A bundle.")],
+@app.command(
+    epilog="**Examples**\n\n"
+    "`hasten report bench`\n\n"
+    "`hasten report bundle --format html,md,png -o site`\n\n"
+    "`hasten report before after`"
+)
+def report(  # noqa: PLR0917 - typer makes options of all of them
+    path: Annotated[Path, typer.Argument(help="A bundle, or the folder of a bench.")],
+    other: Annotated[
+        Path | None, typer.Argument(help="A second one, to be shown beside the first.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for the files; by default beside the results."),
+    ] = None,
+    formats: Annotated[
+        str | None,
+        typer.Option("--format", help="With commas: html,md,png,svg.  [default: html]"),
+    ] = None,
     as_json: given.AsJson = False,
     debug: given.Debug = False,
 ) -> None:
-    """Show the report of a bundle again."""
-    from hasten import bundle
+    """Show results again, and write them as one HTML page that opens anywhere.
+
+    The page has every chart and table, and loads nothing from a network. Two results are compared:
+    before and after, or two machines. With `--json` nothing is written unless `--format` is given.
+    """
+    from hasten.report import comparison, compose, publish, stored
 
     with reporting(debug):
-        show(bundle.read_tuning(path), path, as_json=as_json)
+        results = [stored.read(given_path) for given_path in (path, other) if given_path]
+        if other is None:
+            document = compose.of(results[0])
+        else:
+            sides = zip(stored.labels(path, other), results, strict=True)
+            document = comparison.of(*(comparison.Side(*side) for side in sides))
+        if as_json:
+            print_json(to_json(results if other else results[0]))
+        else:
+            show_document(document)
+        if formats or not as_json:
+            base = publish.base(path, other, output)
+            write_report(document, base, _names(formats))
 
 
 @app.command()

@@ -6,10 +6,10 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 from rich.console import Console
@@ -17,9 +17,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from hasten import records
-from hasten.errors import EngineError, HastenError, NoCandidate
+from hasten.errors import EngineError, HastenError, NoCandidate, Unavailable
 from hasten.plain import to_json
 from hasten.records import Bench, Briefing, Event, Forecast, Tuning
+
+if TYPE_CHECKING:
+    from hasten.report.document import Document
 
 _INTERRUPTED = 130
 
@@ -139,9 +142,9 @@ def show(result: Tuning | Bench, folder: Path, *, as_json: bool) -> None:
     if as_json:
         print_json(to_json(result))
         return
-    from hasten.report import terminal
+    from hasten.report import compose
 
-    out.print(terminal.render(result))
+    show_document(compose.of(result, drawn=False))
     if isinstance(result, Bench):
         out.print(f"\nPictures: hasten report {escape(str(folder))}", soft_wrap=True)
         return
@@ -151,6 +154,36 @@ def show(result: Tuning | Bench, folder: Path, *, as_json: bool) -> None:
         soft_wrap=True,
         highlight=False,
     )
+
+
+def show_document(document: Document) -> None:
+    """Print a report."""
+    from hasten.report import terminal
+
+    out.print(terminal.render(document))
+
+
+def write_report(document: Document, base: Path, formats: Sequence[str] | None) -> None:
+    """Write a report's files and say where they are.
+
+    Without ``formats`` it is the page; where the packages for that are not installed, a note
+    says what installs them, and all else stands.
+    """
+    from hasten.report import publish
+
+    err.print()
+    try:
+        for path in publish.write(document, base, formats or ("html",)):
+            err.print(f"Written: {escape(str(path))}", soft_wrap=True, highlight=False)
+    except Unavailable as error:
+        if formats:
+            raise
+        err.print(
+            f"No page was written: {error.message}. To have one: {error.fix}",
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
+        )
 
 
 def print_json(value: object) -> None:

@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 
 from hasten import engines
 from hasten.errors import ChoiceError
 from hasten.records import (
+    Bench,
     Candidate,
+    Ceiling,
     EndToEnd,
+    Hardware,
     Interval,
     LengthProfile,
+    ModelInfo,
     Parity,
     Row,
+    Settings,
+    Strategy,
     Tuning,
 )
+from hasten.report.document import Table
 from hasten.stats import percentile
 
 _ORDER = ("chosen", "finalist", "refused", "dropped", "failed")
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Rows of text under column names; numbers are right-aligned from ``numbers_from`` on."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    numbers_from: int = 1
-    numbers_to: int = 99
 
 
 def title(candidate: Candidate) -> str:
@@ -40,10 +36,30 @@ def title(candidate: Candidate) -> str:
     return f"{_engine(candidate)} {candidate.precision}{where}, {layout}"
 
 
+def family(candidate: Candidate) -> str:
+    """A candidate's format, whatever its layout: ``ONNX Runtime fp32``."""
+    where = "" if candidate.device == "cpu" else f" {candidate.device}"
+    return f"{_engine(candidate)} {candidate.precision}{where}"
+
+
 def short(candidate: Candidate) -> str:
     """A candidate for tables: ``ONNX Runtime fp32 2x1``."""
-    where = "" if candidate.device == "cpu" else f" {candidate.device}"
-    return f"{_engine(candidate)} {candidate.precision}{where} {candidate.layout}"
+    return f"{family(candidate)} {candidate.layout}"
+
+
+def milliseconds(time_s: float) -> str:
+    """A time to three digits.
+
+    >>> milliseconds(0.0123456), milliseconds(1.5)
+    ('12.3 ms', '1,500 ms')
+    """
+    value = 1000 * time_s
+    return f"{value:,.0f} ms" if value >= 100 else f"{value:.3g} ms"
+
+
+def order(strategy: Strategy) -> str:
+    """How texts become batches, without the size of a batch."""
+    return strategy.name.replace("_", " ")
 
 
 def headline(tuning: Tuning) -> tuple[str, ...]:
@@ -61,6 +77,27 @@ def headline(tuning: Tuning) -> tuple[str, ...]:
         sentences.append(_lead(tuning))
     sentences += _ceiling(tuning, run)
     return tuple(sentences)
+
+
+def facts(tuning: Tuning) -> Iterator[tuple[str, str]]:
+    """The figures of the answer, each with what it is."""
+    chosen, ratio = tuning.chosen, tuning.chosen.ratio_to_baseline
+    run, parity = chosen.main, chosen.parity
+    assert run
+    if ratio:
+        span = f"{ratio.low:.2f} to {ratio.high:.2f}"
+        yield f"{ratio.estimate:.2f}x", f"as fast as the original at batch 1 ({span})"
+    if tuning.settings.objective == "latency":
+        yield milliseconds(percentile(run.batch_latency_s, 50)), "median for one text"
+    else:
+        yield f"{run.texts_per_s:,.1f}", "texts a second"
+    if parity and parity.decisions:
+        bound = f"answers changed (at most {parity.flip_upper_bound:.2%})"
+        yield f"{parity.flips} of {parity.compared:,}", bound
+    elif parity:
+        yield f"{parity.mean_abs_difference:.0e}", "mean difference, in standard deviations"
+    if chosen.ceiling_share is not None:
+        yield f"{chosen.ceiling_share:.0%}", "of the machine's fastest matrix product"
 
 
 def agreement(parity: Parity) -> str:
@@ -99,35 +136,71 @@ def lengths(profile: LengthProfile) -> str:
     )
 
 
-def setting(tuning: Tuning) -> tuple[str, ...]:
+def setting(result: Tuning | Bench) -> tuple[str, ...]:
     """Where and under which conditions the figures were taken."""
-    here, threads = tuning.hardware, tuning.baseline.candidate.intra_op_num_threads
-    extensions = [s for s in here.instruction_sets if s.startswith(("avx2", "avx512", "amx", "bf"))]
-    versions = ", ".join(f"{name} {version}" for name, version in tuning.versions.items())
-    weights = ", random ones" if tuning.model.random_weights else ""
-    ceilings = "; ".join(
-        f"{c.precision} {c.flops_per_s / 1e9:.0f} GFLOP/s on {c.device}" for c in tuning.ceilings
-    )
-    baseline = tuning.baseline.main
+    threads = result.baseline.candidate.intra_op_num_threads
+    baseline = result.baseline.main
     rounds = len(baseline.total.samples_s) if baseline else 0
     judged = f"{baseline.texts:,} texts in each of {rounds}" if baseline else "no"
-    model, million = tuning.model, tuning.model.parameter_count / 1e6
-    machine = (
-        here.cpu_model,
-        _count(here.usable_cores, "usable core"),
-        " ".join(extensions) or "no vector extensions known",
-        f"{here.memory_bytes / 2**30:.0f} GiB",
-        *(gpu.name for gpu in here.gpus),
-    )
     return (
-        f"Model: {model.name}, {model.architecture}, {million:.1f} M weights{weights}",
-        f"Texts: {lengths(tuning.profile)}",
-        f"Machine: {', '.join(machine)}",
+        f"Model: {model(result.model)}",
+        f"Texts: {lengths(result.profile)}",
+        f"Machine: {machine(result.hardware)}",
         f"Threads: {threads} for every candidate",
-        f"Rounds: {judged} interleaved rounds; {tuning.elapsed_s:.0f} s in all",
-        f"Fastest matrix product measured here: {ceilings or 'not measured'}",
-        f"Versions: {versions}",
+        f"Rounds: {judged} interleaved rounds; {result.elapsed_s:.0f} s in all",
+        f"Fastest matrix product measured here: {ceilings(result.ceilings) or 'not measured'}",
+        f"Versions: {', '.join(f'{name} {v}' for name, v in result.versions.items())}",
     )
+
+
+def model(info: ModelInfo) -> str:
+    """A model as one line."""
+    weights = ", random ones" if info.random_weights else ""
+    million = info.parameter_count / 1e6
+    return f"{info.name}, {info.architecture}, {million:.1f} M weights{weights}"
+
+
+def machine(hardware: Hardware) -> str:
+    """A machine as one line."""
+    wide = ("avx2", "avx512", "amx", "bf")
+    extensions = [name for name in hardware.instruction_sets if name.startswith(wide)]
+    parts = (
+        hardware.cpu_model,
+        _count(hardware.usable_cores, "usable core"),
+        " ".join(extensions) or "no vector extensions known",
+        f"{hardware.memory_bytes / 2**30:.0f} GiB",
+        *(gpu.name for gpu in hardware.gpus),
+    )
+    return ", ".join(parts)
+
+
+def ceilings(measured: Iterable[Ceiling]) -> str:
+    """The fastest matrix products as one line."""
+    return "; ".join(
+        f"{c.precision} {c.flops_per_s / 1e9:.0f} GFLOP/s on {c.device}" for c in measured
+    )
+
+
+def again(settings: Settings) -> str:
+    """The command that tunes so again; a tuning does not keep what the files were called."""
+    asked, usual = settings, Settings()
+    options = {
+        "budget": f"{asked.budget_s:g}s" if asked.budget_s != usual.budget_s else None,
+        "engines": ",".join(asked.engines),
+        "precisions": ",".join(asked.precisions),
+        "batch-sizes": ",".join(map(str, asked.batch_sizes))
+        if asked.batch_sizes != usual.batch_sizes
+        else None,
+    }
+    for name in ("objective", "max_latency_ms", "max_flips", "threads", "device", "texts"):
+        if getattr(asked, name) != getattr(usual, name):
+            options[name.replace("_", "-")] = str(getattr(asked, name))
+    for name in ("rounds", "seed"):
+        if getattr(asked, name) != getattr(usual, name):
+            options[name] = str(getattr(asked, name))
+    words = [f"--{name} {value}" for name, value in options.items() if value]
+    strict = ["--strict"] if asked.strict else []
+    return " ".join(["hasten tune MODEL --data FILE -o BUNDLE", *words, *strict])
 
 
 def candidates(tuning: Tuning) -> Table:
@@ -136,7 +209,7 @@ def candidates(tuning: Tuning) -> Table:
     ``2x1`` stands for two streams of one thread each.
     """
     known = [row for row in tuning.rows if row.status in _ORDER]
-    rows = sorted(known, key=lambda row: (_ORDER.index(row.status), -_rate(row)))
+    rows = sorted(known, key=lambda row: (_ORDER.index(row.status), -rate(row)))
     baseline = tuning.baseline
     reference = (short(baseline.candidate), "baseline")
     latency = tuning.settings.objective == "latency"
@@ -160,6 +233,7 @@ def candidates(tuning: Tuning) -> Table:
         ),
         numbers_from=2,
         numbers_to=8,
+        wide=frozenset({"largest difference", "tokens/s", "load s", "memory MiB"}),
     )
 
 
@@ -187,25 +261,28 @@ def batching(tuning: Tuning) -> Table | None:
     )
 
 
-def flips(tuning: Tuning) -> Table | None:
-    """The changed answers of the winner and of every refused candidate; None without any."""
-    rows = []
-    for row in tuning.rows:
+def flips(rows: Iterable[Row], longest: int = 80) -> Table | None:
+    """The changed answers of whoever was proved or refused; None without any.
+
+    Texts are cut off after ``longest`` characters.
+    """
+    lines = []
+    for row in rows:
         if row.parity is None or row.status not in ("chosen", "refused", "finalist"):
             continue
         for flip in row.parity.examples:
-            text = flip.text if len(flip.text) <= 80 else flip.text[:79] + "…"
+            text = flip.text if len(flip.text) <= longest else flip.text[: longest - 1] + "…"
             change = f"{flip.reference_answer} → {flip.candidate_answer}"
             margins = f"{flip.reference_margin:.3g} → {flip.candidate_margin:.3g}"
-            rows.append((short(row.candidate), change, margins, text))
+            lines.append((short(row.candidate), change, margins, text))
     columns = ("candidate", "answer", "margin", "text")
-    return Table("Changed answers", columns, tuple(rows), numbers_from=9) if rows else None
+    return Table("Changed answers", columns, tuple(lines), numbers_from=9) if lines else None
 
 
-def unavailable(tuning: Tuning) -> tuple[str, ...]:
+def unavailable(rows: Iterable[Row]) -> tuple[str, ...]:
     """What could not be tried here and why, candidates with the same reason together."""
     precisions: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-    for row in tuning.rows:
+    for row in rows:
         if row.status == "unavailable":
             reason = " ".join((row.reason or "").split())
             kind = (reason, row.candidate.device, _engine(row.candidate))
@@ -307,7 +384,8 @@ def _engine(candidate: Candidate) -> str:
         return candidate.engine
 
 
-def _rate(row: Row) -> float:
+def rate(row: Row) -> float:
+    """Tokens per second, end to end or else from the first shapes; to sort by."""
     if row.main:
         return row.main.tokens_per_s
     return row.screen_tokens_per_s or 0.0

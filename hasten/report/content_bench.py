@@ -5,67 +5,206 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hasten.records import Bench, EndToEnd, Format
-from hasten.report.content import Table, interval, short, title
+from hasten.report import figures
+from hasten.report.content import interval, order, short, title
+from hasten.report.document import Table
+from hasten.report.figures_bench import arrival, shows_orders
 from hasten.stats import percentile
 
-_FEWEST_FOR_P99 = 459
-"""Calls of which one lies beyond the true 99th percentile with a probability of 99 %."""
+Best = tuple[Format, EndToEnd]
+
+
+def best(bench: Bench) -> Best | None:
+    """The fastest run in arrival order whose answers are the original's; None before any."""
+    runs = [(f, run) for f in bench.formats if f.row.reason is None for run in arrival(f)]
+    return min(runs, key=lambda pair: pair[1].total.median_s, default=None)
 
 
 def headline(bench: Bench) -> tuple[str, ...]:
     """The answer first: which format is fastest, at which batch size, by how much."""
-    runs = [(format_, run) for format_ in bench.formats for run in _arrival(format_)]
-    if not runs:
-        return ("Nothing has been measured end to end yet.", *_missing(bench))
-    best, run = min(runs, key=lambda pair: pair[1].total.median_s)
-    ratio, times = best.row.ratio_to_baseline, ""
-    if ratio:
-        baseline = title(bench.baseline.candidate)
-        times = f", {interval(ratio)} times the speed of {baseline} at batch 1"
-    sentence = (
-        f"In arrival order, {title(best.row.candidate)} at batch {run.strategy.batch_size} is "
+    found = best(bench)
+    if found is None:
+        fastest = _fastest_single(bench)
+        return (fastest or "Nothing has been measured end to end yet.",)
+    format_, run = found
+    ratio = figures.speed_up(bench.baseline.main, run, bench.settings.seed)
+    usual = f"times the speed of {title(bench.baseline.candidate)} at batch 1"
+    times = f", {interval(ratio)} {usual}" if ratio else ""
+    first = (
+        f"In arrival order, {title(format_.row.candidate)} at batch {run.strategy.batch_size} is "
         f"fastest: {run.texts_per_s:,.1f} texts/s{times}."
     )
-    return (sentence, *_missing(bench))
+    return (first, *_sorting(bench, run))
 
 
-def tables(bench: Bench) -> Iterator[Table]:
-    """Every experiment that has results, as a table."""
-    if any(True for format_ in bench.formats for _ in _arrival(format_)):
-        yield _batch_sizes(bench)
-    if any(format_.single for format_ in bench.formats):
-        yield _latency(bench)
+def refused(bench: Bench) -> Iterator[str]:
+    """The formats that are drawn with the others, but whose answers are not the original's."""
+    for row in (format_.row for format_ in bench.formats if format_.row.reason):
+        answers = f"its answers are not the original's: {row.reason}"
+        yield f"{title(row.candidate)} is shown, however fast, but {answers}."
 
 
-def _batch_sizes(bench: Bench) -> Table:
-    sizes = sorted({r.strategy.batch_size for f in bench.formats for r in _arrival(f)})
+def missing(bench: Bench) -> tuple[str, ...]:
+    """What was asked for and is not there: all of it in a run that was not finished."""
+    if bench.complete:
+        return ()
+    rounds = bench.settings.rounds
+    short_of = [
+        f"{short(f.row.candidate)}, {run.strategy.label}: {done} of {rounds} runs"
+        for f in bench.formats
+        for run in f.row.runs
+        if (done := len(run.total.samples_s)) < rounds
+    ]
+    nothing = [name for name in bench.experiments if not _has(bench, name)]
+    return (
+        (
+            "The run was not finished: what is missing here was not measured. The same command "
+            "continues it."
+        ),
+        *([f"Not measured yet: {', '.join(nothing)}."] if nothing else []),
+        *([f"Not as often as asked: {'; '.join(short_of)}."] if short_of else []),
+    )
+
+
+def facts(bench: Bench) -> Iterator[tuple[str, str]]:
+    """The figures of the answer, each with what it is."""
+    found = best(bench)
+    if found is None:
+        return
+    format_, run = found
+    ratio = figures.speed_up(bench.baseline.main, run, bench.settings.seed)
+    if ratio:
+        yield (
+            f"{ratio.estimate:.2f}x",
+            f"as fast as the baseline ({ratio.low:.2f} to {ratio.high:.2f})",
+        )
+    yield f"{run.texts_per_s:,.1f}", "texts a second"
+    if format_.row.parity and format_.row.parity.decisions:
+        parity = format_.row.parity
+        yield f"{parity.flips} of {parity.compared:,}", "answers changed"
+    if format_.row.ceiling_share is not None:
+        yield f"{format_.row.ceiling_share:.0%}", "of the machine's ceiling"
+
+
+def batch_sizes(bench: Bench) -> Table | None:
+    """Texts per second of every format at every batch size."""
+    sizes = sorted({run.strategy.batch_size for f in bench.formats for run in arrival(f)})
+    if not sizes:
+        return None
     rows = []
     for format_ in bench.formats:
-        found = {run.strategy.batch_size: run for run in _arrival(format_)}
+        found = {run.strategy.batch_size: run for run in arrival(format_)}
         cells = (f"{found[size].texts_per_s:,.1f}" if size in found else "" for size in sizes)
         rows.append((short(format_.row.candidate), *cells))
     columns = ("texts/s at batch", *map(str, sizes))
     return Table("Batch sizes, texts in arrival order", columns, tuple(rows))
 
 
-def _latency(bench: Bench) -> Table:
+def orders(bench: Bench) -> tuple[Table, ...]:
+    """Texts per second and padding in every order, a column for each batch size."""
+    shown = [format_ for format_ in bench.formats if shows_orders(format_)]
+    if not shown:
+        return ()
+    sizes = sorted({run.strategy.batch_size for format_ in shown for run in format_.row.runs})
+    rates, shares = [], []
+    for format_ in shown:
+        found = {(order(run.strategy), run.strategy.batch_size): run for run in format_.row.runs}
+        for name in dict.fromkeys(name for name, _ in found):
+            runs = [found.get((name, size)) for size in sizes]
+            head = (short(format_.row.candidate), name)
+            rates.append((*head, *(f"{run.texts_per_s:,.1f}" if run else "" for run in runs)))
+            shares.append(
+                (*head, *(f"{100 * run.padding_share:.1f}" if run else "" for run in runs))
+            )
+    return (
+        Table("Orders", ("texts/s at batch", "order", *map(str, sizes)), tuple(rates), 2),
+        Table("Padding", ("padding (%) at batch", "order", *map(str, sizes)), tuple(shares), 2),
+    )
+
+
+def latency(bench: Bench) -> Table | None:
+    """Percentiles of the single texts' times."""
     rows = []
     for format_ in bench.formats:
         if format_.single and format_.single.main:
             calls = format_.single.main.batch_latency_s
-            shares = [50, 90, *([99] if len(calls) >= _FEWEST_FOR_P99 else [])]
+            shares = [50, 90, *([99] if len(calls) >= figures.FEWEST_FOR_P99 else [])]
             cells = [f"{1000 * percentile(calls, share):.2f}" for share in shares]
             cells += [""] * (3 - len(cells))
             rows.append((short(format_.single.candidate), *cells, f"{len(calls):,}"))
     columns = ("one text at a time", "p50 ms", "p90 ms", "p99 ms", "calls")
-    return Table("Latency of single texts", columns, tuple(rows))
+    return Table("Latency of single texts", columns, tuple(rows)) if rows else None
 
 
-def _arrival(format_: Format) -> list[EndToEnd]:
-    return [run for run in format_.row.runs if run.strategy.name == "arrival"]
+def candidates(bench: Bench) -> Table:
+    """Everything that was tried: the formats at their best, then what was left behind and why."""
+    rows = []
+    for row in (*(f.row for f in bench.formats), *bench.others):
+        if row.status == "unavailable":
+            continue
+        parity, start = row.parity, row.start_up
+        bound = f"≤{parity.flip_upper_bound:.2%}" if parity else ""
+        changed = f"{parity.flips}/{parity.compared} {bound}" if parity else ""
+        outcome = "measured" if row.status == "finalist" else row.status
+        rows.append(
+            (
+                short(row.candidate),
+                "refused" if outcome == "measured" and row.reason else outcome,
+                interval(row.ratio_to_baseline) if row.ratio_to_baseline else "",
+                changed if parity is None or parity.decisions else "-",
+                f"{parity.max_abs_difference:.1e}" if parity else "",
+                f"{row.ceiling_share:.0%}" if row.ceiling_share is not None else "",
+                f"{row.export_s:.1f}" if row.export_s is not None else "",
+                f"{start.load_s:.1f}" if start else "",
+                f"{start.peak_bytes / 2**20:,.0f}" if start else "",
+                row.reason or "",
+            )
+        )
+    columns = (
+        "candidate",
+        "outcome",
+        "best speed-up (95 %)",
+        "changed",
+        "largest difference",
+        "of the ceiling",
+        "export s",
+        "load s",
+        "memory MiB",
+        "note",
+    )
+    name = "Candidates (2x1: two streams of one thread each)"
+    wide = frozenset({"largest difference", "of the ceiling", "export s", "load s", "memory MiB"})
+    return Table(name, columns, tuple(rows), numbers_from=2, numbers_to=8, wide=wide)
 
 
-def _missing(bench: Bench) -> tuple[str, ...]:
-    if bench.complete:
-        return ()
-    return ("The run was interrupted: what is missing here was not measured.",)
+def _sorting(bench: Bench, fastest: EndToEnd) -> Iterator[str]:
+    runs = [(f, run) for f in bench.formats if f.row.reason is None for run in f.row.runs]
+    format_, run = min(runs, key=lambda pair: pair[1].total.median_s)
+    if run.strategy.name == "arrival":
+        return
+    gain = figures.speed_up(fastest, run, bench.settings.seed)
+    if gain and gain.low > 1:
+        yield (
+            f"Sorting helps: {title(format_.row.candidate)} with {run.strategy.label} is "
+            f"{interval(gain)} times as fast as that, {run.texts_per_s:,.1f} texts/s."
+        )
+
+
+def _fastest_single(bench: Bench) -> str | None:
+    singles = [f.single for f in bench.formats if f.single and f.single.main and not f.row.reason]
+    timed = [(percentile(s.main.batch_latency_s, 50), s) for s in singles if s.main]
+    if not timed:
+        return None
+    time_s, single = min(timed, key=lambda pair: pair[0])
+    return (
+        f"One text at a time, {title(single.candidate)} is fastest: median {1000 * time_s:.2f} ms."
+    )
+
+
+def _has(bench: Bench, experiment: str) -> bool:
+    return {
+        "batch-size": any(arrival(f) for f in bench.formats),
+        "length": any(f.shapes for f in bench.formats),
+        "order": any(shows_orders(f) for f in bench.formats),
+        "latency": any(f.single and f.single.main for f in bench.formats),
+    }.get(experiment, True)

@@ -2,39 +2,59 @@
 
 from __future__ import annotations
 
-from hasten.records import Tuning
-from hasten.report import content
-from hasten.report.content import Table
+from collections.abc import Iterator, Mapping
+
+from hasten.report.document import Document, Section, Table
+
+_NONE: Mapping[str, str] = {}
 
 
-def render(tuning: Tuning) -> str:
-    """The whole report as one Markdown document."""
-    sentences = content.headline(tuning)
+def render(document: Document, pictures: Mapping[str, str] = _NONE) -> str:
+    """The whole report as one Markdown document.
+
+    Args:
+        document: the report.
+        pictures: the files of the figures that were drawn, by the figures' names.
+    """
+    first, *others = document.headline
+    lines = "\n".join(f"- {line}" for line in document.conditions)
+    command = f"\n\nThe command that repeats it:\n\n    {document.command}"
     parts = [
-        f"# {tuning.model.name}, tuned",
-        f"**{sentences[0]}**",
-        " ".join(sentences[1:]),
-        *(f"> Note: {warning}" for warning in tuning.warnings),
-        table(content.candidates(tuning)),
-        *(table(t) for t in (content.batching(tuning), content.flips(tuning)) if t),
+        f"# {document.title}",
+        f"**{first}**",
+        *([" ".join(others)] if others else []),
+        *(f"> Note: {note}" for note in document.notes),
+        *(part for section in document.sections for part in _section(section, pictures)),
+        f"## Conditions\n\n{lines}{command if document.command else ''}",
     ]
-    missing = content.unavailable(tuning)
-    if missing:
-        parts.append("## Not tried here\n\n" + "\n".join(f"- {line}" for line in missing))
-    lines = "\n".join(f"- {line}" for line in content.setting(tuning))
-    parts.append(f"## Conditions\n\n{lines}")
     return "\n\n".join(parts) + "\n"
 
 
 def table(table: Table) -> str:
-    """A table with a heading."""
+    """A table with what it is called."""
     alignment = [
         "---:" if table.numbers_from <= column <= table.numbers_to else "---"
         for column in range(len(table.columns))
     ]
     lines = [table.columns, tuple(alignment), *table.rows]
     body = "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
-    return f"## {table.title}\n\n{body}"
+    return f"{_cell(table.title)}:\n\n{body}"
+
+
+def _section(section: Section, pictures: Mapping[str, str]) -> Iterator[str]:
+    shown = [figure for figure in section.figures if figure.name in pictures]
+    if not (shown or section.tables or section.lines):
+        return
+    yield f"## {section.title}"
+    yield from section.sentences
+    for figure in shown:
+        yield f"![{figure.title}]({pictures[figure.name]})"
+        yield f"*{figure.title}. {figure.caption}*"
+    for held in section.tables:
+        # A table that says no more than the heading needs no caption under it.
+        yield table(held).split("\n\n", 1)[1] if held.title == section.title else table(held)
+    if section.lines:
+        yield "\n".join(f"- {line}" for line in section.lines)
 
 
 def _cell(text: str) -> str:

@@ -8,43 +8,29 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from hasten.records import Bench, Tuning
-from hasten.report import content, content_bench
-from hasten.report.content import Table
+from hasten.report.document import Document, Table
 
 _STYLES = {"chosen": "bold green", "refused": "red", "failed": "red", "dropped": "dim"}
 
-# A terminal is narrower than a page: notes go below the table, the rest stands in report.md.
-_NOT_IN_TERMINAL = {"largest difference", "tokens/s", "load s", "memory MiB", "note"}
+_NOTE = "note"
+"""A column whose texts stand below the table, where a terminal has room for them."""
 
 
-def render(result: Tuning | Bench) -> RenderableType:
+def render(document: Document) -> RenderableType:
     """The answer, then the tables, then what was not tried."""
-    return _tuning(result) if isinstance(result, Tuning) else _bench(result)
-
-
-def _bench(bench: Bench) -> RenderableType:
-    first, *others = content_bench.headline(bench)
-    parts: list[RenderableType] = [Text(first, style="bold green"), Text(" ".join(others))]
-    for table in content_bench.tables(bench):
-        parts += ["", _table(table)]
-    return Group(*parts)
-
-
-def _tuning(tuning: Tuning) -> RenderableType:
-    first, *others = content.headline(tuning)
-    parts: list[RenderableType] = [Text(first, style="bold green"), Text(" ".join(others)), ""]
-    parts += [Text(f"Note: {warning}", style="yellow") for warning in tuning.warnings]
-    candidates = content.candidates(tuning)
-    parts.append(_table(candidates))
-    parts += _notes(candidates)
-    for table in (content.batching(tuning), content.flips(tuning)):
-        if table:
+    first, *others = document.headline
+    parts: list[RenderableType] = [Text(first, style="bold green")]
+    if others:
+        parts.append(Text(" ".join(others)))
+    parts += [Text(f"Note: {note}", style="yellow") for note in document.notes]
+    for section in document.sections:
+        for table in section.tables:
             parts += ["", _table(table)]
-    missing = content.unavailable(tuning)
-    if missing:
-        parts += ["", Text("Not tried here", style="italic")]
-        parts += [Padding(Text(line, style="dim"), (0, 0, 0, 2)) for line in missing]
+            if table.columns[-1] == _NOTE:
+                parts += _notes(table)
+        if section.lines:
+            parts += ["", Text(section.title, style="italic")]
+            parts += [Padding(Text(line, style="dim"), (0, 0, 0, 2)) for line in section.lines]
     return Group(*parts)
 
 
@@ -56,7 +42,8 @@ def _notes(table: Table) -> list[RenderableType]:
 
 
 def _table(table: Table) -> RichTable:
-    shown = [i for i, name in enumerate(table.columns) if name not in _NOT_IN_TERMINAL]
+    hidden = table.wide | {_NOTE}
+    shown = [i for i, name in enumerate(table.columns) if name not in hidden]
     rich_table = RichTable(title=table.title, title_justify="left", header_style="bold", box=None)
     for index in shown:
         numeric = table.numbers_from <= index <= table.numbers_to

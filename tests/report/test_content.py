@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from hasten.records import Flip, Parity, Row, Tuning
-from hasten.report import content, markdown, terminal
+from hasten.report import compose, content, markdown, terminal
 from tests.scripted import Lab
 
 SLOW = {"call_s": 5e-3, "token_s": 1e-4}
@@ -59,7 +59,7 @@ def test_refused_candidates_show_their_reason(tuning: Tuning) -> None:
 
 
 def test_unavailable_candidates_with_one_reason_share_a_line(tuning: Tuning) -> None:
-    lines = content.unavailable(tuning)
+    lines = content.unavailable(tuning.rows)
     assert lines == ("Fake (fp32, bf16, fp16 on cuda): fake runs on the CPU only",)
 
 
@@ -103,7 +103,7 @@ def test_latency_is_told_in_milliseconds(tmp_path: Any) -> None:
 def test_markdown_tables_are_whole_and_cells_cannot_break_out(tuning: Tuning) -> None:
     nasty = replace(tuning.chosen, reason="pipe | and\nnewline")
     rows = tuple(nasty if row.status == "chosen" else row for row in tuning.rows)
-    text = markdown.render(replace(tuning, rows=rows))
+    text = markdown.render(compose.of(replace(tuning, rows=rows), drawn=False))
     assert "pipe \\| and newline" in text
     lines = [line for line in text.splitlines() if line.startswith("| Fake bf16 2x1 | chosen")]
     assert lines[0].count(" | ") == len(content.candidates(tuning).columns) - 1
@@ -115,7 +115,8 @@ def test_the_terminal_shows_the_answer_and_no_markup_of_the_users(tuning: Tuning
     nasty: Row = replace(tuning.chosen, reason="[bold]not markup[/]")
     rows = tuple(nasty if row.status == "chosen" else row for row in tuning.rows)
     out = io.StringIO()
-    Console(file=out, width=200).print(terminal.render(replace(tuning, rows=rows)))
+    document = compose.of(replace(tuning, rows=rows), drawn=False)
+    Console(file=out, width=200).print(terminal.render(document))
     assert "Use Fake bf16, 2 streams x 1 thread" in out.getvalue()
     assert "[bold]not markup[/]" in out.getvalue()
     assert "\x1b[" not in out.getvalue()

@@ -1,0 +1,451 @@
+"""Rows -> figures: what a tuning and a bench have in common. Pure; nothing is drawn here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from hasten.records import Candidate, Ceiling, EndToEnd, Interval, Row, ShapeTime
+from hasten.report import content
+from hasten.report.document import Axis, Figure, Panel, Point
+from hasten.stats import mean_interval, percentile, percentile_interval, ratio_interval
+
+TIME = Axis("time per text (ms)", "log")
+LENGTH = "length of the texts (tokens)"
+
+FEWEST_FOR_P99 = 459
+"""Calls of which one lies beyond the true 99th percentile with a probability of 99 %."""
+
+_STEPS = 200
+"""Points of a distribution's line: more cannot be seen, and a page must not carry every call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What a batch of ``batch_size`` texts of ``length`` tokens costs, per text."""
+
+    batch_size: int
+    length: int
+    per_text_s: Interval
+    samples: int | None
+
+    @property
+    def words(self) -> Mapping[str, str]:
+        """Hover text."""
+        batch_s = self.per_text_s.estimate * self.batch_size
+        known = {"Samples": f"{self.samples:,}"} if self.samples else {}
+        return {
+            "Batch size": f"{self.batch_size}",
+            "Length": f"{self.length:,} tokens",
+            "Time per text": time_words(self.per_text_s),
+            "Time per batch": content.milliseconds(batch_s),
+            "Tokens": f"{self.batch_size * self.length / batch_s:,.0f} tokens/s",
+            **known,
+        }
+
+
+def mean_s(samples_s: Sequence[float], seed: int) -> Interval:
+    """Mean of the samples with its interval; of one sample, that alone."""
+    if len(samples_s) < 2:
+        return Interval(samples_s[0], samples_s[0], samples_s[0])
+    return mean_interval(samples_s, seed=seed)
+
+
+def time_words(time_s: Interval) -> str:
+    """``12.3 ms (12.1 ms to 12.6 ms)``; without bounds where there was one sample."""
+    if time_s.low == time_s.high:
+        return content.milliseconds(time_s.estimate)
+    low, high = content.milliseconds(time_s.low), content.milliseconds(time_s.high)
+    return f"{content.milliseconds(time_s.estimate)} ({low} to {high})"
+
+
+def bounded(axis: Literal["x", "y"], value: Interval, scale: float = 1.0) -> dict[str, float]:
+    """A value on an axis, with its bounds if it has any."""
+    place: dict[str, float] = {axis: value.estimate * scale}
+    if value.low < value.high:
+        place |= {f"{axis}_low": value.low * scale, f"{axis}_high": value.high * scale}
+    return place
+
+
+def speed_up(baseline: EndToEnd | None, run: EndToEnd, seed: int) -> Interval | None:
+    """How many times as fast as the baseline, from the rounds that both have."""
+    if baseline is None or baseline.texts != run.texts:
+        return None
+    before, now = baseline.total.samples_s, run.total.samples_s
+    rounds = min(len(before), len(now))
+    return ratio_interval(before[:rounds], now[:rounds], seed=seed) if rounds > 1 else None
+
+
+def run_words(row: Row, run: EndToEnd, per_text_s: Interval, speed: Interval | None) -> Point:
+    """Hover text of a run over the texts."""
+    times = {"Speed-up": content.interval(speed)} if speed else {}
+    return {
+        "Format": content.short(row.candidate),
+        "Order": content.order(run.strategy),
+        "Batch size": batch_words(run),
+        "Time per text": time_words(per_text_s),
+        "Throughput": f"{1 / per_text_s.estimate:,.1f} texts/s",
+        **times,
+        "Padding": f"{run.padding_share:.1%} of the tokens",
+        "Runs": f"{len(run.total.samples_s)}",
+    }
+
+
+def batch_words(run: EndToEnd) -> str:
+    """How large the batches are, as the strategy counts them."""
+    if run.strategy.token_budget is not None:
+        return f"up to {run.strategy.token_budget} tokens"
+    upto = "up to " if run.strategy.name == "optimal" else ""
+    return f"{upto}{run.strategy.batch_size}"
+
+
+def per_text_s(run: EndToEnd, seed: int) -> Interval:
+    """Mean time per text of a run, tokenizing included."""
+    return mean_s([sample_s / run.texts for sample_s in run.total.samples_s], seed)
+
+
+# --- batch sizes and lengths ------------------------------------------------------------------
+
+
+def cells(row: Row, shapes: Iterable[ShapeTime], seed: int) -> list[Cell]:
+    """Cells with their samples where they were kept, or else those of the cost table."""
+    kept = [
+        Cell(
+            shape.batch_size,
+            shape.length,
+            mean_s([sample_s / shape.batch_size for sample_s in shape.cost.samples_s], seed),
+            len(shape.cost.samples_s),
+        )
+        for shape in shapes
+    ]
+    return kept or list(_table_cells(row))
+
+
+def _table_cells(row: Row) -> Iterator[Cell]:
+    table = row.cost_table
+    if table is None:
+        return
+    for size, times in zip(table.batch_sizes, table.latency_s, strict=True):
+        for length, time_s in zip(table.lengths, times, strict=True):
+            if time_s is not None:
+                each_s = time_s / size
+                yield Cell(size, length, Interval(each_s, each_s, each_s), None)
+
+
+Cells = Mapping[Candidate, list[Cell]]
+
+
+def over_length(measured: Cells, formats: tuple[str, ...]) -> tuple[Figure, ...]:
+    """Time per text against length: a panel for each candidate, and one for each batch size."""
+    there = {candidate: held for candidate, held in measured.items() if held}
+    found = [cell for held in there.values() for cell in held]
+    if not found:
+        return ()
+    lengths = tuple(float(length) for length in sorted({cell.length for cell in found}))
+    sizes = sorted({cell.batch_size for cell in found})
+    x = Axis(LENGTH, "log", ticks=lengths)
+    within = _length_by_format(there, sizes, x)
+    return (within, _length_by_size(there, sizes, x, formats)) if len(there) > 1 else (within,)
+
+
+def _length_by_format(measured: Cells, sizes: Sequence[int], x: Axis) -> Figure:
+    panels = tuple(
+        Panel(
+            content.short(candidate),
+            tuple(_cell(cell, _batch(cell.batch_size), candidate) for cell in held),
+            content.family(candidate),
+        )
+        for candidate, held in measured.items()
+    )
+    return Figure(
+        "length-by-format",
+        "Time per text over length, format by format",
+        "Where the lines lie on each other, larger batches gain nothing. Both axes are "
+        "logarithmic, and the same in all panels.",
+        "line",
+        x,
+        TIME,
+        "batch size",
+        tuple(map(_batch, sizes)),
+        panels,
+        ordered=True,
+    )
+
+
+def _length_by_size(
+    measured: Cells, sizes: Sequence[int], x: Axis, formats: tuple[str, ...]
+) -> Figure:
+    legend, names, name_of = "format", formats, content.family
+    if len(set(map(content.family, measured))) < len(measured):
+        # Two layouts of one format would have one colour: each becomes a series of its own.
+        legend, names, name_of = "candidate", tuple(map(content.short, measured)), content.short
+    panels = tuple(
+        Panel(
+            _batch(size),
+            tuple(
+                _cell(cell, name_of(candidate), candidate)
+                for candidate, held in measured.items()
+                for cell in held
+                if cell.batch_size == size
+            ),
+        )
+        for size in sizes
+    )
+    return Figure(
+        "length-by-batch-size",
+        "Time per text over length, batch size by batch size",
+        "The lowest line is the fastest for texts of that length in batches of that size.",
+        "line",
+        x,
+        TIME,
+        legend,
+        names,
+        panels,
+    )
+
+
+def _batch(size: int) -> str:
+    return f"batch {size}"
+
+
+def _cell(cell: Cell, series: str, candidate: Candidate) -> Point:
+    place = bounded("y", cell.per_text_s, 1000)
+    format_ = content.short(candidate)
+    place |= {"x": cell.length}
+    return {**place, "series": series, "Format": format_, **cell.words}
+
+
+# --- one text at a time -----------------------------------------------------------------------
+
+
+def latency(rows: Iterable[Row], formats: tuple[str, ...]) -> Figure | None:
+    """How the times of single texts are distributed."""
+    points = [point for row in rows if row.main for point in _distribution(row)]
+    if not points:
+        return None
+    return Figure(
+        "latency",
+        "Latency of single texts",
+        "Read across from 90 % to a line and down: nine of ten answers came within that time. "
+        "The symbols are p50, p90 and, where there are at least "
+        f"{FEWEST_FOR_P99} calls, p99.",
+        "line",
+        Axis("time for one text (ms)", "log"),
+        Axis("answers within that time", numbers="percent"),
+        "format",
+        formats,
+        (Panel("", tuple(points)),),
+    )
+
+
+def _distribution(row: Row) -> Iterator[Point]:
+    run = row.main
+    assert run
+    calls = np.sort(np.asarray(run.batch_latency_s))
+    shares = [50.0, 90.0, *([99.0] if len(calls) >= FEWEST_FOR_P99 else [])]
+    line = np.linspace(0.0, 100.0, min(_STEPS, len(calls)) + 1)
+    series = content.family(row.candidate)
+    for share in sorted({*map(float, line), *shares}):
+        time_s = percentile(calls, share)
+        place: Point = {"x": 1000 * time_s, "y": share / 100, "series": series}
+        if share not in shares:
+            yield {**place, "bare": True}
+            continue
+        bounds = percentile_interval(calls, share)
+        yield {
+            **place,
+            **bounded("x", bounds, 1000),
+            "Format": content.short(row.candidate),
+            "Percentile": f"p{share:.0f}",
+            "Time": time_words(bounds),
+            "Batch size": "1",
+            "Calls": f"{len(calls):,}",
+        }
+
+
+# --- speed against agreement ------------------------------------------------------------------
+
+
+def frontier(
+    rows: Iterable[Row], baseline: Row, formats: tuple[str, ...], limit: float | None
+) -> Figure | None:
+    """Speed-up against changed answers; candidates that were never timed have no place."""
+    known = [row for row in rows if row.parity]
+    decisions = all(row.parity.decisions for row in known if row.parity)
+    points = [point for row in known if (point := _trade(row, baseline, decisions))]
+    if not points:
+        return None
+    if decisions:
+        x = Axis("answers that differ from the original's", numbers="percent")
+        caption = (
+            "A symbol stands at the share of changed answers that was seen; the bar to its right "
+            "ends where the true share may still be, at 95 % confidence. "
+        )
+    else:
+        x = Axis("mean difference from the original (its standard deviations)", "log", "powers")
+        caption = "Outputs were compared as tensors: there are no decisions to change. "
+    return Figure(
+        "frontier",
+        "Speed against agreement",
+        caption + "Up is faster, left is closer to the original. Symbols without a bar upright "
+        "are estimates from the first shapes.",
+        "dot",
+        x,
+        Axis("times as fast as the baseline"),
+        "format",
+        formats,
+        (Panel("", tuple(points)),),
+        x_rule=limit if decisions else None,
+        y_rule=1.0,
+    )
+
+
+def _trade(row: Row, baseline: Row, decisions: bool) -> Point | None:
+    parity, speed = row.parity, row.ratio_to_baseline
+    assert parity
+    if speed is None:
+        rate, usual = row.screen_tokens_per_s, baseline.main
+        if rate is None or usual is None:
+            return None
+        about = rate / usual.tokens_per_s
+        speed = Interval(about, about, about)
+        told = f"about {about:.2f}, from the first shapes"
+    else:
+        told = content.interval(speed)
+    x: dict[str, float] = {"x": max(parity.mean_abs_difference, 1e-9)}
+    agreement = {"Mean difference": f"{parity.mean_abs_difference:.1e}"}
+    if decisions:
+        x = bounded("x", Interval(parity.flip_rate, parity.flip_rate, parity.flip_upper_bound))
+        agreement = {
+            "Changed answers": f"{parity.flips} of {parity.compared:,} "
+            f"(at most {parity.flip_upper_bound:.2%})",
+        }
+    return {
+        **x,
+        **bounded("y", speed),
+        "series": content.family(row.candidate),
+        "Candidate": content.short(row.candidate),
+        "Outcome": row.status,
+        "Speed-up": told,
+        **agreement,
+        "Largest difference": f"{parity.max_abs_difference:.1e}",
+    }
+
+
+# --- once per candidate -----------------------------------------------------------------------
+
+
+def ceiling(
+    rows: Iterable[Row], ceilings: Sequence[Ceiling], formats: tuple[str, ...]
+) -> Figure | None:
+    """Share of the fastest matrix product of this machine that went into tokens of the texts."""
+    highest = {(c.precision, c.device): c.flops_per_s for c in ceilings}
+    points: list[Point] = []
+    for row in rows:
+        if row.ceiling_share is None:
+            continue
+        kind = (row.candidate.precision, row.candidate.device)
+        top = f"{highest[kind] / 1e9:,.0f} GFLOP/s" if kind in highest else "not kept"
+        points.append(
+            {
+                "x": row.ceiling_share,
+                "y": content.short(row.candidate),
+                "series": content.family(row.candidate),
+                "Candidate": content.short(row.candidate),
+                "Share of the ceiling": f"{row.ceiling_share:.1%}",
+                "Fastest matrix product": f"{top} in {row.candidate.precision}",
+            }
+        )
+    axis = Axis("share of the fastest matrix product", numbers="percent")
+    caption = (
+        "The fastest matrix product of this machine in that precision is 100 %. What is missing "
+        "went into padding, tokenizing, and everything in a model that is no matrix product."
+    )
+    return _bars("ceiling", "Share of the machine's ceiling", caption, axis, (formats, points))
+
+
+def memory(rows: Iterable[Row], formats: tuple[str, ...]) -> tuple[Figure, ...]:
+    """What starting takes: seconds and memory."""
+    loads: list[Point] = []
+    peaks: list[Point] = []
+    for row in rows:
+        if row.start_up is None:
+            continue
+        start, name = row.start_up, content.short(row.candidate)
+        common = {
+            "y": name,
+            "series": content.family(row.candidate),
+            "Candidate": name,
+            "Load": f"{start.load_s:.2f} s",
+            "First call": f"{start.first_call_s:.2f} s",
+            "Peak memory": f"{start.peak_bytes / 2**20:,.0f} MiB",
+        }
+        loads.append({"x": start.load_s + start.first_call_s, **common})
+        peaks.append({"x": start.peak_bytes / 2**20, **common})
+    drawn = (
+        _bars(
+            "start-up",
+            "Start-up",
+            "From an empty process to the first answer: loading, compiling, the first call.",
+            Axis("loading and first call (s)"),
+            (formats, loads),
+        ),
+        _bars(
+            "memory",
+            "Memory",
+            "The most that the process ever held, everything it loads included.",
+            Axis("peak memory (MiB)"),
+            (formats, peaks),
+        ),
+    )
+    return tuple(figure for figure in drawn if figure)
+
+
+def _bars(
+    name: str,
+    title: str,
+    caption: str,
+    axis: Axis,
+    held: tuple[tuple[str, ...], Sequence[Point]],
+) -> Figure | None:
+    """A bar for each point; ``held`` are all formats, and the points."""
+    formats, points = held
+    if not points:
+        return None
+    panels = (Panel("", tuple(points)),)
+    return Figure(name, title, caption, "bar", axis, Axis("", "name"), "format", formats, panels)
+
+
+def orders(
+    row: Row, baseline: EndToEnd | None, seed: int, *, name: str = "batching"
+) -> Figure | None:
+    """Every way of batching that one candidate was run with, the fastest first."""
+    if len(row.runs) < 2:
+        return None
+    points: list[Point] = []
+    for run in sorted(row.runs, key=lambda run: run.total.median_s / run.texts):
+        each_s = per_text_s(run, seed)
+        words = run_words(row, run, each_s, speed_up(baseline, run, seed))
+        place: Point = {
+            **bounded("x", each_s, 1000),
+            "y": f"{content.order(run.strategy)} {batch_words(run)}",
+        }
+        points.append({**place, "series": content.order(run.strategy), **words})
+    return Figure(
+        name,
+        f"Batching with {content.title(row.candidate)}",
+        "The same texts, cut into batches in different ways; shorter is faster.",
+        "bar",
+        Axis("time per text (ms)"),
+        Axis("", "name"),
+        "order",
+        ORDERS,
+        (Panel("", tuple(points)),),
+    )
+
+
+ORDERS = ("arrival", "sorted", "optimal", "token budget")
+"""Ways of batching, in the order of their colours."""

@@ -1,0 +1,77 @@
+"""Writes a report to files: a page, Markdown, pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from hasten import bundle
+from hasten.errors import ChoiceError, StorageError
+from hasten.report import markdown, page, pictures
+from hasten.report.document import Document
+
+FORMATS = ("html", "md", "png", "svg")
+
+
+def base(path: Path, other: Path | None, output: Path | None) -> Path:
+    """What the files of a report are called, without their endings.
+
+    A bench's report stands among its results. A bundle holds what its manifest lists and nothing
+    else, so its report stands beside it, under its name.
+    """
+    folder = path if path.is_dir() else path.parent
+    name = "report" if other is None else "comparison"
+    if output is not None:
+        return output / name
+    if other is not None:
+        return Path(name)
+    if (folder / bundle.MANIFEST).exists():
+        # Resolved: "." has a name and a parent too.
+        folder = folder.resolve()
+        return folder.with_name(f"{folder.name}.{name}")
+    return folder / name
+
+
+def write(document: Document, base: Path, formats: Sequence[str]) -> tuple[Path, ...]:
+    """Write a report as ``base`` with the ending of each of ``formats``.
+
+    Pictures are called ``<base>-<figure>.png``, and Markdown shows those written with it.
+
+    Returns:
+        The files, as they were written.
+
+    Raises:
+        ChoiceError: a format that does not exist.
+        Unavailable: the extra ``report`` is not installed, and the format needs it.
+        StorageError: a file cannot be written.
+    """
+    for name in formats:
+        if name not in FORMATS:
+            raise ChoiceError(
+                f"there is no report as {name!r}", fix=f"Choose from: {', '.join(FORMATS)}."
+            )
+    try:
+        base.parent.mkdir(parents=True, exist_ok=True)
+        return tuple(_write(document, base, formats))
+    except OSError as error:
+        raise StorageError(f"cannot write {base}: {error.strerror or error}") from error
+
+
+def _write(document: Document, base: Path, formats: Sequence[str]) -> Iterator[Path]:
+    shown: dict[str, str] = {}
+    kinds: tuple[pictures.Kind, ...] = ("svg", "png")
+    for kind in kinds:
+        for figure in document.figures if kind in formats else ():
+            path = base.with_name(f"{base.name}-{figure.name}.{kind}")
+            path.write_bytes(pictures.draw(figure, kind))
+            shown[figure.name] = path.name
+            yield path
+    if "md" in formats:
+        yield _write_text(base.with_name(f"{base.name}.md"), markdown.render(document, shown))
+    if "html" in formats:
+        yield _write_text(base.with_name(f"{base.name}.html"), page.render(document))
+
+
+def _write_text(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path

@@ -1,0 +1,40 @@
+"""A bench and a tuning from the scripted lab, for the tests of what is made of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hasten.experiment.run import Experiment, Wanted
+from hasten.records import EXPERIMENTS, Bench, Flip, Parity, Tuning
+from tests.scripted import Lab
+
+SLOW = {"call_s": 5e-3, "token_s": 1e-4}
+FAST = {"call_s": 1e-3, "token_s": 2e-5}
+NASTY = "</script><script>alert('a text of the user')</script> <b>&amp; | \n more"
+
+SCRIPT = {
+    "*": SLOW,
+    "fake-bf16-cpu-2x1": FAST,
+    "fake-bf16-cpu-1x2": {**FAST, "shift": 5.0},
+}
+
+
+def tuned(folder: Path, script: Any = None, **settings: Any) -> Tuning:
+    """A tuning, with one changed answer whose text is nasty."""
+    tuning = Lab(folder, script or SCRIPT, **settings).tune()
+    flip = Flip(3, NASTY, "no", "yes", 0.5, 0.25)
+    parity = Parity(60, 0.5, 0.1, 1, 0, 0.0767, 0, decisions=True, examples=(flip,))
+    chosen = replace(tuning.chosen, parity=parity, ceiling_share=0.5)
+    rows = tuple(chosen if row.status == "chosen" else row for row in tuning.rows)
+    return replace(tuning, rows=rows)
+
+
+def benched(folder: Path, *experiments: str, script: Any = None, **settings: Any) -> Bench:
+    """A bench of the wanted experiments, all of them if none is named."""
+    usual = {"batch_sizes": (1, 4, 8), "budget_s": math.inf, "rounds": 3}
+    lab = Lab(folder, script or SCRIPT, **{**usual, **settings})
+    wanted = Wanted(experiments or EXPERIMENTS, (16, 64), "hasten bench model --data 'a b.csv'")
+    return Experiment.plan(lab.context(), wanted, lambda _: None, baseline_engine="fake").run()
