@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import hasten
-from hasten import api, bundle
+from hasten import bundle, job
 from hasten.errors import (
     BundleError,
     ChoiceError,
@@ -266,9 +266,9 @@ def test_lengths_of_many_texts_are_profiled_on_a_sample(
     from hasten.records import Settings
     from hasten.reference import prepare
 
-    monkeypatch.setattr(api, "_MOST_PROFILED", 30)
+    monkeypatch.setattr(job, "_MOST_PROFILED", 30)
     reference = prepare(str(model), tmp_path / "reference")
-    chosen = api.choose_texts(reference, TEXTS, None, Settings(texts=10))
+    chosen = job.choose_texts(reference, TEXTS, None, Settings(texts=10))
     assert chosen.profile.texts == 30
     assert len(chosen.texts) == 10
     assert set(chosen.texts) <= set(TEXTS)
