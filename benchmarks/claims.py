@@ -115,8 +115,9 @@ def _sizes(bench: Bench) -> list[int]:
 
 
 def _run(format_: Format, order: str, size: int) -> EndToEnd | None:
-    found = (r for r in format_.row.runs if (r.strategy.name, r.strategy.batch_size) == (order, size))
-    return next(found, None)
+    wanted = (order, size)
+    runs = (r for r in format_.row.runs if (r.strategy.name, r.strategy.batch_size) == wanted)
+    return next(runs, None)
 
 
 def _format(bench: Bench, engine: str) -> Format:

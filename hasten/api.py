@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
-import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,8 @@ from hasten.errors import ChoiceError, StorageError
 from hasten.experiment.run import Experiment, Wanted
 from hasten.job import Job, Source
 from hasten.plain import to_json
-from hasten.records import EXPERIMENTS, Bench, Event, Settings, Tuning
-from hasten.report import compose, markdown
+from hasten.records import EXPERIMENTS, Bench, Event, ModelInfo, Settings, Tuning
+from hasten.report import compose, markdown, stored
 from hasten.report.stored import BENCH
 from hasten.tuning import contest
 from hasten.tuning.context import Context
@@ -25,7 +25,8 @@ from hasten.tuning.context import Context
 if TYPE_CHECKING:
     from torch import nn
 
-_DECISIVE = ("objective", "max_latency_ms", "batch_sizes")
+_SHORTEST = 4
+_DECISIVE = ("objective", "max_latency_ms", "batch_sizes", "rounds")
 
 
 def tune(
@@ -122,7 +123,7 @@ def tune(
         context = asked.open(work, header, settings.budget_s)
         tuning = contest.run(context)
         _save(folder, tuning, context)
-    shutil.rmtree(work)
+        job.discard(work)
     return tuning
 
 
@@ -200,11 +201,22 @@ def bench(
     job.require_tune_extra()
     folder = Path(output).resolve()
     source = Source(model, tokenizer, weights, task, random_weights, allow_pickle)
-    asked = Job(source, texts, None, settings, on_event or job.keep_quiet)
     with job.held(folder, restart=restart):
+        earlier = _finished(folder)
+        if earlier:
+            wanted, settings = wanted.with_all_of(earlier), _with_sizes_of(earlier, settings)
+        asked = Job(source, texts, None, settings, on_event or job.keep_quiet)
         context = asked.open(folder, {"kind": "bench"}, math.inf)
-        result = Experiment.plan(context, wanted, lambda part: _save_bench(folder, part)).run()
-        _tidy(folder)
+        _check_lengths(wanted, context.info)
+
+        def save(part: Bench) -> None:
+            # What was finished once stays whole until all of the rest is there.
+            if part.complete or not earlier:
+                _save_bench(folder, part)
+
+        result = Experiment.plan(context, wanted, save).run()
+        # Another start would make these again: gigabytes, for a large model.
+        job.remove(folder, "reference", "artifacts")
     return result
 
 
@@ -225,15 +237,34 @@ def parse_duration(value: str | float) -> float:
 
 
 def _check_experiments(settings: Settings, wanted: Wanted) -> None:
-    job.check(settings, fewest_rounds=2)
+    job.check(settings, "--runs", fewest=2)
     for name in wanted.experiments:
         if name not in EXPERIMENTS:
             raise ChoiceError(
                 f"there is no experiment {name!r}", fix=f"Choose from: {', '.join(EXPERIMENTS)}."
             )
+
+
+def _check_lengths(wanted: Wanted, model: ModelInfo) -> None:
     for length in wanted.lengths:
-        if length < 4:
-            raise ChoiceError(f"--lengths has {length}", fix="A length is at least 4 tokens.")
+        if not _SHORTEST <= length <= model.max_length:
+            raise ChoiceError(
+                f"--lengths has {length}",
+                fix=f"{model.name} takes {_SHORTEST} to {model.max_length} tokens.",
+            )
+
+
+def _finished(folder: Path) -> Bench | None:
+    """A whole result in the folder, to which another start adds."""
+    if not (folder / BENCH).exists():
+        return None
+    found = stored.read(folder)
+    return found if isinstance(found, Bench) and found.complete else None
+
+
+def _with_sizes_of(earlier: Bench, settings: Settings) -> Settings:
+    sizes = {*settings.batch_sizes, *earlier.settings.batch_sizes}
+    return replace(settings, batch_sizes=tuple(sorted(sizes)))
 
 
 def _save_bench(folder: Path, result: Bench) -> None:
@@ -244,12 +275,6 @@ def _save_bench(folder: Path, result: Bench) -> None:
         unfinished.replace(folder / BENCH)
     except OSError as error:
         raise StorageError(f"cannot write {folder / BENCH}: {error.strerror}") from error
-
-
-def _tidy(folder: Path) -> None:
-    """Remove what another start would make again: gigabytes, for a large model."""
-    for name in ("reference", "artifacts"):
-        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _failure_logs(tuning: Tuning, context: Context) -> dict[str, str]:

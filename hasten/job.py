@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import shutil
 import time
@@ -29,6 +30,7 @@ from hasten.tokenization import Tokens
 from hasten.tuning import candidates
 from hasten.tuning.context import Budget, Context
 from hasten.tuning.journal import Journal
+from hasten.tuning.original import TRUTH
 from hasten.tuning.process import WorkerProcess
 
 if TYPE_CHECKING:
@@ -39,7 +41,8 @@ LOGS = "logs"
 
 # The length profile of more texts than this would not differ, and takes longer to count.
 _MOST_PROFILED = 20_000
-_LOCK = ".lock"
+MARKER = ".hasten.lock"
+_OURS = (RESULTS, LOGS, TRUTH, "reference", "artifacts", "bench.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,18 +113,35 @@ class Job:
         shutil.rmtree(work / "reference", ignore_errors=True)
         reference = self.source.prepare(work / "reference", self.settings.seed)
         chosen = choose_texts(reference, self.texts, self.labels, self.settings)
-        here = hardware.detect()
+        here, versions = hardware.detect(), _versions()
         identity = {
             "model": reference.fingerprint(),
             "texts": chosen.digest,
             "machine": hardware.fingerprint(here),
             "threads": self.settings.threads or here.usable_cores,
             "seed": self.settings.seed,
-            "versions": _versions(),
+            "versions": versions,
         }
         # The budget covers what has been done since the call, not only what is measured.
         journal = Journal(work / RESULTS, {**identity, **header}, begin_s=self.begin_s)
-        context = _context(self, reference, chosen, journal, budget_s)
+        context = Context(
+            settings=self.settings,
+            hardware=here,
+            engines=engines.discover(),
+            versions=versions,
+            info=reference.info,
+            task=tasks.get(reference.info.task),
+            reference=reference.folder,
+            texts=chosen.texts,
+            gold=chosen.gold,
+            lengths=chosen.tokens.lengths,
+            profile=chosen.profile,
+            folder=work,
+            journal=journal,
+            budget=Budget(budget_s, journal),
+            report=self.report,
+            spawn=lambda name: WorkerProcess(name, work / LOGS / f"{name}.log"),
+        )
         self.report(
             Briefing(
                 reference.info,
@@ -134,8 +154,13 @@ class Job:
         return context
 
 
-def check(settings: Settings, fewest_rounds: int = 5) -> None:
+def check(settings: Settings, rounds: str = "--rounds", fewest: int = 5) -> None:
     """Refuse settings that mean nothing, before anything is loaded.
+
+    Args:
+        settings: what was asked for.
+        rounds: what the option with the number of rounds is called.
+        fewest: how many of them there must be.
 
     Raises:
         ChoiceError: which one, and what is allowed.
@@ -151,7 +176,7 @@ def check(settings: Settings, fewest_rounds: int = 5) -> None:
         ("--max-flips", settings.max_flips, 0.0, 1.0),
         ("--threads", settings.threads, 1, 4096),
         ("--texts", settings.texts, 1, 10**9),
-        ("--rounds", settings.rounds, fewest_rounds, 10_000),
+        (rounds, settings.rounds, fewest, 10_000),
         ("--seed", settings.seed, 0, 2**32 - 1),
         *(("--batch-sizes", size, 1, 4096) for size in settings.batch_sizes),
     ]
@@ -211,24 +236,24 @@ def held(work: Path, *, restart: bool) -> Iterator[None]:
     """Hold the folder ``work`` for one run's measurements, and keep other runs out of it.
 
     Args:
-        work: is made if it does not exist; one with things of others in it is refused.
-        restart: begin with an empty one.
+        work: is made if it does not exist. One with anything in it must have been made here: a
+            marker in it says so, which is also the lock.
+        restart: throw away what an earlier run left in it.
 
     Raises:
         StorageError: it holds something else, another run holds it, or it cannot be written.
     """
-    names = {path.name for path in work.iterdir()} if work.is_dir() else set()
-    if names - {_LOCK} and not names & {"reference", RESULTS}:
-        raise StorageError(
-            f"{work} holds something else, and this is where the run keeps its results",
-            fix="Choose another -o, or move it away.",
-        )
-    lock = FileLock(work / _LOCK, timeout=0)
+    lock = FileLock(work / MARKER, timeout=0)
     try:
         work.mkdir(parents=True, exist_ok=True)
+        if any(work.iterdir()) and not (work / MARKER).exists():
+            raise StorageError(
+                f"{work} holds something else, and this is where the run keeps its results",
+                fix="Choose another -o, or move it away.",
+            )
         lock.acquire()
         if restart:
-            _empty(work)
+            remove(work, *_OURS)
     except Timeout:
         raise StorageError(
             f"another run is writing to {work}", fix="Wait for it to end, or choose another -o."
@@ -241,41 +266,26 @@ def held(work: Path, *, restart: bool) -> Iterator[None]:
         lock.release()
 
 
-def _empty(work: Path) -> None:
-    for path in work.iterdir():
+def remove(work: Path, *names: str) -> None:
+    """Remove these files and folders of ours, as far as they are there."""
+    for path in (work / name for name in names):
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name != _LOCK:
-            path.unlink()
+        else:
+            path.unlink(missing_ok=True)
+
+
+def discard(work: Path) -> None:
+    """Remove a folder that is :func:`held`; what cannot be removed is in nobody's way."""
+    # Moved away first, so that a run that begins at once finds nothing that is about to go.
+    gone = work.with_name(f"{work.name}.{os.getpid()}.gone")
+    work.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def keep_quiet(event: Event) -> None:
     """Nobody asked to be told."""
     del event
-
-
-def _context(
-    job: Job, reference: Reference, chosen: Texts, journal: Journal, budget_s: float
-) -> Context:
-    work = journal.path.parent
-    return Context(
-        settings=job.settings,
-        hardware=hardware.detect(),
-        engines=engines.discover(),
-        versions=_versions(),
-        info=reference.info,
-        task=tasks.get(reference.info.task),
-        reference=reference.folder,
-        texts=chosen.texts,
-        gold=chosen.gold,
-        lengths=chosen.tokens.lengths,
-        profile=chosen.profile,
-        folder=work,
-        journal=journal,
-        budget=Budget(budget_s, journal),
-        report=job.report,
-        spawn=lambda name: WorkerProcess(name, work / LOGS / f"{name}.log"),
-    )
 
 
 def _versions() -> dict[str, str]:

@@ -10,7 +10,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from hasten.records import Interval
+from hasten.records import EndToEnd, Interval
 
 _BISECTIONS = 60
 """Halvings until an interval of length one is as narrow as a float can tell."""
@@ -156,6 +156,18 @@ def independent_ratio_interval(
     return Interval(
         math.exp(difference - margin), math.exp(difference), math.exp(difference + margin)
     )
+
+
+def speed_up(baseline: EndToEnd | None, run: EndToEnd, *, seed: int) -> Interval | None:
+    """How many times as fast as the baseline, from the rounds that both have.
+
+    None where there is nothing to compare: no baseline, other texts, fewer than two rounds.
+    """
+    if baseline is None or baseline.texts != run.texts:
+        return None
+    before, now = baseline.total.samples_s, run.total.samples_s
+    rounds = min(len(before), len(now))
+    return ratio_interval(before[:rounds], now[:rounds], seed=seed) if rounds > 1 else None
 
 
 @cache

@@ -17,6 +17,9 @@ SHAPE_VISITS = 3
 # The chance that not one of n calls lies beyond the true 99th percentile is 0.99**n: 1 % for 459.
 # Of fewer calls, the largest may well be an ordinary one, and a p99 read from them means nothing.
 SINGLE_CALLS = 459
+SINGLE_CALLS_A_RUN = 92
+"""Five runs make enough; more runs add to them."""
+
 SHORTEST = 8
 
 Shape = tuple[int, int]
@@ -53,15 +56,6 @@ def orders(batch_sizes: Iterable[int]) -> list[Strategy]:
     """The other orders, of every size above 1, where all orders are the same."""
     sizes = [size for size in batch_sizes if size > 1]
     return [Strategy(name, size) for name in ("sorted", "optimal") for size in sizes]
-
-
-def calls_in_a_round(runs: int, texts: int) -> int:
-    """How many single texts one round takes, so that all rounds make :data:`SINGLE_CALLS`.
-
-    >>> calls_in_a_round(5, 1000), calls_in_a_round(5, 40)
-    (92, 40)
-    """
-    return min(-(-SINGLE_CALLS // runs), texts)
 
 
 def texts_s(token_lengths: NDArray[np.int64], strategy: Strategy, cost: Cost) -> float:

@@ -8,8 +8,9 @@ handed to ``save``, so that an interruption leaves a result that can be shown.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from hasten.corpus import stratified_sample
 from hasten.experiment import grid
 from hasten.parity import verdict
 from hasten.records import (
+    EXPERIMENTS,
     Bench,
     Candidate,
     Ceiling,
@@ -28,15 +30,14 @@ from hasten.records import (
     ShapeTime,
     Strategy,
 )
+from hasten.stats import speed_up
 from hasten.tuning import candidates, ceiling, choose, original, screening
 from hasten.tuning.context import Context
 from hasten.tuning.entrant import Entrant
 from hasten.tuning.finals import ARRIVAL, message_for, table_lengths
 from hasten.tuning.worker import RunTexts
 
-_FIRST_SHAPE_VISIT = 10  # the tuner's, so that what it has measured is not measured again
-_ORDERED = 2
-"""How many formats show the orders: the fastest, and the original's."""
+_FIRST_SHAPE_VISIT = 10  # those before are the screen's
 
 Save = Callable[[Bench], None]
 
@@ -48,6 +49,13 @@ class Wanted:
     experiments: tuple[str, ...]
     lengths: tuple[int, ...] = ()
     command: str | None = None
+
+    def with_all_of(self, earlier: Bench) -> Wanted:
+        """What is wanted now, and what an earlier result in the same folder has already."""
+        names = {*self.experiments, *earlier.experiments}
+        lengths = {*self.lengths, *earlier.lengths} if self.lengths else ()
+        experiments = tuple(name for name in EXPERIMENTS if name in names)
+        return Wanted(experiments, tuple(sorted(lengths)), self.command)
 
 
 @dataclass
@@ -62,6 +70,7 @@ class Experiment:
     unavailable: list[Row]
     formats: list[Entrant] = field(default_factory=list)
     singles: dict[Entrant, Entrant] = field(default_factory=dict)
+    refusals: dict[Entrant, str] = field(default_factory=dict)
     ceilings: tuple[Ceiling, ...] = ()
     complete: bool = False
 
@@ -146,75 +155,73 @@ class Experiment:
         self._prove(truth)
         rest = self._forecast()
         self.context.report(Forecast(rest))
-        steps: dict[str, Callable[[], None]] = {
-            "length": self._measure_shapes,
-            "batch-size": self._measure_rounds,
-            "latency": self._measure_singles,
-        }
-        for name, step in steps.items():
+        # What optimal batches need comes first; long texts in large batches, which can break a
+        # format, come when it has been timed otherwise.
+        steps: list[tuple[tuple[str, ...], Callable[[], None]]] = [
+            ((), partial(self._measure_shapes, self._shapes_of_texts())),
+            (("batch-size", "order"), self._measure_rounds),
+            (("latency",), self._measure_singles),
+            (("length",), partial(self._measure_shapes, self._shapes())),
+        ]
+        for names, step in steps:
             self.context.budget.expect(sum(rest.values()))
             step()
             self.save(self.bench())
-            rest = {other: seconds for other, seconds in rest.items() if other != name}
-            if name == "batch-size":
-                rest.pop("order", None)
+            rest = {name: seconds for name, seconds in rest.items() if name not in names}
         self.ceilings = ceiling.measure(self.context, self.baseline.candidate, self.formats)
         self._judge()
 
-    def _measure_shapes(self) -> None:
-        """Batch sizes against lengths: an experiment, and what the optimal batches need."""
+    def _measure_shapes(self, shapes: Sequence[grid.Shape]) -> None:
         visits = range(_FIRST_SHAPE_VISIT, _FIRST_SHAPE_VISIT + grid.SHAPE_VISITS)
-        screening.sweep(
-            self.context, self.formats, self._shapes(), visits, math.inf, stage="length"
-        )
+        running = [entrant for entrant in self.formats if entrant.in_play]
+        screening.sweep(self.context, running, shapes, visits, math.inf, stage="length")
 
     def _measure_rounds(self) -> None:
         """The user's texts end to end; all orders and batch sizes in the same rounds."""
-        indices = tuple(range(len(self.context.texts)))
         heats = self._heats()
         for number in range(self.context.settings.rounds):
             turn = number % max(len(heats), 1)
             for entrant, strategy in heats[turn:] + heats[:turn]:
                 run = f"run {number + 1} of {self.context.settings.rounds}"
                 self.context.tell("texts", f"{run}: {entrant.label}, {strategy.label}")
-                message = message_for(self.context, entrant, indices, strategy=strategy)
                 expected_s = screening.predicted_s(self.context, entrant, strategy)
-                entrant.run_texts(message, number, expected_s)
+                entrant.run_texts(self._message(entrant, strategy), number, expected_s)
             self.save(self.bench())
 
     def _measure_singles(self) -> None:
         """One text at a time, as somebody who waits for each answer."""
-        if "latency" not in self.wanted.experiments:
+        if not self._wants("latency"):
             return
         for entrant in (self.baseline, *self.formats):
             entrant.close()  # a process that waits still holds its memory
-        running = [entrant for entrant in self.formats if entrant.in_play]
-        self.singles = {entrant: self._single(entrant) for entrant in running}
-        runs = self.context.settings.rounds
-        count = grid.calls_in_a_round(runs, len(self.context.texts))
+        self.singles = {e: single for e in self.formats if (single := self._single(e))}
+        running, runs = list(self.singles.items()), self.context.settings.rounds
         for number in range(runs):
-            sample = stratified_sample(self.context.lengths, count, number)
-            message = RunTexts(tuple(map(int, sample)), ARRIVAL, one_by_one=True)
-            for format_, single in self.singles.items():
+            message = self._single_texts(number)
+            turn = number % max(len(running), 1)
+            for entrant, single in running[turn:] + running[:turn]:
                 self.context.tell("latency", f"run {number + 1} of {runs}: {single.label}")
-                expected_s = screening.predicted_s(self.context, format_, ARRIVAL)
+                expected_s = screening.predicted_s(self.context, entrant, ARRIVAL)
                 single.run_texts(message, number, expected_s)
+            self.save(self.bench())
 
     def _prove(self, truth: NDArray[np.float32]) -> None:
-        """Compare the answers to all texts; a format that is refused stays, with the reason."""
-        indices, settings = tuple(range(len(self.context.texts))), self.context.settings
+        """Compare the answers to all texts, padded; a format that is refused is still measured."""
+        settings = self.context.settings
+        strategy = Strategy("sorted", max(settings.batch_sizes))
         for entrant in self.formats:
-            self.context.tell("proof", f"{entrant.label}: {len(indices)} texts")
-            message = message_for(self.context, entrant, indices, outputs=True)
-            expected_s = screening.predicted_s(self.context, entrant, message.strategy)
-            parity = entrant.prove("parity", message, truth, expected_s)
-            if parity:
-                entrant.reason = verdict(
-                    parity,
-                    entrant.candidate.precision,
-                    max_flips=settings.max_flips,
-                    strict=settings.strict,
-                )
+            self.context.tell("proof", f"{entrant.label}: {len(self.context.texts)} texts")
+            message = self._message(entrant, strategy, outputs=True)
+            expected_s = screening.predicted_s(self.context, entrant, strategy)
+            parity = entrant.prove(f"parity-{strategy.batch_size}", message, truth, expected_s)
+            reason = parity and verdict(
+                parity,
+                entrant.candidate.precision,
+                max_flips=settings.max_flips,
+                strict=settings.strict,
+            )
+            if reason:
+                self.refusals[entrant] = reason
 
     def _judge(self) -> None:
         """Each format's best run against the baseline's, and against the machine."""
@@ -222,10 +229,10 @@ class Experiment:
         reference = self.baseline.row().main
         for entrant in self.formats:
             runs = [run for run in entrant.row().runs if run.strategy.name == "arrival"]
-            if not runs or reference is None or not entrant.in_play:
+            if not runs or not entrant.in_play:
                 continue
             best = min(runs, key=lambda run: run.total.median_s)
-            entrant.ratio_to_baseline = choose.speedup(reference, best, self.context.settings)
+            entrant.ratio_to_baseline = speed_up(reference, best, seed=self.context.settings.seed)
             speed = flops / best.total.median_s
             entrant.ceiling_share = ceiling.share(self.ceilings, entrant.candidate, speed)
 
@@ -240,10 +247,26 @@ class Experiment:
         return grid.lengths(self.context.info.max_length, self.wanted.lengths)
 
     def _shapes(self) -> list[grid.Shape]:
-        lengths: Sequence[int] = self._lengths()
-        if not lengths and self._wants("order"):
-            lengths = table_lengths(self.context)
-        return [(size, length) for size in self.context.settings.batch_sizes for length in lengths]
+        sizes = self.context.settings.batch_sizes
+        return [(size, length) for size in sizes for length in self._lengths()]
+
+    def _shapes_of_texts(self) -> list[grid.Shape]:
+        """What the cost tables of optimal batches rest on: the shapes that texts come in."""
+        if not self._wants("order"):
+            return []
+        longest, sizes = self.context.profile.longest, self.context.settings.batch_sizes
+        lengths = [n for n in self._lengths() if n <= 2 * longest] or table_lengths(self.context)
+        return [(size, length) for size in sizes for length in lengths]
+
+    def _message(self, entrant: Entrant, strategy: Strategy, *, outputs: bool = False) -> RunTexts:
+        indices = tuple(range(len(self.context.texts)))
+        return message_for(self.context, entrant, indices, strategy=strategy, outputs=outputs)
+
+    def _single_texts(self, number: int) -> RunTexts:
+        count = min(grid.SINGLE_CALLS_A_RUN, len(self.context.texts))
+        seed = self.context.settings.seed + number
+        sample = stratified_sample(self.context.lengths, count, seed)
+        return RunTexts(tuple(map(int, sample)), ARRIVAL, one_by_one=True)
 
     def _heats(self) -> list[tuple[Entrant, Strategy]]:
         sizes = self.context.settings.batch_sizes
@@ -259,45 +282,60 @@ class Experiment:
         return [heat for heat in dict.fromkeys(heats) if heat[0].in_play]
 
     def _ordered(self) -> list[Entrant]:
-        """The formats that show the orders: the fastest, and the original's."""
-        engine = self.baseline.candidate.engine
-        others = [e for e in self.formats if e.candidate.engine == engine]
-        return list(dict.fromkeys([self.formats[0], *others]))[:_ORDERED]
+        """The formats that show the orders: the fastest, and the original's own."""
+        running = [entrant for entrant in self.formats if entrant.in_play]
+        original = _format_of(self.baseline.candidate)
+        own = [e for e in running if _format_of(e.candidate) == original]
+        return list(dict.fromkeys([*running[:1], *own]))
 
-    def _single(self, entrant: Entrant) -> Entrant:
+    def _single(self, entrant: Entrant) -> Entrant | None:
         """The same format with one stream on all its threads, which is best for one text."""
-        candidate = entrant.candidate
-        threads = candidate.intra_op_num_threads * candidate.streams
-        single = Entrant(replace(candidate, intra_op_num_threads=threads, streams=1), self.context)
-        single.prepare()
-        return single
+        layout = (1, entrant.candidate.intra_op_num_threads * entrant.candidate.streams)
+        for known in self.entrants:
+            candidate = known.candidate
+            if (
+                _format_of(candidate) == _format_of(entrant.candidate)
+                and (candidate.streams, candidate.intra_op_num_threads) == layout
+                and known.status not in ("failed", "refused")
+            ):
+                single = Entrant(candidate, self.context)
+                single.prepare()
+                return single
+        return None
 
-    def _forecast(self) -> Mapping[str, float]:
-        """Seconds that each wanted experiment will take, from the first measurements."""
-        runs, lengths = self.context.settings.rounds, self.context.lengths
-        costs = {entrant: _cost(entrant) for entrant in (self.baseline, *self.formats)}
-        found = {"length": sum(grid.shapes_s(self._shapes(), costs[e]) for e in self.formats)}
-        for entrant, strategy in self._heats():
-            name = "batch-size" if strategy.name == "arrival" else "order"
-            seconds = runs * grid.texts_s(lengths, strategy, costs[entrant])
-            found[name] = found.get(name, 0.0) + seconds
-        if self._wants("latency"):
-            calls = runs * grid.calls_in_a_round(runs, len(lengths))
-            found["latency"] = sum(
-                calls * costs[e].model.cost_s(1, self.context.profile.p50)
-                + (e.start_up.load_s if e.start_up else 0.0)
-                for e in self.formats
-            )
+    def _forecast(self) -> dict[str, float]:
+        """Seconds that each wanted experiment will still take, from the first measurements."""
+        costs = {e: _cost(e) for e in (self.baseline, *self.formats) if e.in_play}
+        found = dict.fromkeys(self.wanted.experiments, 0.0)
+        for entrant in costs.keys() - {self.baseline}:
+            for name, shapes in (("order", self._shapes_of_texts()), ("length", self._shapes())):
+                if name in found:
+                    new = [s for s in shapes if not entrant.has_timed(s, _FIRST_SHAPE_VISIT)]
+                    found[name] += grid.shapes_s(new, costs[entrant])
+        for number in range(self.context.settings.rounds):
+            for entrant, strategy in self._heats():
+                name = "batch-size" if strategy.name == "arrival" else "order"
+                name = name if name in found else "order"
+                if not entrant.has_run(self._message(entrant, strategy), number):
+                    found[name] += grid.texts_s(self.context.lengths, strategy, costs[entrant])
+        if "latency" in found:
+            calls = self.context.settings.rounds * grid.SINGLE_CALLS_A_RUN
+            for entrant in costs.keys() - {self.baseline}:
+                one_s = costs[entrant].model.cost_s(1, self.context.profile.p50)
+                load_s = entrant.start_up.load_s if entrant.start_up else 0.0
+                found["latency"] += calls * one_s + load_s
         return {name: seconds for name, seconds in found.items() if seconds}
 
     def _format(self, entrant: Entrant) -> Format:
         shapes = tuple(
             ShapeTime(size, length, Measurement(tuple(entrant.cells[size, length])))
             for size, length in self._shapes()
-            if self._wants("length") and (size, length) in entrant.cells
+            if (size, length) in entrant.cells
         )
         single = self.singles.get(entrant)
-        return Format(entrant.row(), shapes, single.row() if single else None)
+        return Format(
+            entrant.row(), shapes, single.row() if single else None, self.refusals.get(entrant)
+        )
 
 
 def _any_time(context: Context, pass_s: float) -> None:

@@ -124,12 +124,14 @@ class Format:
 
     ``row`` is its fastest layout, with the end-to-end runs of ``batch-size`` and ``order`` by
     strategy; ``shapes`` are the cells of ``length``; ``single`` is the layout with one stream,
-    and its run the single texts of ``latency``.
+    and its run the single texts of ``latency``. ``refusal`` says why its answers are not the
+    original's; it is measured all the same.
     """
 
     row: Row
     shapes: tuple[ShapeTime, ...] = ()
     single: Row | None = None
+    refusal: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

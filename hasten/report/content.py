@@ -352,7 +352,10 @@ def _lead(tuning: Tuning) -> str:
             f"It is tied with {title(runner_up.candidate)}, whose time is {ratio} of its own; "
             "the simpler one was taken."
         )
-    return f"The runner-up, {title(runner_up.candidate)}, takes {ratio} times as long."
+    lead = f"The runner-up, {title(runner_up.candidate)}, takes {ratio} times as long."
+    if tuning.ratio_to_runner_up.holds(1.0):
+        lead += " The rounds do not decide between them: the faster in the mean was taken."
+    return lead
 
 
 def _ceiling(tuning: Tuning, run: EndToEnd) -> list[str]:

@@ -9,14 +9,14 @@ from hasten.report import figures
 from hasten.report.content import interval, order, short, title
 from hasten.report.document import Table
 from hasten.report.figures_bench import arrival, shows_orders
-from hasten.stats import percentile
+from hasten.stats import percentile, speed_up
 
 Best = tuple[Format, EndToEnd]
 
 
 def best(bench: Bench) -> Best | None:
     """The fastest run in arrival order whose answers are the original's; None before any."""
-    runs = [(f, run) for f in bench.formats if f.row.reason is None for run in arrival(f)]
+    runs = [(f, run) for f in bench.formats if _usable(f) for run in arrival(f)]
     return min(runs, key=lambda pair: pair[1].total.median_s, default=None)
 
 
@@ -27,7 +27,7 @@ def headline(bench: Bench) -> tuple[str, ...]:
         fastest = _fastest_single(bench)
         return (fastest or "Nothing has been measured end to end yet.",)
     format_, run = found
-    ratio = figures.speed_up(bench.baseline.main, run, bench.settings.seed)
+    ratio = speed_up(bench.baseline.main, run, seed=bench.settings.seed)
     usual = f"times the speed of {title(bench.baseline.candidate)} at batch 1"
     times = f", {interval(ratio)} {usual}" if ratio else ""
     first = (
@@ -39,9 +39,10 @@ def headline(bench: Bench) -> tuple[str, ...]:
 
 def refused(bench: Bench) -> Iterator[str]:
     """The formats that are drawn with the others, but whose answers are not the original's."""
-    for row in (format_.row for format_ in bench.formats if format_.row.reason):
-        answers = f"its answers are not the original's: {row.reason}"
-        yield f"{title(row.candidate)} is shown, however fast, but {answers}."
+    for format_ in bench.formats:
+        if format_.refusal:
+            answers = f"its answers are not the original's: {format_.refusal}"
+            yield f"{title(format_.row.candidate)} is shown, however fast, but {answers}."
 
 
 def missing(bench: Bench) -> tuple[str, ...]:
@@ -72,7 +73,7 @@ def facts(bench: Bench) -> Iterator[tuple[str, str]]:
     if found is None:
         return
     format_, run = found
-    ratio = figures.speed_up(bench.baseline.main, run, bench.settings.seed)
+    ratio = speed_up(bench.baseline.main, run, seed=bench.settings.seed)
     if ratio:
         yield (
             f"{ratio.estimate:.2f}x",
@@ -139,7 +140,8 @@ def latency(bench: Bench) -> Table | None:
 def candidates(bench: Bench) -> Table:
     """Everything that was tried: the formats at their best, then what was left behind and why."""
     rows = []
-    for row in (*(f.row for f in bench.formats), *bench.others):
+    measured = [(format_.row, format_.refusal) for format_ in bench.formats]
+    for row, refusal in (*measured, *((row, None) for row in bench.others)):
         if row.status == "unavailable":
             continue
         parity, start = row.parity, row.start_up
@@ -149,7 +151,7 @@ def candidates(bench: Bench) -> Table:
         rows.append(
             (
                 short(row.candidate),
-                "refused" if outcome == "measured" and row.reason else outcome,
+                "refused" if refusal else outcome,
                 interval(row.ratio_to_baseline) if row.ratio_to_baseline else "",
                 changed if parity is None or parity.decisions else "-",
                 f"{parity.max_abs_difference:.1e}" if parity else "",
@@ -157,7 +159,7 @@ def candidates(bench: Bench) -> Table:
                 f"{row.export_s:.1f}" if row.export_s is not None else "",
                 f"{start.load_s:.1f}" if start else "",
                 f"{start.peak_bytes / 2**20:,.0f}" if start else "",
-                row.reason or "",
+                refusal or row.reason or "",
             )
         )
     columns = (
@@ -178,11 +180,11 @@ def candidates(bench: Bench) -> Table:
 
 
 def _sorting(bench: Bench, fastest: EndToEnd) -> Iterator[str]:
-    runs = [(f, run) for f in bench.formats if f.row.reason is None for run in f.row.runs]
+    runs = [(f, run) for f in bench.formats if _usable(f) for run in f.row.runs]
     format_, run = min(runs, key=lambda pair: pair[1].total.median_s)
     if run.strategy.name == "arrival":
         return
-    gain = figures.speed_up(fastest, run, bench.settings.seed)
+    gain = speed_up(fastest, run, seed=bench.settings.seed)
     if gain and gain.low > 1:
         yield (
             f"Sorting helps: {title(format_.row.candidate)} with {run.strategy.label} is "
@@ -191,7 +193,7 @@ def _sorting(bench: Bench, fastest: EndToEnd) -> Iterator[str]:
 
 
 def _fastest_single(bench: Bench) -> str | None:
-    singles = [f.single for f in bench.formats if f.single and f.single.main and not f.row.reason]
+    singles = [f.single for f in bench.formats if f.single and f.single.main and _usable(f)]
     timed = [(percentile(s.main.batch_latency_s, 50), s) for s in singles if s.main]
     if not timed:
         return None
@@ -208,3 +210,7 @@ def _has(bench: Bench, experiment: str) -> bool:
         "order": any(shows_orders(f) for f in bench.formats),
         "latency": any(f.single and f.single.main for f in bench.formats),
     }.get(experiment, True)
+
+
+def _usable(format_: Format) -> bool:
+    return format_.refusal is None and format_.row.status == "finalist"

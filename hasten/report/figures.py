@@ -11,7 +11,7 @@ import numpy as np
 from hasten.records import Candidate, Ceiling, EndToEnd, Interval, Row, ShapeTime
 from hasten.report import content
 from hasten.report.document import Axis, Figure, Panel, Point
-from hasten.stats import mean_interval, percentile, percentile_interval, ratio_interval
+from hasten.stats import mean_interval, percentile, percentile_interval, speed_up
 
 TIME = Axis("time per text (ms)", "log")
 LENGTH = "length of the texts (tokens)"
@@ -68,15 +68,6 @@ def bounded(axis: Literal["x", "y"], value: Interval, scale: float = 1.0) -> dic
     if value.low < value.high:
         place |= {f"{axis}_low": value.low * scale, f"{axis}_high": value.high * scale}
     return place
-
-
-def speed_up(baseline: EndToEnd | None, run: EndToEnd, seed: int) -> Interval | None:
-    """How many times as fast as the baseline, from the rounds that both have."""
-    if baseline is None or baseline.texts != run.texts:
-        return None
-    before, now = baseline.total.samples_s, run.total.samples_s
-    rounds = min(len(before), len(now))
-    return ratio_interval(before[:rounds], now[:rounds], seed=seed) if rounds > 1 else None
 
 
 def run_words(row: Row, run: EndToEnd, per_text_s: Interval, speed: Interval | None) -> Point:
@@ -428,7 +419,7 @@ def orders(
     points: list[Point] = []
     for run in sorted(row.runs, key=lambda run: run.total.median_s / run.texts):
         each_s = per_text_s(run, seed)
-        words = run_words(row, run, each_s, speed_up(baseline, run, seed))
+        words = run_words(row, run, each_s, speed_up(baseline, run, seed=seed))
         place: Point = {
             **bounded("x", each_s, 1000),
             "y": f"{content.order(run.strategy)} {batch_words(run)}",

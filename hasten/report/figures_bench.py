@@ -8,6 +8,7 @@ from typing import Any
 from hasten.records import Bench, EndToEnd, Format
 from hasten.report import content, figures
 from hasten.report.document import Axis, Figure, Panel, Point
+from hasten.stats import speed_up
 
 _ORDERED = ("sorted", "optimal")
 
@@ -127,7 +128,7 @@ def _sizes(bench: Bench) -> Axis:
 
 def _point(bench: Bench, format_: Format, run: EndToEnd, *, by_order: bool = False) -> Point:
     each_s = figures.per_text_s(run, bench.settings.seed)
-    speed = figures.speed_up(bench.baseline.main, run, bench.settings.seed)
+    speed = speed_up(bench.baseline.main, run, seed=bench.settings.seed)
     candidate = format_.row.candidate
     return {
         "x": run.strategy.batch_size,
@@ -138,7 +139,7 @@ def _point(bench: Bench, format_: Format, run: EndToEnd, *, by_order: bool = Fal
 
 
 def _speed(bench: Bench, format_: Format, run: EndToEnd) -> Point | None:
-    speed = figures.speed_up(bench.baseline.main, run, bench.settings.seed)
+    speed = speed_up(bench.baseline.main, run, seed=bench.settings.seed)
     if speed is None:
         return None
     point = {k: v for k, v in _point(bench, format_, run).items() if k not in {"y_low", "y_high"}}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hasten.engines.base import Engine
 from hasten.errors import NoCandidate
 from hasten.records import PRECISIONS, Candidate, EndToEnd, Interval, Row, Settings
-from hasten.stats import percentile, ratio_interval
+from hasten.stats import percentile, speed_up
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +89,4 @@ def _tie(fastest: Row, row: Row, settings: Settings) -> bool:
 def _ratio(slower: Row, faster: Row, settings: Settings) -> Interval | None:
     assert slower.main
     assert faster.main
-    return speedup(slower.main, faster.main, settings)
-
-
-def speedup(slower: EndToEnd, faster: EndToEnd, settings: Settings) -> Interval | None:
-    """How many times as long the one takes as the other, round by round; None below 2 rounds."""
-    numerators, denominators = slower.total.samples_s, faster.total.samples_s
-    if min(len(numerators), len(denominators)) < 2:
-        return None
-    return ratio_interval(numerators, denominators, seed=settings.seed)
+    return speed_up(slower.main, faster.main, seed=settings.seed)

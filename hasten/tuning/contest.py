@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from hasten.errors import BudgetError
 from hasten.records import Ceiling, Plan, Row, Tuning
+from hasten.stats import speed_up
 from hasten.tuning import candidates, ceiling, choose, finals, original, screening
 from hasten.tuning.context import Context
 from hasten.tuning.entrant import Entrant
@@ -81,7 +82,7 @@ def _judge(
         if run is None or reference is None:
             entrant.end("dropped", "accepted, but no time was left to run it; raise --budget")
             continue
-        entrant.ratio_to_baseline = choose.speedup(reference, run, context.settings)
+        entrant.ratio_to_baseline = speed_up(reference, run, seed=context.settings.seed)
         speed = flops / run.total.median_s
         entrant.ceiling_share = ceiling.share(ceilings, entrant.candidate, speed)
         reason = choose.too_slow_batches(run, context.settings)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -106,20 +108,24 @@ class Entrant:
         """Whether the journal holds this visit already."""
         return self._shape_key(shape, visit) in self._context.journal
 
-    def time_shape(self, shape: Shape, visit: int) -> None:
+    def time_shape(self, shape: Shape, visit: int, expected_s: float = 0.0) -> None:
         """Add one visit's samples for a batch shape."""
         message = TimeShape(*shape)
-        samples_s = self._once(self._shape_key(shape, visit), lambda: self._ask(message))
+        key = self._shape_key(shape, visit)
+        samples_s = self._once(key, lambda: self._ask(message, expected_s))
         if samples_s:
             self.cells.setdefault(shape, []).extend(samples_s)
 
     def run_texts(self, message: RunTexts, visit: int, expected_s: float) -> None:
         """Add one timed end-to-end round with the message's strategy."""
-        what = "single" if message.one_by_one else _name(message.strategy)
-        key = f"run:{self.label}:{what}:{len(message.indices)}:{visit}"
+        key = self._run_key(message, visit)
         run = self._once(key, lambda: _timings(self._ask(message, expected_s)))
         if run:
             self.runs.setdefault(message.strategy, []).append(run)
+
+    def has_run(self, message: RunTexts, visit: int) -> bool:
+        """Whether the journal holds this round already."""
+        return self._run_key(message, visit) in self._context.journal
 
     def outputs(self, message: RunTexts, expected_s: float) -> NDArray[np.float32]:
         """The outputs for some texts, float32 [texts, k]; not kept in the journal.
@@ -220,6 +226,10 @@ class Entrant:
     def _shape_key(self, shape: Shape, visit: int) -> str:
         return f"shape:{self.label}:{shape[0]}x{shape[1]}:{visit}"
 
+    def _run_key(self, message: RunTexts, visit: int) -> str:
+        what = "single" if message.one_by_one else _name(message)
+        return f"run:{self.label}:{what}:{len(message.indices)}:{visit}"
+
     def _once(self, key: str, measure: Callable[[], Any]) -> Any:
         if self.status in ("failed", "unavailable"):
             return None
@@ -275,9 +285,16 @@ class Entrant:
         return Measurement(tuple(self.cells[shape])).median_s if shape in self.cells else None
 
 
-def _name(strategy: Strategy) -> str:
-    """A name that no other strategy has, unlike its label."""
-    return f"{strategy.name}-{strategy.batch_size}-{strategy.token_budget or ''}"
+def _name(message: RunTexts) -> str:
+    """A name that no other way of batching has: the table that an optimal plan rests on counts."""
+    strategy = message.strategy
+    name = f"{strategy.name}-{strategy.batch_size}"
+    if strategy.token_budget is not None:
+        return f"{name}-{strategy.token_budget}"
+    if strategy.name != "optimal":
+        return name
+    table = json.dumps(to_json(message.cost_table)).encode()
+    return f"{name}-{hashlib.sha256(table).hexdigest()[:8]}"
 
 
 def _timings(run: PipelineRun) -> dict[str, Any]:

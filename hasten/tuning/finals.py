@@ -184,8 +184,6 @@ def run_rounds(
     sample = stratified_sample(context.lengths, fits["texts"], context.settings.seed)
     indices = tuple(map(int, sample))
     for number in range(fits["rounds"]):
-        if not baseline.in_play:
-            raise EngineError(f"the original model failed in the final rounds: {baseline.reason}")
         heats = _still_fitting(context, heats, len(indices), fits["rounds"] - number)
         turn = number % len(heats)
         for heat in heats[turn:] + heats[:turn]:
@@ -194,6 +192,10 @@ def run_rounds(
             context.tell("finals", f"{rounds}: {what}")
             message = message_for(context, heat.entrant, indices, strategy=heat.strategy)
             heat.entrant.run_texts(message, number, heat.per_text_s * len(indices))
+            if not baseline.in_play:
+                raise EngineError(
+                    f"the original model failed in the final rounds: {baseline.reason}"
+                )
     return sample
 
 

@@ -94,7 +94,7 @@ def sweep(
                 batch_size, length = shape
                 message = f"{entrant.label}, {batch_size} x {length} tokens, visit {visit + 1}"
                 context.tell(stage, message)
-                entrant.time_shape(shape, visit)
+                entrant.time_shape(shape, visit, _expected_s(entrant, shape))
 
 
 def _affordable(
