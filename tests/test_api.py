@@ -23,6 +23,7 @@ from hasten.errors import (
     StorageError,
 )
 from hasten.records import Briefing, Progress
+from hasten.report import stored
 from tests.tiny import save_tiny, tiny_texts
 
 TEXTS = tiny_texts(40)
@@ -217,6 +218,62 @@ def test_a_foreign_work_folder_is_left_alone(model: Path, tmp_path: Path) -> Non
     with pytest.raises(StorageError, match="holds something else"):
         hasten.tune(model, texts=TEXTS, output=tmp_path / "bundle", restart=True, **QUICK)
     assert precious.read_text() == "precious"
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_bench_leaves_a_folder_of_others_alone(
+    model: Path, tmp_path: Path, restart: bool
+) -> None:
+    (tmp_path / "reference").mkdir()
+    (tmp_path / "reference" / "precious.txt").write_text("precious")
+    with pytest.raises(StorageError, match="holds something else"):
+        hasten.bench(model, texts=TEXTS, output=tmp_path, restart=restart)
+    assert (tmp_path / "reference" / "precious.txt").exists()
+
+
+BENCH: dict[str, Any] = {
+    "engines": ["onnx_runtime"],
+    "batch_sizes": [1, 8],
+    "runs": 2,
+    "threads": 1,
+    "max_texts": 20,
+}
+
+
+def test_a_bench_adds_to_what_it_finished(model: Path, tmp_path: Path) -> None:
+    first = hasten.bench(
+        model, texts=TEXTS, output=tmp_path / "bench", experiments=["batch-size"], **BENCH
+    )
+
+    def interrupt(event: Any) -> None:
+        if isinstance(event, Progress) and event.stage == "length":
+            raise KeyboardInterrupt
+
+    more: dict[str, Any] = {"experiments": ["length"], "lengths": [8, 16], **BENCH}
+    with pytest.raises(KeyboardInterrupt):
+        hasten.bench(model, texts=TEXTS, output=tmp_path / "bench", on_event=interrupt, **more)
+    assert stored.read(tmp_path / "bench") == first
+    both = hasten.bench(model, texts=TEXTS, output=tmp_path / "bench", **more)
+    assert both.experiments == ("batch-size", "length")
+    assert [f.row.runs for f in both.formats] == [f.row.runs for f in first.formats]
+    assert all(format_.shapes for format_ in both.formats)
+    assert stored.read(tmp_path / "bench") == both
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"experiments": ["speed"]}, "no experiment 'speed'"),
+        ({"runs": 1}, "--runs is 1"),
+        ({"lengths": [100_000]}, "--lengths has 100000"),
+        ({"engines": ["tvm"]}, "no engine 'tvm'"),
+    ],
+)
+def test_a_bench_refuses_what_means_nothing(
+    model: Path, tmp_path: Path, arguments: dict[str, Any], match: str
+) -> None:
+    with pytest.raises(ChoiceError, match=match):
+        hasten.bench(model, texts=TEXTS, output=tmp_path / "bench", **{**BENCH, **arguments})
 
 
 def test_two_runs_cannot_write_to_one_folder(model: Path, tmp_path: Path) -> None:

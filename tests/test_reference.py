@@ -548,16 +548,33 @@ def test_a_module_that_cannot_be_pickled_is_told_of_factories(bert, tmp_path):
     assert "package.module:factory" in str(caught.value)
 
 
-def test_a_pickled_module_is_known_by_what_it_is(bert, tmp_path):
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({}, True),
+        ({"training": False}, True),
+        ({"temperature": 2.0}, False),
+        ({"options": {"pooling": ["cls"]}}, False),
+        ({"anything": object()}, False),
+    ],
+)
+def test_a_pickled_module_is_known_by_what_it_is(bert, tmp_path, change, same):
     def fingerprint(name, **changes):
-        torch.manual_seed(0)
         module = Own()
-        for key, value in changes.items():
+        for key, value in {"options": {"pooling": ["mean"]}, **changes}.items():
             setattr(module, key, value)
         return prepare(module, tmp_path / name, tokenizer=bert).fingerprint()
 
-    assert fingerprint("first") == fingerprint("second")
-    assert fingerprint("first again", temperature=2.0) != fingerprint("second again")
+    assert (fingerprint("one") == fingerprint("two", **change)) == same
+
+
+def test_buffers_that_are_not_saved_count_as_well(bert, tmp_path):
+    def fingerprint(name, scale):
+        module = Own()
+        module.register_buffer("scale", torch.tensor(scale), persistent=False)
+        return prepare(module, tmp_path / name, tokenizer=bert).fingerprint()
+
+    assert fingerprint("one", 1.0) != fingerprint("two", 2.0)
 
 
 def test_classes_of_a_script_reach_other_processes(bert, tmp_path):

@@ -8,6 +8,7 @@ import inspect
 import json
 import re
 import shutil
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -34,7 +35,6 @@ _FORMS = (
     "A model is a local folder, a hub id (org/name), package.module:factory, or in Python a "
     "torch.nn.Module."
 )
-_PLAIN = (bool, int, float, str, bytes, tuple, type(None))
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
@@ -309,29 +309,62 @@ def _write_pickle(module: nn.Module, target: Path) -> None:
 
 
 def _identity(module: nn.Module) -> str:
-    """SHA-256 (hex) of a module's weights, code and plain attributes.
+    """SHA-256 (hex) of a module's weights, attributes, and the files that define its classes.
 
     The same in every process, as the pickle is not: it holds addresses and the order of sets.
+    Where something decides the answers that cannot be told apart, a number that is never the
+    same again: results are then measured anew, which is better than taking another module's.
     """
     import torch
 
-    digest = hashlib.sha256()
-    for name, part in module.named_modules():
-        plain = {key: value for key, value in vars(part).items() if isinstance(value, _PLAIN)}
-        digest.update(f"{name} {_code(type(part))} {sorted(plain.items())}\n".encode())
-    for name, tensor in module.state_dict().items():
-        if torch.is_tensor(tensor):
+    try:
+        digest = hashlib.sha256()
+        for name, part in module.named_modules():
+            digest.update(f"{name} {_code(type(part))} {_attributes(part)}\n".encode())
+        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
             digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
             digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    except (_Untold, OSError, TypeError, RuntimeError):  # no source, or no bytes: sparse tensors
+        return uuid.uuid4().hex
     return digest.hexdigest()
 
 
+class _Untold(Exception):
+    """A value of which nobody can say that it is the same as another."""
+
+
 def _code(kind: type) -> str:
-    """A class as its author wrote it; its name where there is no source, as at a prompt."""
-    try:
-        return inspect.getsource(kind)
-    except (OSError, TypeError):
-        return f"{kind.__module__}.{kind.__qualname__}"
+    """Names and files of a class and its bases, helper functions beside them included."""
+    parts = []
+    for base in kind.__mro__:
+        parts.append(f"{base.__module__}.{base.__qualname__}")
+        # What is installed changes with its version, which is compared on its own.
+        if base.__module__.partition(".")[0] not in ("builtins", "torch", "transformers"):
+            path = inspect.getsourcefile(base)
+            if path is None:
+                raise _Untold
+            parts.append(hashlib.sha256(Path(path).read_bytes()).hexdigest())
+    return " ".join(parts)
+
+
+def _attributes(part: nn.Module) -> str:
+    from torch import nn
+
+    own = vars(part).keys() - vars(nn.Module()).keys()
+    return json.dumps({name: _plain(vars(part)[name]) for name in sorted(own)}, sort_keys=True)
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON can hold it, kinds told apart."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [type(value).__name__, *map(_plain, value)]
+    if isinstance(value, dict):
+        return {f"{key!r}": _plain(item) for key, item in value.items()}
+    if hasattr(value, "to_dict"):  # transformers' configurations
+        return _plain(value.to_dict())
+    raise _Untold
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
