@@ -13,7 +13,7 @@ TORCH_INDEX ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo check test bench
+.PHONY: help setup demo check test bench experiment
 
 help: ## list the targets
 	@echo "hasten: the fastest way to run your transformer encoder that still gives the same answers"
@@ -63,3 +63,11 @@ bench: setup ## the measurements that the README quotes (half an hour on a quiet
 	@echo "bench 4/4  what importing and loading cost (5 minutes, the demo's tuning included)"
 	@test -d demo-bundle || $(BIN)/hasten demo
 	@$(BIN)/python benchmarks/startup.py demo-bundle
+
+experiment: setup ## the pictures and tables of docs/experiment.md (an hour and a half, quiet machine)
+	@echo "experiment 1/2  the demo's classifier (40 minutes; an interrupted run continues)"
+	@$(BIN)/python benchmarks/experiment.py minilm
+	@$(BIN)/python benchmarks/claims.py experiment-results/minilm
+	@echo "experiment 2/2  CamemBERT-base's shape, fewer texts (50 minutes)"
+	@$(BIN)/python benchmarks/experiment.py camembert --texts 60 --batch-sizes 1 4 16 64 --lengths 8 32 128 256
+	@$(BIN)/python benchmarks/claims.py experiment-results/camembert

@@ -99,10 +99,17 @@ def save(
         _put_in_place(unfinished, folder)
     except OSError as error:
         raise StorageError(
-            f"cannot write the bundle {folder}: {error.strerror or error}",
+            f"cannot write the bundle {folder}: {_cause(error)}",
             fix="Free some space or choose another -o; the same command continues from what "
             "was measured.",
         ) from error
+
+
+def _cause(error: OSError) -> str:
+    """What the system said; copying a tree collects its refusals in a list."""
+    if isinstance(error, shutil.Error):
+        return str(error.args[0][0][2])
+    return error.strerror or str(error)
 
 
 def load(folder: Path, *, trust: bool = False, here: Hardware | None = None) -> Bundle:

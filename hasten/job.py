@@ -182,7 +182,7 @@ def check(settings: Settings, rounds: str = "--rounds", fewest: int = 5) -> None
     ]
     for name, value, low, high in limits:
         if value is not None and not low <= value <= high:
-            raise ChoiceError(f"{name} is {value}", fix=f"It must be from {low:g} to {high:g}.")
+            raise ChoiceError(f"{name} is {value}", fix=f"It must be from {low:,} to {high:,}.")
 
 
 def require_tune_extra() -> None:

@@ -80,6 +80,9 @@ class Predictor:
 
     def outputs(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """The model's raw outputs, float32 [texts, k], in the input's order."""
+        if not isinstance(texts, Sequence):
+            kind = type(texts).__name__
+            raise InputError(f"texts must be a str or a sequence of str, not {kind}")
         if not all(isinstance(text, str) for text in texts):
             kinds = ", ".join(sorted({type(text).__name__ for text in texts} - {"str"}))
             raise InputError(f"every text must be a str, but there is: {kinds}")

@@ -47,12 +47,15 @@ def _stand_in_tokenizer(model: str) -> Path | None:
 
 
 def _numbers(option: str, value: str | None) -> list[int] | None:
+    if value is None:
+        return None
     try:
-        return [int(name) for name in _names(value) or ()] or None
+        numbers = [int(name) for name in value.split(",")]
     except ValueError:
         raise ChoiceError(
             f"{option} is {value!r}", fix="Write numbers with commas: 1,8,32."
         ) from None
+    return numbers
 
 
 @app.command(

@@ -90,9 +90,12 @@ class Display:
 
         here = event.hardware
         err.print(f"Model   {escape(event.model.name)} ({event.model.architecture})")
-        err.print(f"Machine {escape(here.cpu_model)}, {here.usable_cores} usable cores")
+        err.print(
+            f"Machine {escape(here.cpu_model)}, {content.count(here.usable_cores, 'usable core')}"
+        )
         err.print(f"Texts   {content.lengths(event.profile)}")
-        err.print(f"        {event.judged_texts:,} of them are judged")
+        if event.judged_texts < event.profile.given:
+            err.print(f"        {event.judged_texts:,} of them are judged")
         if event.resumed:
             err.print("Continuing an interrupted run; --restart begins anew.")
 

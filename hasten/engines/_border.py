@@ -94,7 +94,10 @@ def foreign_errors(title: str, doing: str) -> Iterator[None]:
         raise EngineError(f"{title} could not {doing}: {error.message}", fix=error.fix) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageError(f"{title} could not {doing}: {error.strerror}") from error
+            raise StorageError(
+                f"{title} could not {doing}: {error.strerror}",
+                fix="Free some space or choose another -o; the same command continues.",
+            ) from error
         raise EngineError(f"{title} could not {doing}: {first_line(error)}") from error
     except Exception as error:  # frameworks raise whatever they like, bare RuntimeErrors mostly
         raise EngineError(f"{title} could not {doing}: {first_line(error)}") from error

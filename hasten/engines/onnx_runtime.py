@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hasten.engines import _torch
 from hasten.engines._border import Pool, foreign_errors, named_inputs, shape_of, why_not
 from hasten.engines.base import Engine, Outputs, Session
 from hasten.errors import EngineError
 from hasten.records import Candidate, Hardware
-from hasten.reference import Reference
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from hasten.reference import Reference
 
 # fp32 alone on the CPU: its provider has no bf16 kernels, and computes fp16 in fp32.
 _OFFERED = {"cpu": ("fp32",), "cuda": ("fp32", "fp16")}
@@ -117,6 +117,9 @@ class OnnxRuntime(Engine):
 
 def _export(module: nn.Module, reference: Reference, path: Path) -> None:
     import torch
+
+    # Here, as it is not needed where a bundle runs, and takes a while to import.
+    from hasten.engines import _torch
 
     names, (output_name, *_) = reference.info.input_names, reference.info.output_names
     axes = {name: {0: "batch_size", 1: "sequence_length"} for name in names}

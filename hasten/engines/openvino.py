@@ -9,16 +9,17 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hasten.engines import _torch
 from hasten.engines._border import Pool, foreign_errors, named_inputs, shape_of, why_not
 from hasten.engines.base import Engine, Outputs, Session
 from hasten.records import Candidate, Hardware
-from hasten.reference import Reference
+
+if TYPE_CHECKING:
+    from hasten.reference import Reference
 
 # The plugin for GPUs is for Intel's; "cuda" it does not know.
 _OFFERED = {"cpu": ("fp32", "bf16")}
@@ -79,6 +80,9 @@ class OpenVino(Engine):
         return self.name
 
     def export(self, reference: Reference, candidate: Candidate, folder: Path) -> None:
+        # Here, as it is not needed where a bundle runs, and takes a while to import.
+        from hasten.engines import _torch
+
         info, module = reference.info, reference.module()
         with (
             foreign_errors(self.title, f"convert {info.architecture}"),

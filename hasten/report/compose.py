@@ -31,7 +31,8 @@ def filled(*sections: Section) -> tuple[Section, ...]:
     return tuple(section for section in sections if not section.empty)
 
 
-def _tuning(tuning: Tuning, drawn: bool) -> Document:
+def _tuning(raw: Tuning, drawn: bool) -> Document:
+    tuning = content.comparable(raw)
     shown: Drawn = _tuning_figures(tuning) if drawn else {}
     flips = content.flips(tuning.rows, *([_LONGEST] if drawn else []))
     return Document(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from hasten import engines
 from hasten.errors import ChoiceError
@@ -31,7 +32,7 @@ _ORDER = ("chosen", "finalist", "refused", "dropped", "failed")
 def title(candidate: Candidate) -> str:
     """A candidate in words: ``ONNX Runtime fp32, 2 streams x 1 thread``."""
     streams, threads = candidate.streams, candidate.intra_op_num_threads
-    layout = f"{_count(streams, 'stream')} x {_count(threads, 'thread')}"
+    layout = f"{count(streams, 'stream')} x {count(threads, 'thread')}"
     where = "" if candidate.device == "cpu" else f" on {candidate.device}"
     return f"{_engine(candidate)} {candidate.precision}{where}, {layout}"
 
@@ -130,7 +131,7 @@ def lengths(profile: LengthProfile) -> str:
         )
     sample = f" (a random sample of {profile.given:,})" if profile.given > profile.texts else ""
     return (
-        f"{_count(profile.texts, 'text')}{sample}, {profile.tokens:,} tokens: "
+        f"{count(profile.texts, 'text')}{sample}, {profile.tokens:,} tokens: "
         f"mean {profile.mean:.1f}, p5 {profile.p5}, p25 {profile.p25}, median {profile.p50}, "
         f"p75 {profile.p75}, p95 {profile.p95}, longest {profile.longest}{cut}"
     )
@@ -166,7 +167,7 @@ def machine(hardware: Hardware) -> str:
     extensions = [name for name in hardware.instruction_sets if name.startswith(wide)]
     parts = (
         hardware.cpu_model,
-        _count(hardware.usable_cores, "usable core"),
+        count(hardware.usable_cores, "usable core"),
         " ".join(extensions) or "no vector extensions known",
         f"{hardware.memory_bytes / 2**30:.0f} GiB",
         *(gpu.name for gpu in hardware.gpus),
@@ -201,6 +202,23 @@ def again(settings: Settings) -> str:
     words = [f"--{name} {value}" for name, value in options.items() if value]
     strict = ["--strict"] if asked.strict else []
     return " ".join(["hasten tune MODEL --data FILE -o BUNDLE", *words, *strict])
+
+
+def comparable(tuning: Tuning) -> Tuning:
+    """The same with estimates from first shapes in the terms of what was measured end to end.
+
+    Batches alone are faster than the whole with its tokenizing. The winner, of which both are
+    known, says by how much; what was dropped would have lost about as much.
+    """
+    chosen = tuning.chosen
+    if chosen.main is None or not chosen.screen_tokens_per_s:
+        return tuning
+    share = chosen.main.tokens_per_s / chosen.screen_tokens_per_s
+    rows = (
+        replace(row, screen_tokens_per_s=(row.screen_tokens_per_s or 0.0) * share or None)
+        for row in tuning.rows
+    )
+    return replace(tuning, rows=tuple(rows))
 
 
 def candidates(tuning: Tuning) -> Table:
@@ -246,7 +264,7 @@ def batching(tuning: Tuning) -> Table | None:
     assert best
     return Table(
         f"Batching with {title(tuning.chosen.candidate)}",
-        ("strategy", "texts/s", "of the best", "padding", "predicted s", "measured s"),
+        ("strategy", "texts/s", "of the chosen", "padding", "predicted s", "measured s"),
         tuple(
             (
                 run.strategy.label,
@@ -394,5 +412,6 @@ def rate(row: Row) -> float:
     return row.screen_tokens_per_s or 0.0
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """``1 text``, ``1,000 texts``."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")

@@ -51,8 +51,7 @@ def _table(table: Table) -> RichTable:
         rich_table.add_column(
             name,
             justify="right" if numeric else "left",
-            no_wrap=numeric or index < table.numbers_from,
-            overflow="fold",
+            overflow="fold",  # where there is no room, in two lines rather than cut off
         )
     for row in table.rows:
         style = next((_STYLES[cell] for cell in row if cell in _STYLES), None)

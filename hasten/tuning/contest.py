@@ -16,6 +16,7 @@ from hasten.tuning.context import Context
 from hasten.tuning.entrant import Entrant
 
 _NOISY = 0.15
+_FEW_TEXTS = 100
 
 
 def run(context: Context, *, baseline_engine: str = "torch_eager") -> Tuning:
@@ -56,12 +57,15 @@ def run(context: Context, *, baseline_engine: str = "torch_eager") -> Tuning:
 def _check_budget(context: Context, pass_s: float) -> None:
     """Refuse a hopeless budget early; one pass of the baseline over all texts takes ``pass_s``."""
     fewest = min(finals.FEWEST_TEXTS, len(context.texts)) / len(context.texts)
-    needed_s = context.budget.spent_s + pass_s * (1 + fewest * context.settings.rounds)
+    begun_s = context.budget.spent_s
+    needed_s = begun_s + pass_s * (1 + fewest * context.settings.rounds)
     if needed_s > context.budget.total_s:
         raise BudgetError(
-            f"a budget of {context.settings.budget_s:.0f} s cannot hold the baseline: one pass "
-            f"over {len(context.texts)} texts takes about {pass_s:.0f} s",
-            fix=f"Try --budget {3 * needed_s:.0f}s, or fewer texts with --texts.",
+            f"a budget of {context.settings.budget_s:.0f} s cannot hold the baseline: starting it "
+            f"took {begun_s:.0f} s, and one pass over {len(context.texts)} texts takes about "
+            f"{pass_s:.1f} s at the speed that it has now",
+            fix=f"Try --budget {3 * needed_s:.0f}s, or fewer texts with --texts. If the machine is "
+            "busy with something else, the same command measures anew when it is not.",
         )
 
 
@@ -124,11 +128,16 @@ def _warnings(baseline: Row, winner: Row) -> tuple[str, ...]:
     """What makes the figures less sure than they look."""
     assert baseline.main
     assert winner.main
+    warnings = []
     spread = max(baseline.main.total.spread, winner.main.total.spread)
-    if spread < _NOISY:
-        return ()
-    warning = (
-        f"The machine was noisy: the middle half of a candidate's rounds spread over "
-        f"{spread:.0%} of their median. Close other programs, or raise --rounds and --budget."
-    )
-    return (warning,)
+    if spread >= _NOISY:
+        warnings.append(
+            f"The machine was noisy: the middle half of a candidate's rounds spread over "
+            f"{spread:.0%} of their median. Close other programs, or raise --rounds and --budget."
+        )
+    if winner.parity and winner.parity.compared < _FEW_TEXTS:
+        warnings.append(
+            f"Only {winner.parity.compared} texts were judged: give at least {_FEW_TEXTS} of the "
+            "kind that the model will see, or neither the speed nor the proof says much."
+        )
+    return tuple(warnings)

@@ -15,6 +15,7 @@ from hasten.errors import EngineError, ResumeError, StorageError
 from hasten.plain import to_json
 
 VERSION = 1
+_DIGEST = 64  # hexadecimal digits of a SHA-256
 
 T = TypeVar("T")
 Clock = Callable[[], float]
@@ -140,8 +141,18 @@ def _require_same(stored: dict[str, Any], wanted: dict[str, Any], path: Path) ->
         key for key in stored.keys() | wanted.keys() if stored.get(key) != wanted.get(key)
     )
     if different:
-        changes = "; ".join(f"{k}: was {stored.get(k)}, is {wanted.get(k)}" for k in different)
+        changes = "; ".join(_difference(k, stored.get(k), wanted.get(k)) for k in different)
         raise ResumeError(
             f"{path.parent} holds the results of another run ({changes})",
             fix="Use --restart to throw them away, or another -o to keep them.",
         )
+
+
+def _difference(key: str, before: Any, now: Any) -> str:
+    """What has changed, as far as it can be read: a digest says only that it has."""
+    if isinstance(before, str) and isinstance(now, str) and len(before) == len(now) == _DIGEST:
+        return f"other {key}" if key.endswith("s") else f"another {key}"
+    if isinstance(before, dict) and isinstance(now, dict):
+        names = sorted(n for n in before.keys() | now.keys() if before.get(n) != now.get(n))
+        return ", ".join(f"{n} was {before.get(n)}, is {now.get(n)}" for n in names)
+    return f"{key} was {before}, is {now}"

@@ -30,15 +30,19 @@ def answers(context: Context, baseline: Entrant, check: Check) -> NDArray[np.flo
     """
     context.tell("prepare", f"the original, {baseline.label}")
     baseline.prepare()
-    for visit in range(_FIRST_VISITS):
-        baseline.time_shape((1, context.profile.p50), visit)
-    samples_s = baseline.cells.get((1, context.profile.p50))
+    shape, stored = (1, context.profile.p50), context.folder / TRUTH
+    visits = range(_FIRST_VISITS)
+    while not stored.exists() and baseline.in_play and baseline.has_timed(shape, visits[-1]):
+        # A run that ended here found the machine too slow, or busy: look again.
+        visits = range(visits[-1] + 1, visits[-1] + 1 + _FIRST_VISITS)
+    for visit in visits:
+        baseline.time_shape(shape, visit)
+    samples_s = baseline.cells.get(shape)
     if not baseline.in_play or not samples_s:
         raise EngineError(
             f"the original model does not run: {baseline.reason}",
             fix="hasten compares everything with fp32 PyTorch; that has to work first.",
         )
-    stored = context.folder / TRUTH
     if not stored.exists():
         # The fastest sample, since a disturbance now must not refuse what would fit later.
         pass_s = min(samples_s) * float(context.lengths.sum()) / context.profile.p50

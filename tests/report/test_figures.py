@@ -21,7 +21,7 @@ from hasten.records import (
 )
 from hasten.report import compose, figures
 from hasten.report.document import Figure
-from hasten.stats import ratio_interval
+from hasten.stats import ratio_interval, speed_up
 from tests.report.results import benched, tuned
 
 OPENVINO = Candidate("openvino", "fp32", "cpu", 1, streams=2)
@@ -46,11 +46,11 @@ def test_a_mean_has_bounds_and_a_single_sample_has_none() -> None:
 
 def test_speed_ups_are_paired_by_round_as_far_as_both_have_come() -> None:
     baseline, now = run(4.0, 6.0, 8.0, batch_size=1), run(2.0, 3.0)
-    found = figures.speed_up(baseline, now, 7)
+    found = speed_up(baseline, now, seed=7)
     assert found == ratio_interval((4.0, 6.0), (2.0, 3.0), seed=7)
-    assert figures.speed_up(baseline, run(2.0), 7) is None
-    assert figures.speed_up(None, now, 7) is None
-    assert figures.speed_up(replace(baseline, texts=5), now, 7) is None
+    assert speed_up(baseline, run(2.0), seed=7) is None
+    assert speed_up(None, now, seed=7) is None
+    assert speed_up(replace(baseline, texts=5), now, seed=7) is None
 
 
 def test_hover_says_what_a_run_was() -> None:
