@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +30,28 @@ def tuned(folder: Any, **settings: Any) -> Tuning:
 @pytest.fixture(scope="module")
 def tuning(tmp_path_factory: pytest.TempPathFactory) -> Tuning:
     return tuned(tmp_path_factory.mktemp("lab"))
+
+
+def test_estimates_are_in_the_terms_of_what_was_measured(tuning: Tuning) -> None:
+    shown = content.comparable(tuning)
+    main = tuning.chosen.main
+    assert main is not None
+    assert shown.chosen.screen_tokens_per_s == pytest.approx(main.tokens_per_s)
+    ratios = {
+        after.screen_tokens_per_s / before.screen_tokens_per_s
+        for before, after in zip(tuning.rows, shown.rows, strict=True)
+        if before.screen_tokens_per_s and after.screen_tokens_per_s
+    }
+    assert max(ratios) == pytest.approx(min(ratios))
+
+
+def test_a_narrow_terminal_cuts_nothing_off(tuning: Tuning) -> None:
+    def characters(width: int) -> Counter[str]:
+        file = io.StringIO()
+        Console(file=file, width=width).print(terminal.render(compose.of(tuning, drawn=False)))
+        return Counter(file.getvalue().replace(" ", "").replace("\n", ""))
+
+    assert characters(50) == characters(300)
 
 
 def test_the_answer_comes_first(tuning: Tuning) -> None:

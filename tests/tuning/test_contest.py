@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from hasten.errors import BudgetError, NoCandidate
+from hasten.errors import BudgetError, EngineError, NoCandidate
 from hasten.records import Row
-from hasten.tuning.worker import RunTexts
+from hasten.tuning import contest
+from hasten.tuning.process import Connection
+from hasten.tuning.worker import Message, RunTexts
 from tests.scripted import Lab
 
 SLOW = {"call_s": 5e-3, "token_s": 1e-4}
@@ -150,6 +154,37 @@ def test_a_hopeless_budget_is_refused_with_one_that_would_do(tmp_path: Path) -> 
     with pytest.raises(BudgetError, match="cannot hold the baseline") as caught:
         Lab(tmp_path, {"*": {"call_s": 1.0, "token_s": 0.1}}, budget_s=20.0).tune()
     assert "--budget" in (caught.value.fix or "")
+
+
+def test_a_machine_that_was_busy_is_looked_at_again(tmp_path: Path) -> None:
+    with pytest.raises(BudgetError, match="cannot hold the baseline"):
+        Lab(tmp_path, {"*": {"call_s": 1.0, "token_s": 0.1}}, budget_s=200.0).tune()
+    # The same run again, a hundred times as fast: what was seen before does not count.
+    assert Lab(tmp_path, {"*": SLOW}, budget_s=200.0).tune().chosen.main is not None
+
+
+def test_a_failure_of_the_original_in_the_last_round_is_told(tmp_path: Path) -> None:
+    subject = Lab(tmp_path, {"*": SLOW})
+    rounds = 0
+
+    class Failing:
+        def __init__(self, inner: Connection) -> None:
+            self._inner = inner
+
+        def call(self, message: Message, timeout_s: float) -> Any:
+            nonlocal rounds
+            single = isinstance(message, RunTexts) and message.strategy.label == "arrival 1"
+            rounds += single and not message.outputs
+            if rounds == 15:
+                raise EngineError("as scripted")
+            return self._inner.call(message, timeout_s)
+
+        def close(self) -> None:
+            self._inner.close()
+
+    context = replace(subject.context(), spawn=lambda name: Failing(subject.spawn(name)))
+    with pytest.raises(EngineError, match="the original model failed in the final rounds"):
+        contest.run(context, baseline_engine="fake")
 
 
 @pytest.mark.parametrize("budget_s", [30.0, 60.0, 300.0])
