@@ -80,8 +80,9 @@ class Predictor:
 
     def outputs(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """The model's raw outputs, float32 [texts, k], in the input's order."""
-        if not isinstance(texts, Sequence):
-            kind = type(texts).__name__
+        given: object = texts  # whatever the annotation says
+        if not isinstance(given, Sequence):
+            kind = type(given).__name__
             raise InputError(f"texts must be a str or a sequence of str, not {kind}")
         if not all(isinstance(text, str) for text in texts):
             kinds = ", ".join(sorted({type(text).__name__ for text in texts} - {"str"}))

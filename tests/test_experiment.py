@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,20 @@ def test_times_are_those_of_the_script(tmp_path: Path) -> None:
         for (size, length), cost in cells.items():
             expected_s = script["call_s"] + script["token_s"] * size * length
             assert cost.median_s == pytest.approx(expected_s)
+
+
+def test_no_sample_counts_twice(tmp_path: Path) -> None:
+    result = run(lab(tmp_path))
+    lines = (tmp_path / "results.jsonl").read_text().splitlines()[1:]
+    stored: Counter[tuple[str, str]] = Counter()
+    for line in map(json.loads, lines):
+        kind, label, *rest = line["key"].split(":")
+        if kind == "shape":
+            stored[label, rest[0]] += len(line["value"])
+    for format_ in result.formats:
+        for shape in format_.shapes:
+            key = (format_.row.candidate.label, f"{shape.batch_size}x{shape.length}")
+            assert len(shape.cost.samples_s) == stored[key]
 
 
 def test_the_tuner_measures_the_same(tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ class Experiment:
             ((), partial(self._measure_shapes, self._shapes_of_texts())),
             (("batch-size", "order"), self._measure_rounds),
             (("latency",), self._measure_singles),
-            (("length",), partial(self._measure_shapes, self._shapes())),
+            (("length",), partial(self._measure_shapes, self._other_shapes())),
         ]
         for names, step in steps:
             self.context.budget.expect(sum(rest.values()))
@@ -258,6 +258,11 @@ class Experiment:
         lengths = [n for n in self._lengths() if n <= 2 * longest] or table_lengths(self.context)
         return [(size, length) for size in sizes for length in lengths]
 
+    def _other_shapes(self) -> list[grid.Shape]:
+        """The rest of the shapes of ``length``; none is visited twice."""
+        first = self._shapes_of_texts()
+        return [shape for shape in self._shapes() if shape not in first]
+
     def _message(self, entrant: Entrant, strategy: Strategy, *, outputs: bool = False) -> RunTexts:
         indices = tuple(range(len(self.context.texts)))
         return message_for(self.context, entrant, indices, strategy=strategy, outputs=outputs)
@@ -307,8 +312,9 @@ class Experiment:
         """Seconds that each wanted experiment will still take, from the first measurements."""
         costs = {e: _cost(e) for e in (self.baseline, *self.formats) if e.in_play}
         found = dict.fromkeys(self.wanted.experiments, 0.0)
+        kinds = (("order", self._shapes_of_texts()), ("length", self._other_shapes()))
         for entrant in costs.keys() - {self.baseline}:
-            for name, shapes in (("order", self._shapes_of_texts()), ("length", self._shapes())):
+            for name, shapes in kinds:
                 if name in found:
                     new = [s for s in shapes if not entrant.has_timed(s, _FIRST_SHAPE_VISIT)]
                     found[name] += grid.shapes_s(new, costs[entrant])
