@@ -60,7 +60,7 @@ def test_a_run_that_was_interrupted_says_what_is_missing(bench: Bench) -> None:
 
 def test_latency_alone_has_its_answer(tmp_path: Path) -> None:
     document = compose.of(benched(tmp_path, "latency"), drawn=False)
-    assert document.headline[0].startswith("One text at a time, Fake ")
+    assert document.headline[0].startswith("One text at a time, Fake bf16")
 
 
 def test_a_tunings_command_names_what_was_not_usual() -> None:

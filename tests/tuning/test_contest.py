@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -160,6 +161,7 @@ def test_a_machine_that_was_busy_is_looked_at_again(tmp_path: Path) -> None:
     with pytest.raises(BudgetError, match="cannot hold the baseline"):
         Lab(tmp_path, {"*": {"call_s": 1.0, "token_s": 0.1}}, budget_s=200.0).tune()
     # The same run again, a hundred times as fast: what was seen before does not count.
+    shutil.rmtree(tmp_path / "artifacts")  # they hold the fake engine's script
     assert Lab(tmp_path, {"*": SLOW}, budget_s=200.0).tune().chosen.main is not None
 
 
