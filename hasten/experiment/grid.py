@@ -4,33 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from hasten.batching import CostModel, plan, predict_s
+from hasten.batching import CostModel
 from hasten.records import Strategy
 from hasten.tuning.worker import TimeShape
 
 SHAPE_VISITS = 3
-# The chance that not one of n calls lies beyond the true 99th percentile is 0.99**n: 1 % for 459.
-# Of fewer calls, the largest may well be an ordinary one, and a p99 read from them means nothing.
-SINGLE_CALLS = 459
 SINGLE_CALLS_A_RUN = 92
-"""Five runs make enough; more runs add to them."""
+"""Five runs make enough for a p99; more runs add to them."""
 
 SHORTEST = 8
 
 Shape = tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What an estimate needs to know of a format: its cost model and its streams."""
-
-    model: CostModel
-    streams: int
 
 
 def lengths(max_length: int, wanted: Sequence[int] = ()) -> tuple[int, ...]:
@@ -58,18 +43,12 @@ def orders(batch_sizes: Iterable[int]) -> list[Strategy]:
     return [Strategy(name, size) for name in ("sorted", "optimal") for size in sizes]
 
 
-def texts_s(token_lengths: NDArray[np.int64], strategy: Strategy, cost: Cost) -> float:
-    """Seconds that all texts should take with a strategy."""
-    batches = plan(token_lengths, strategy, cost.model)
-    return predict_s(token_lengths, batches, cost.model)
-
-
-def shapes_s(shapes: Iterable[Shape], cost: Cost) -> float:
+def shapes_s(shapes: Iterable[Shape], cost: CostModel) -> float:
     """Seconds for all visits of the shapes, the untimed first call included."""
     least_s = TimeShape(1, 1).at_least_s
     total_s = 0.0
     for shape in shapes:
-        one_s = cost.model.cost_s(*shape)
+        one_s = cost.cost_s(*shape)
         # A visit repeats a short call until enough has been measured.
         visit_s = one_s * math.ceil(max(least_s / one_s, 1.0))
         total_s += cost.streams * (one_s + SHAPE_VISITS * visit_s)

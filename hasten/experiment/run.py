@@ -15,6 +15,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from hasten.batching import CostModel
 from hasten.corpus import stratified_sample
 from hasten.experiment import grid
 from hasten.parity import verdict
@@ -310,24 +311,24 @@ class Experiment:
 
     def _forecast(self) -> dict[str, float]:
         """Seconds that each wanted experiment will still take, from the first measurements."""
-        costs = {e: _cost(e) for e in (self.baseline, *self.formats) if e.in_play}
+        running = [entrant for entrant in self.formats if entrant.in_play]
         found = dict.fromkeys(self.wanted.experiments, 0.0)
-        kinds = (("order", self._shapes_of_texts()), ("length", self._other_shapes()))
-        for entrant in costs.keys() - {self.baseline}:
-            for name, shapes in kinds:
-                if name in found:
-                    new = [s for s in shapes if not entrant.has_timed(s, _FIRST_SHAPE_VISIT)]
-                    found[name] += grid.shapes_s(new, costs[entrant])
-        for number in range(self.context.settings.rounds):
-            for entrant, strategy in self._heats():
-                name = "batch-size" if strategy.name == "arrival" else "order"
-                name = name if name in found else "order"
-                if not entrant.has_run(self._message(entrant, strategy), number):
-                    found[name] += grid.texts_s(self.context.lengths, strategy, costs[entrant])
-        if "latency" in found:
+        for name, shapes in (("order", self._shapes_of_texts()), ("length", self._other_shapes())):
+            for entrant in running:
+                new = [s for s in shapes if not entrant.has_timed(s, _FIRST_SHAPE_VISIT)]
+                if new:
+                    found[name] += grid.shapes_s(new, _cost(entrant))
+        for entrant, strategy in self._heats():
+            arrives = strategy.name == "arrival" and self._wants("batch-size")
+            message = self._message(entrant, strategy)
+            rounds = range(self.context.settings.rounds)
+            new_rounds = sum(not entrant.has_run(message, number) for number in rounds)
+            once_s = screening.predicted_s(self.context, entrant, strategy)
+            found["batch-size" if arrives else "order"] += new_rounds * once_s
+        if self._wants("latency"):
             calls = self.context.settings.rounds * grid.SINGLE_CALLS_A_RUN
-            for entrant in costs.keys() - {self.baseline}:
-                one_s = costs[entrant].model.cost_s(1, self.context.profile.p50)
+            for entrant in running:
+                one_s = _cost(entrant).cost_s(1, self.context.profile.p50)
                 load_s = entrant.start_up.load_s if entrant.start_up else 0.0
                 found["latency"] += calls * one_s + load_s
         return {name: seconds for name, seconds in found.items() if seconds}
@@ -353,7 +354,7 @@ def _format_of(candidate: Candidate) -> tuple[str, str, str]:
     return candidate.engine, candidate.precision, candidate.device
 
 
-def _cost(entrant: Entrant) -> grid.Cost:
+def _cost(entrant: Entrant) -> CostModel:
     model = entrant.cost_model()
     assert model, f"{entrant.label} has not been timed"
-    return grid.Cost(model, entrant.candidate.streams)
+    return model

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hasten.records import Bench, EndToEnd, Format
-from hasten.report import figures
 from hasten.report.content import interval, order, short, title
 from hasten.report.document import Table
 from hasten.report.figures_bench import arrival, shows_orders
-from hasten.stats import percentile, speed_up
+from hasten.stats import FEWEST_FOR_P99, percentile, speed_up
 
 Best = tuple[Format, EndToEnd]
 
@@ -129,7 +128,7 @@ def latency(bench: Bench) -> Table | None:
     for format_ in bench.formats:
         if format_.single and format_.single.main:
             calls = format_.single.main.batch_latency_s
-            shares = [50, 90, *([99] if len(calls) >= figures.FEWEST_FOR_P99 else [])]
+            shares = [50, 90, *([99] if len(calls) >= FEWEST_FOR_P99 else [])]
             cells = [f"{1000 * percentile(calls, share):.2f}" for share in shares]
             cells += [""] * (3 - len(cells))
             rows.append((short(format_.single.candidate), *cells, f"{len(calls):,}"))

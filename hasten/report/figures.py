@@ -11,13 +11,11 @@ import numpy as np
 from hasten.records import Candidate, Ceiling, EndToEnd, Interval, Row, ShapeTime
 from hasten.report import content
 from hasten.report.document import Axis, Figure, Panel, Point
-from hasten.stats import mean_interval, percentile, percentile_interval, speed_up
+from hasten.stats import FEWEST_FOR_P99, mean_interval, percentile, percentile_interval, speed_up
 
 TIME = Axis("time per text (ms)", "log")
 LENGTH = "length of the texts (tokens)"
 
-FEWEST_FOR_P99 = 459
-"""Calls of which one lies beyond the true 99th percentile with a probability of 99 %."""
 
 _STEPS = 200
 """Points of a distribution's line: more cannot be seen, and a page must not carry every call."""

@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
-from hasten.records import Bench
 from hasten.report import compose, page
 from hasten.report.document import Document
-from tests.report.results import NASTY, benched, tuned
+from tests.report.results import NASTY, tuned
 
 pytest.importorskip("altair", reason="charts need the extra `report`")
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
@@ -50,16 +49,6 @@ def browser() -> Iterator[Any]:
         )
         yield chromium
         chromium.close()
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return benched(tmp_path_factory.mktemp("bench"))
-
-
-@pytest.fixture(scope="module")
-def document(bench: Bench) -> Document:
-    return compose.of(bench)
 
 
 @pytest.fixture(scope="module")

@@ -17,19 +17,9 @@ from hasten.errors import ChoiceError, StorageError, Unavailable
 from hasten.records import Bench
 from hasten.report import charts, compose, markdown, page, pictures, publish
 from hasten.report.document import Document, Section, Table
-from tests.report.results import NASTY, benched, tuned
+from tests.report.results import NASTY, tuned
 
 pytest.importorskip("altair", reason="charts need the extra `report`")
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return benched(tmp_path_factory.mktemp("bench"))
-
-
-@pytest.fixture(scope="module")
-def document(bench: Bench) -> Document:
-    return compose.of(bench)
 
 
 @pytest.fixture(scope="module")
