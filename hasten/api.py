@@ -51,9 +51,11 @@ def tune(
     threads: int | None = None,
     device: str = "auto",
     max_texts: int = 1000,
+    calibration: int = 300,
     rounds: int = 5,
     seed: int = 0,
     restart: bool = False,
+    command: str | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> Tuning:
     """Find the fastest way to run ``model`` on this machine that keeps its answers; save it.
@@ -84,9 +86,11 @@ def tune(
         threads: how many threads every candidate gets; by default all usable cores.
         device: ``auto``, ``cpu`` or ``cuda``.
         max_texts: as many texts are judged, a stratified sample if there are more.
+        calibration: as many other texts set the ranges of int8 candidates; at most three in ten.
         rounds: interleaved end-to-end rounds, at least; more where the budget holds them.
         seed: for sampling and resampling.
         restart: throw an interrupted run's results away instead of continuing it.
+        command: what to show as the command that repeats it.
         on_event: is told what is being done and how long is left.
 
     Returns:
@@ -107,6 +111,7 @@ def tune(
         threads=threads,
         device=device,
         texts=max_texts,
+        calibration=calibration,
         rounds=rounds,
         seed=seed,
     )
@@ -121,7 +126,7 @@ def tune(
     header = {name: getattr(settings, name) for name in _DECISIVE}
     with job.held(work, restart=restart):
         context = asked.open(work, header, settings.budget_s)
-        tuning = contest.run(context)
+        tuning = replace(contest.run(context), command=command)
         _save(folder, tuning, context)
         job.discard(work)
     return tuning
@@ -172,7 +177,7 @@ def bench(
         runs: interleaved runs over the texts.
         max_texts: as many texts are used, a stratified sample if there are more.
         engines: as for ``tune``.
-        precisions: as for ``tune``.
+        precisions: as for ``tune``, but int8 only where it is named.
         threads: as for ``tune``.
         device: as for ``tune``.
         seed: as for ``tune``.
@@ -193,6 +198,7 @@ def bench(
         threads=threads,
         device=device,
         texts=max_texts,
+        integers=False,
         rounds=runs,
         seed=seed,
     )

@@ -3,7 +3,8 @@
 ``hasten.json`` is the manifest: the plan, the model, the machine, the evidence, and the size and
 SHA-256 of every other file. A file that is missing, altered or not listed is refused before
 anything is loaded. Beside it lie the artifact, ``config.json`` and the tokenizer's files under
-the names that other tools expect, ``tuning.json`` with all rows, ``results.jsonl`` with the raw
+the names that other tools expect, ``probes.json`` with a few texts and the winner's outputs for
+them (see :mod:`hasten.probes`), ``tuning.json`` with all rows, ``results.jsonl`` with the raw
 samples, and the report.
 """
 
@@ -29,9 +30,10 @@ from hasten import __version__, engines, hardware
 from hasten.engines.base import Engine
 from hasten.errors import BundleError, StorageError
 from hasten.plain import from_json, to_json
-from hasten.records import Hardware, ModelInfo, Parity, Plan, Tuning
+from hasten.records import Hardware, ModelInfo, Parity, Plan, Probes, Tuning
 
 MANIFEST = "hasten.json"
+PROBES = "probes.json"
 FORMAT = 1
 
 _KEY_BYTES = 32
@@ -43,7 +45,8 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_m
 class Bundle:
     """A verified bundle: its files are the ones that were saved.
 
-    ``differences`` says, in sentences, how this machine is not the one it was tuned on.
+    ``differences`` says, in sentences, how this machine is not the one it was tuned on;
+    ``probes`` show whether it computes the same. ``digest`` stands for all that is in it.
     """
 
     folder: Path
@@ -53,6 +56,8 @@ class Bundle:
     hardware: Hardware
     versions: Mapping[str, str]
     differences: tuple[str, ...]
+    probes: Probes | None
+    digest: str
 
     @property
     def tokenizer(self) -> Path:
@@ -91,6 +96,9 @@ def save(
                 shutil.copy(reference / name, unfinished / name)
         shutil.copy(results, unfinished / "results.jsonl")
         (unfinished / "tuning.json").write_text(json.dumps(to_json(tuning)), encoding="utf-8")
+        if tuning.probes:
+            probes = json.dumps(to_json(tuning.probes))
+            (unfinished / PROBES).write_text(probes, encoding="utf-8")
         for name, text in extra.items():
             (unfinished / name).parent.mkdir(exist_ok=True)
             (unfinished / name).write_text(text, encoding="utf-8")
@@ -131,7 +139,7 @@ def load(folder: Path, *, trust: bool = False, here: Hardware | None = None) -> 
     if not trust and engine.runs_code(folder):
         _require_own(folder, manifest)
     then, now = from_json(Hardware, manifest["hardware"]), here or hardware.detect()
-    _require_precision(plan, now)
+    _require_precision(plan, now, engine)
     return Bundle(
         folder,
         plan,
@@ -140,6 +148,8 @@ def load(folder: Path, *, trust: bool = False, here: Hardware | None = None) -> 
         then,
         manifest["versions"],
         hardware.differences(then, now) + _other_versions(engine, manifest["versions"]),
+        _read_probes(folder) if PROBES in manifest["files"] else None,
+        _digest(manifest),
     )
 
 
@@ -148,6 +158,10 @@ def read_tuning(folder: Path) -> Tuning:
     listed = _read_manifest(folder)["files"]
     _verify_files(folder, {name: listed[name] for name in ("tuning.json",)}, alone=False)
     return from_json(Tuning, json.loads((folder / "tuning.json").read_text(encoding="utf-8")))
+
+
+def _read_probes(folder: Path) -> Probes:
+    return from_json(Probes, json.loads((folder / PROBES).read_text(encoding="utf-8")))
 
 
 def refuse_foreign_folder(folder: Path) -> None:
@@ -279,12 +293,14 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _require_precision(plan: Plan, here: Hardware) -> None:
+def _require_precision(plan: Plan, here: Hardware, engine: Engine) -> None:
     candidate = plan.candidate
     if candidate.device == "cuda":
         reason = None if here.gpus else "there is no GPU on this machine"
     else:
         reason = hardware.missing_instructions(candidate.precision, here)
+    if reason is None and candidate.recipe and not engine.missing():
+        reason = engine.supports(candidate, here)
     if reason:
         raise BundleError(
             f"the bundle runs in {candidate.precision} on {candidate.device}, but {reason}",

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 
 from hasten import __version__, engines, hardware, tasks
 from hasten.corpus import profile, stratified_sample
@@ -73,17 +74,22 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """The texts that are judged, with what is known about all of them."""
+    """The texts that are judged, with what is known about all of them.
+
+    ``calibration`` are others, held apart from those, to set the ranges of int8 candidates.
+    """
 
     texts: tuple[str, ...]
     gold: tuple[str, ...] | None
     tokens: Tokens
     profile: LengthProfile
+    calibration: tuple[str, ...] = ()
+    calibration_lengths: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
     @property
     def digest(self) -> str:
         """SHA-256 over texts and gold labels."""
-        content = json.dumps([self.texts, self.gold]).encode()
+        content = json.dumps([self.texts, self.gold, self.calibration]).encode()
         return hashlib.sha256(content).hexdigest()
 
 
@@ -113,6 +119,8 @@ class Job:
         shutil.rmtree(work / "reference", ignore_errors=True)
         reference = self.source.prepare(work / "reference", self.settings.seed)
         chosen = choose_texts(reference, self.texts, self.labels, self.settings)
+        if chosen.calibration:
+            reference.keep_calibration(chosen.calibration)
         here, versions = hardware.detect(), _versions()
         identity = {
             "model": reference.fingerprint(),
@@ -141,6 +149,7 @@ class Job:
             budget=Budget(budget_s, journal),
             report=self.report,
             spawn=lambda name: WorkerProcess(name, work / LOGS / f"{name}.log"),
+            calibration=chosen.calibration_lengths,
         )
         self.report(
             Briefing(
@@ -149,6 +158,7 @@ class Job:
                 context.hardware,
                 len(chosen.texts),
                 context.journal.resumed,
+                len(chosen.calibration),
             )
         )
         return context
@@ -176,6 +186,7 @@ def check(settings: Settings, rounds: str = "--rounds", fewest: int = 5) -> None
         ("--max-flips", settings.max_flips, 0.0, 1.0),
         ("--threads", settings.threads, 1, 4096),
         ("--texts", settings.texts, 1, 10**9),
+        ("--calibration", settings.calibration, candidates.FEWEST_CALIBRATION, 10**6),
         (rounds, settings.rounds, fewest, 10_000),
         ("--seed", settings.seed, 0, 2**32 - 1),
         *(("--batch-sizes", size, 1, 4096) for size in settings.batch_sizes),
@@ -219,8 +230,15 @@ def choose_texts(
     if len(texts) > _MOST_PROFILED:
         known = np.sort(rng.choice(len(texts), _MOST_PROFILED, replace=False))
     tokens = reference.tokenizer().encode([texts[int(index)] for index in known])
-    sample = stratified_sample(tokens.lengths, settings.texts, settings.seed)
-    indices = [int(known[index]) for index in sample]
+    apart = _held_apart(tokens.lengths, settings)
+    calibration = tuple(texts[int(known[place])] for place in apart)
+    # What set the ranges must not judge them, nor must its copies elsewhere in the file.
+    seen = set(calibration)
+    rest = np.array([place for place, i in enumerate(known) if texts[int(i)] not in seen], np.int64)
+    if not len(rest):  # copies of few texts: nothing would be left to judge
+        apart, calibration, rest = apart[:0], (), np.arange(len(known))
+    sample = rest[stratified_sample(tokens.lengths[rest], settings.texts, settings.seed)]
+    indices = [int(known[place]) for place in sample]
     return Texts(
         texts=tuple(texts[index] for index in indices),
         gold=tuple(str(labels[index]) for index in indices) if labels is not None else None,
@@ -228,7 +246,17 @@ def choose_texts(
         profile=profile(
             tokens.lengths, tokens.truncated, reference.info.max_length, given=len(texts)
         ),
+        calibration=calibration,
+        calibration_lengths=tokens.lengths[apart],
     )
+
+
+def _held_apart(lengths: NDArray[np.int64], settings: Settings) -> NDArray[np.int64]:
+    """Which of the texts calibrate: a stratified sample; none where there are too few."""
+    count = min(settings.calibration, int(candidates.CALIBRATION_SHARE * len(lengths)))
+    if count < candidates.FEWEST_CALIBRATION or not candidates.tries_int8(settings):
+        return np.empty(0, np.int64)
+    return stratified_sample(lengths, count, settings.seed)
 
 
 @contextmanager

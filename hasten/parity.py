@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasten.errors import EngineError, ModelError
-from hasten.records import Flip, Parity
-from hasten.stats import clopper_pearson_upper
+from hasten.records import Flip, Parity, Quality
+from hasten.stats import clopper_pearson_upper, macro_f1, mcnemar_p
 from hasten.tasks import Outputs, Task
 
 FP32_TOLERANCE = 1e-3
@@ -32,6 +32,12 @@ absolute error of 0.1 is a root mean square of 0.125, and 1 / sqrt(1 + 0.125**2)
 comparison, bf16 on BERT shapes stays near 0.02 and int8 that works between 0.03 and 0.07, while
 int8 that visibly moves MiniLM's embeddings (worst cosine 0.94) reaches 0.27.
 """
+
+MARGIN_PERCENTILES = (5, 25, 50, 75, 95)
+"""Of the original's margins, as kept in :attr:`hasten.records.Parity.margin_quantiles`."""
+
+_CONSTANT = 1e-3
+"""Share of the original's spread over the texts below which outputs do not depend on the text."""
 
 _SHOWN_CHARACTERS = 200
 
@@ -81,8 +87,6 @@ def compare(
     flipped = np.flatnonzero(changed.reshape(len(reference), -1).any(axis=1))
     margins = task.margins(reference, candidate)
     surest = flipped[np.argsort(-margins[flipped], kind="stable")][:examples]
-    right = None if gold is None else task.matches(candidate, gold, labels)
-    reference_right = None if gold is None else task.matches(reference, gold, labels)
     return Parity(
         compared=len(reference),
         max_abs_difference=float(differences.max()),
@@ -95,18 +99,25 @@ def compare(
         non_finite=int((~finite).sum()),
         decisions=task.decides,
         examples=_flips(surest, reference, candidate, task=task, labels=labels, texts=texts),
-        accuracy=None if right is None else float((right & finite).mean()),
-        reference_accuracy=None if reference_right is None else float(reference_right.mean()),
+        flip_margins=tuple(map(float, np.sort(margins[flipped]))),
+        margin_quantiles=(
+            tuple(map(float, np.percentile(task.sureness(reference), MARGIN_PERCENTILES)))
+            if task.decides
+            else ()
+        ),
+        constant=_constant(candidate, reference),
+        quality=_quality(reference, candidate, finite, task=task, labels=labels, gold=gold),
     )
 
 
 def verdict(parity: Parity, precision: str, *, max_flips: float, strict: bool) -> str | None:
     """Why a candidate may not be used, in one sentence; None if it may.
 
-    Nothing may be NaN or infinite. At fp32 no decision may change but in a numerical tie, and
-    outputs must stay within :data:`FP32_TOLERANCE`. Lossy precisions may change a share
-    ``max_flips`` of the decisions, as observed or, with ``strict``, up to the upper bound. Where
-    nothing is decided, their outputs may be off by :data:`TENSOR_TOLERANCE` on average.
+    Nothing may be NaN, infinite, or the same for every text. At fp32 no decision may change but
+    in a numerical tie, and outputs must stay within :data:`FP32_TOLERANCE`. Lossy precisions may
+    change a share ``max_flips`` of the decisions, as observed or, with ``strict``, up to the upper
+    bound. Where nothing is decided, their outputs may be off by :data:`TENSOR_TOLERANCE` on
+    average.
 
     Args:
         parity: from :func:`compare`.
@@ -116,6 +127,8 @@ def verdict(parity: Parity, precision: str, *, max_flips: float, strict: bool) -
     """
     if parity.non_finite:
         return f"outputs are NaN or infinite for {parity.non_finite} of {parity.compared} texts"
+    if parity.constant:
+        return f"outputs are the same for all {parity.compared} texts"
     if precision == "fp32":
         return _fp32_verdict(parity)
     if not parity.decisions:
@@ -174,6 +187,42 @@ def _check(reference: Outputs, candidate: Outputs) -> None:
 def _finite_rows(outputs: Outputs) -> NDArray[np.bool_]:
     finite: NDArray[np.bool_] = np.all(np.isfinite(outputs), axis=1)
     return finite
+
+
+def _constant(candidate: Outputs, reference: Outputs) -> bool:
+    """Whether the candidate says the same whatever the text is, where the original does not."""
+    differs = float(np.ptp(reference.astype(np.float64), axis=0).max())
+    return float(np.ptp(candidate.astype(np.float64), axis=0).max()) < _CONSTANT * differs
+
+
+def _quality(
+    reference: Outputs,
+    candidate: Outputs,
+    finite: NDArray[np.bool_],
+    *,
+    task: Task,
+    labels: Sequence[str],
+    gold: Sequence[str] | None,
+) -> Quality | None:
+    """Both sides against the right labels; a text without a finite output has no right answer."""
+    right = None if gold is None else task.gold(gold, labels)
+    if right is None:
+        return None
+    decided, candidates = task.decisions(reference), task.decisions(candidate)
+    count = len(right)
+    reference_right = (decided == right).reshape(count, -1).all(axis=1)
+    candidate_right = (candidates == right).reshape(count, -1).all(axis=1) & finite
+    only_candidate = int((candidate_right & ~reference_right).sum())
+    only_reference = int((reference_right & ~candidate_right).sum())
+    return Quality(
+        accuracy=float(candidate_right.mean()),
+        reference_accuracy=float(reference_right.mean()),
+        macro_f1=macro_f1(candidates, right),
+        reference_macro_f1=macro_f1(decided, right),
+        only_candidate_right=only_candidate,
+        only_reference_right=only_reference,
+        mcnemar_p=mcnemar_p(only_candidate, only_reference),
+    )
 
 
 def _spread(reference: Outputs) -> float:

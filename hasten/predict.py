@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasten import bundle as bundles
-from hasten import engines, tasks
+from hasten import engines, hardware, probes, tasks
 from hasten.batching import CostModel
 from hasten.errors import InputError
 from hasten.pipeline import Pipeline, Streams
@@ -33,6 +33,9 @@ class Predictor:
 
     Attributes:
         bundle: where it comes from, and how this machine differs from the one it was tuned on.
+
+    Raises:
+        BundleError: this machine does not compute what the bundle was proved to compute.
     """
 
     def __init__(self, bundle: bundles.Bundle) -> None:
@@ -50,6 +53,23 @@ class Predictor:
         self._cost = CostModel(table, candidate.streams) if table else None
         self._task = tasks.get(bundle.model.task)
         self._turn = threading.Lock()
+        self._check(engine.versions())
+
+    def _check(self, versions: Mapping[str, str]) -> None:
+        """Once on every machine, see that it computes what was proved; see hasten.probes."""
+        bundle = self.bundle
+        memory = probes.Memory(bundle.digest, hardware.detect(), versions)
+        if bundle.probes is None or memory.holds:
+            return
+        precision = bundle.plan.candidate.precision
+        try:
+            probes.check(
+                bundle.probes, self._pipeline, bundle.model, precision, where=bundle.folder
+            )
+        except BaseException:
+            self.close()
+            raise
+        memory.keep()
 
     def __call__(self, texts: str | Sequence[str], top_k: int | None = _UNSET) -> list[Any]:
         """Answer one text or many.

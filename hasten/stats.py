@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from functools import cache
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -231,6 +232,43 @@ def clopper_pearson_upper(successes: int, trials: int, confidence: float = 0.95)
         else:
             high = rate
     return (low + high) / 2
+
+
+def mcnemar_p(only_first_right: int, only_second_right: int) -> float:
+    """How probable so uneven disagreements are, or more uneven ones, of two equally good models.
+
+    The exact two-sided test: among the texts on which just one of the two is right, each is as
+    likely to be that one (McNemar, Psychometrika 12(2), 1947).
+
+    >>> mcnemar_p(0, 0), mcnemar_p(1, 7)
+    (1.0, 0.0703125)
+    """
+    disagreements = only_first_right + only_second_right
+    fewer = min(only_first_right, only_second_right)
+    log_ways = _log_binomials(disagreements, fewer)
+    tail = float(np.exp(log_ways - disagreements * math.log(2.0)).sum())
+    return min(1.0, 2.0 * tail)
+
+
+def macro_f1(decided: NDArray[Any], right: NDArray[Any]) -> float:
+    """The mean over the labels of F1, the harmonic mean of precision and recall.
+
+    A label that is neither decided nor right anywhere does not count.
+
+    Args:
+        decided: int64 [n], a label each, or bool [n, k], which labels apply.
+        right: the same for the right answers.
+
+    >>> round(macro_f1(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1])), 4)
+    0.7333
+    """
+    if decided.ndim == 1:
+        columns = np.arange(max(decided.max(), right.max()) + 1)
+        decided, right = decided[:, np.newaxis] == columns, right[:, np.newaxis] == columns
+    both = (decided & right).sum(axis=0)
+    either = decided.sum(axis=0) + right.sum(axis=0)
+    counted = either > 0
+    return float((2 * both[counted] / either[counted]).mean())
 
 
 def _within(angle: float, degrees: int) -> float:

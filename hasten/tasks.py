@@ -76,21 +76,26 @@ class Task(ABC):
         """
 
     @abstractmethod
+    def sureness(self, outputs: Outputs) -> NDArray[np.float64]:
+        """How far each text's decision is from the nearest other one.
+
+        Returns:
+            float64 [n], in units of the logits; zeros where nothing is decided.
+        """
+
+    @abstractmethod
     def describe(self, output: Outputs, labels: Sequence[str]) -> str:
         """The answer for one text (``output``: float32 [k]) in words."""
 
-    def matches(
-        self, outputs: Outputs, gold: Sequence[str], labels: Sequence[str]
-    ) -> NDArray[np.bool_] | None:
-        """Which decisions are the ``gold`` ones; None where that cannot be said.
+    def gold(self, names: Sequence[str], labels: Sequence[str]) -> NDArray[Any] | None:
+        """What the right labels decide, to compare with :meth:`decisions`; None without labels.
 
         Args:
-            outputs: float32 [n, k].
-            gold: the right label of each text, by name or by index ("2").
+            names: the right label of each text, by name or by index ("2").
             labels: names of the k columns.
 
         Returns:
-            bool [n].
+            As :meth:`decisions`: int64 [n] or bool [n, k].
 
         Raises:
             InputError: a gold label is not one of the model's.
@@ -123,15 +128,18 @@ class SingleLabel(Task):
         margins: NDArray[np.float64] = logits[rows, own] - logits[rows, other]
         return margins
 
+    def sureness(self, outputs: Outputs) -> NDArray[np.float64]:
+        """The largest logit minus the second largest."""
+        _check_choice(outputs)
+        ranked = np.sort(outputs.astype(np.float64), axis=1)
+        gaps: NDArray[np.float64] = ranked[:, -1] - ranked[:, -2]
+        return gaps
+
     def describe(self, output: Outputs, labels: Sequence[str]) -> str:
         return labels[int(output.argmax())]
 
-    def matches(
-        self, outputs: Outputs, gold: Sequence[str], labels: Sequence[str]
-    ) -> NDArray[np.bool_]:
-        wanted = np.array([_index(name, labels) for name in gold])
-        right: NDArray[np.bool_] = self.decisions(outputs) == wanted
-        return right
+    def gold(self, names: Sequence[str], labels: Sequence[str]) -> NDArray[Any]:
+        return np.array([_index(name, labels) for name in names], dtype=np.int64)
 
 
 class MultiLabel(Task):
@@ -162,20 +170,22 @@ class MultiLabel(Task):
         margins: NDArray[np.float64] = np.where(changed, distances, 0.0).max(axis=1)
         return margins
 
+    def sureness(self, outputs: Outputs) -> NDArray[np.float64]:
+        """Distance from zero of the label that is nearest to it."""
+        nearest: NDArray[np.float64] = np.abs(outputs.astype(np.float64)).min(axis=1)
+        return nearest
+
     def describe(self, output: Outputs, labels: Sequence[str]) -> str:
         applying = [label for label, logit in zip(labels, output, strict=True) if logit >= 0]
         return ", ".join(applying) or "no label"
 
-    def matches(
-        self, outputs: Outputs, gold: Sequence[str], labels: Sequence[str]
-    ) -> NDArray[np.bool_]:
-        """Whether exactly the gold labels apply. Several are separated by commas."""
-        wanted = np.zeros(outputs.shape, dtype=np.bool_)
-        for row, names in zip(wanted, gold, strict=True):
-            several = [names] if names in labels else names.split(",")
-            row[[_index(name, labels) for name in several if name.strip()]] = True
-        right: NDArray[np.bool_] = (self.decisions(outputs) == wanted).all(axis=1)
-        return right
+    def gold(self, names: Sequence[str], labels: Sequence[str]) -> NDArray[Any]:
+        """Exactly the named labels apply. Several are separated by commas."""
+        wanted = np.zeros((len(names), len(labels)), dtype=np.bool_)
+        for row, name in zip(wanted, names, strict=True):
+            several = [name] if name in labels else name.split(",")
+            row[[_index(one, labels) for one in several if one.strip()]] = True
+        return wanted
 
 
 class Regression(Task):
@@ -197,6 +207,10 @@ class Regression(Task):
         return np.empty((len(outputs), 0), dtype=np.bool_)
 
     def margins(self, outputs: Outputs, others: Outputs) -> NDArray[np.float64]:
+        """Zeros: there is no other decision."""
+        return np.zeros(len(outputs))
+
+    def sureness(self, outputs: Outputs) -> NDArray[np.float64]:
         """Zeros: there is no other decision."""
         return np.zeros(len(outputs))
 

@@ -19,7 +19,7 @@ from hasten.tuning import contest
 from hasten.tuning.context import Budget, Context
 from hasten.tuning.journal import Journal
 from hasten.tuning.process import Connection, InlineWorker
-from hasten.tuning.worker import Message, Worker
+from hasten.tuning.worker import Message, RankLayers, Worker
 from tests.tiny import save_tiny_tokenizer, tiny_texts
 
 INFO = ModelInfo(
@@ -60,7 +60,10 @@ class Lab:
     def __init__(self, folder: Path, script: Script, texts: int = 60, **settings: Any) -> None:
         self.folder = folder
         self.engine = Fake(script)
-        self.settings = Settings(**{"engines": ("fake",), "budget_s": 1000.0, **settings})
+        usual = {"engines": ("fake",), "budget_s": 1000.0, "integers": False}
+        self.settings = Settings(**{**usual, **settings})
+        self.calibration = np.empty(0, np.int64)
+        self.layers: tuple[str, ...] = ()
         self.texts = tuple(tiny_texts(texts))
         self.messages: list[tuple[str, Message]] = []
         self.events: list[Event] = []
@@ -94,6 +97,7 @@ class Lab:
             budget=Budget(self.settings.budget_s, journal),
             report=self.events.append,
             spawn=self.spawn,
+            calibration=self.calibration,
         )
 
     def spawn(self, name: str) -> Connection:
@@ -112,6 +116,8 @@ class _Listening:
         if self._lab.stop_after is not None and len(self._lab.messages) >= self._lab.stop_after:
             raise KeyboardInterrupt
         self._lab.messages.append((self._name, message))
+        if isinstance(message, RankLayers):  # there is no model behind the fake engine
+            return self._lab.layers
         return self._worker.call(message, timeout_s)
 
     def close(self) -> None:

@@ -334,3 +334,27 @@ def test_lengths_of_many_texts_are_profiled_on_a_sample(
     np.testing.assert_array_equal(
         chosen.tokens.lengths, reference.tokenizer().encode(chosen.texts).lengths
     )
+
+
+def test_calibration_texts_are_held_apart(model: Path, tmp_path: Path) -> None:
+    from hasten.records import Settings
+    from hasten.reference import prepare
+
+    reference = prepare(str(model), tmp_path / "reference")
+    texts = [*tiny_texts(300, seed=5), *tiny_texts(20, seed=5)]  # twenty come twice
+    chosen = job.choose_texts(reference, texts, None, Settings())
+    assert len(chosen.calibration) == 96  # three in ten
+    assert not set(chosen.calibration) & set(chosen.texts)
+    assert abs(chosen.calibration_lengths.mean() - chosen.tokens.lengths.mean()) < 2
+    again = job.choose_texts(reference, texts, None, Settings())
+    assert again.digest == chosen.digest
+    fewer = job.choose_texts(reference, texts, None, Settings(calibration=40))
+    assert len(fewer.calibration) == 40
+    for settings in (Settings(precisions=("fp32",)), Settings(integers=False)):
+        assert job.choose_texts(reference, texts, None, settings).calibration == ()
+    few = job.choose_texts(reference, texts[:100], None, Settings())
+    assert few.calibration == ()
+    assert len(few.texts) == 100
+    copies = job.choose_texts(reference, ["the same"] * 200, None, Settings())
+    assert copies.calibration == ()
+    assert len(copies.texts) == 200

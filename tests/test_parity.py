@@ -58,6 +58,7 @@ class TestCompare:
             flip_upper_bound=clopper_pearson_upper(0, 100),
             non_finite=0,
             decisions=True,
+            margin_quantiles=parity.margin_quantiles,
         )
 
     def test_differences_are_absolute(self) -> None:
@@ -152,16 +153,40 @@ class TestCompare:
     def test_nothing_but_broken_rows_still_makes_a_record(self) -> None:
         parity = compared(logits(), np.full_like(logits(), np.nan), gold=["yes"] * 100)
         assert parity.non_finite == 100
-        assert parity.accuracy == 0.0
+        assert parity.quality is not None
+        assert parity.quality.accuracy == 0.0
         assert from_json(Parity, to_json(parity)) == parity
 
     def test_accuracy_is_told_for_both(self) -> None:
         reference = np.array([[0, 1], [0, 1], [1, 0], [1, 0]], np.float32)
         parity = compared(reference, flipped(reference, 0), gold=["yes", "yes", "no", "yes"])
-        assert parity.reference_accuracy == 0.75
-        assert parity.accuracy == 0.5
-        assert compared(reference, reference).accuracy is None
-        assert compared(reference, reference, task=TENSORS, gold=["?"] * 4).accuracy is None
+        found = parity.quality
+        assert found is not None
+        assert (found.reference_accuracy, found.accuracy) == (0.75, 0.5)
+        assert (found.only_reference_right, found.only_candidate_right) == (1, 0)
+        assert found.mcnemar_p == 1.0
+        assert found.reference_macro_f1 == pytest.approx((2 / 3 + 4 / 5) / 2)
+        assert compared(reference, reference).quality is None
+        assert compared(reference, reference, task=TENSORS, gold=["?"] * 4).quality is None
+
+    def test_flips_tell_how_sure_the_original_was(self) -> None:
+        reference = logits()
+        parity = compared(reference, flipped(reference, 3, 8, 20))
+        gaps = np.abs(reference[:, 0] - reference[:, 1])
+        assert parity.flip_margins == pytest.approx(sorted(gaps[[3, 8, 20]]))
+        assert parity.margin_quantiles[2] == pytest.approx(np.median(gaps))
+        assert list(parity.margin_quantiles) == sorted(parity.margin_quantiles)
+        assert compared(reference, reference, task=TENSORS).margin_quantiles == ()
+
+    def test_outputs_that_ignore_the_text_are_constant(self) -> None:
+        reference = logits()
+        stuck = np.tile(reference[:1], (100, 1))
+        parity = compared(reference, stuck)
+        assert parity.constant
+        reason = verdict(parity, "int8", max_flips=1.0, strict=False)
+        assert reason == "outputs are the same for all 100 texts"
+        assert not compared(reference, reference).constant
+        assert not compared(stuck, stuck).constant  # the original's own doing
 
     def test_an_unknown_gold_label_is_an_error(self) -> None:
         with pytest.raises(InputError, match="'maybe'"):

@@ -122,7 +122,12 @@ class TestDecisions:
         assert not task.decides
         assert task.decisions(rows([1, 2], [3, 4])).shape == (2, 0)
         assert task.margins(rows([1, 2]), rows([2, 1])).tolist() == [0.0]
-        assert task.matches(rows([1, 2]), ["x"], ("a", "b")) is None
+        assert task.gold(["x"], ("a", "b")) is None
+        assert task.sureness(rows([1, 2])).tolist() == [0.0]
+
+    def test_sureness_is_the_way_to_the_next_decision(self) -> None:
+        assert tasks.get("single_label").sureness(rows([1, 4, 2.5])).tolist() == [1.5]
+        assert tasks.get("multi_label").sureness(rows([-3, 0.5, 2])).tolist() == [0.5]
 
     def test_one_column_cannot_be_a_choice(self) -> None:
         task, outputs = tasks.get("single_label"), rows([1.0])
@@ -181,37 +186,32 @@ class TestWords:
         )
 
 
-class TestMatches:
+class TestGold:
     def test_gold_labels_are_names_or_indices(self) -> None:
-        outputs = rows([3, 2, 1], [3, 2, 1], [1, 2, 3], [1, 2, 3])
-        matches = tasks.get("single_label").matches(outputs, ["sport", "1", " tech ", "2"], LABELS)
-        assert matches is not None
-        assert matches.tolist() == [True, False, True, True]
+        gold = tasks.get("single_label").gold(["sport", "1", " tech ", "2"], LABELS)
+        assert gold is not None
+        assert gold.tolist() == [0, 1, 2, 2]
 
     def test_a_name_goes_before_an_index(self) -> None:
-        stars = ("1", "2", "3")
-        matches = tasks.get("single_label").matches(rows([9, 0, 0]), ["1"], stars)
-        assert matches is not None
-        assert matches.tolist() == [True]
+        gold = tasks.get("single_label").gold(["1"], ("1", "2", "3"))
+        assert gold is not None
+        assert gold.tolist() == [0]
 
-    def test_several_labels_must_all_be_right(self) -> None:
-        outputs = rows([1, 1, -1], [1, 1, -1], [-1, -1, -1], [-1, 1, -1])
-        gold = ["sport, business", "sport", "", "1"]
-        matches = tasks.get("multi_label").matches(outputs, gold, LABELS)
-        assert matches is not None
-        assert matches.tolist() == [True, False, True, True]
+    def test_several_labels_apply_together(self) -> None:
+        gold = tasks.get("multi_label").gold(["sport, business", "", "1"], LABELS)
+        assert gold is not None
+        assert gold.tolist() == [[True, True, False], [False] * 3, [False, True, False]]
 
     def test_a_comma_in_a_name_is_no_separator(self) -> None:
-        labels = ("hate", "identity, hate")
-        matches = tasks.get("multi_label").matches(rows([-1, 1]), ["identity, hate"], labels)
-        assert matches is not None
-        assert matches.tolist() == [True]
+        gold = tasks.get("multi_label").gold(["identity, hate"], ("hate", "identity, hate"))
+        assert gold is not None
+        assert gold.tolist() == [[False, True]]
 
     @pytest.mark.parametrize("name", ["single_label", "multi_label"])
     @pytest.mark.parametrize("gold", ["politics", "3", "-1", "Sport", "²", "1.0"])
     def test_an_unknown_gold_label_is_told_the_known_ones(self, name: str, gold: str) -> None:
         with pytest.raises(InputError, match=r"the model does not know\n.*sport, business, tech"):
-            tasks.get(name).matches(rows([1, 2, 3]), [gold], LABELS)
+            tasks.get(name).gold([gold], LABELS)
 
 
 class TestNames:

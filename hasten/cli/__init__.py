@@ -97,6 +97,9 @@ def tune(  # noqa: PLR0917 - typer makes options of all of them
     threads: given.Threads = None,
     device: given.Device = "auto",
     texts: given.Texts = 1000,
+    calibration: Annotated[
+        int, typer.Option(help="Hold so many other texts apart to calibrate int8 with.")
+    ] = 300,
     rounds: Annotated[int, typer.Option(help="Interleaved end-to-end rounds, at least.")] = 5,
     seed: given.Seed = 0,
     restart: given.Restart = False,
@@ -136,9 +139,11 @@ def tune(  # noqa: PLR0917 - typer makes options of all of them
                 threads=threads,
                 device=device,
                 max_texts=texts,
+                calibration=calibration,
                 rounds=rounds,
                 seed=seed,
                 restart=restart,
+                command=shlex.join(["hasten", *sys.argv[1:]]),
                 on_event=display,
             )
         show(tuning, output, as_json=as_json)
@@ -252,6 +257,7 @@ def run_demo(
                 output=output,
                 budget=budget,
                 restart=restart,
+                command=shlex.join(["hasten", *sys.argv[1:]]),
                 on_event=display,
             )
         show(tuning, output, as_json=as_json)

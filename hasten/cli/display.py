@@ -95,7 +95,9 @@ class Display:
         )
         err.print(f"Texts   {content.lengths(event.profile)}")
         if event.judged_texts < event.profile.given:
-            err.print(f"        {event.judged_texts:,} of them are judged")
+            calibrating = event.calibration_texts
+            apart = f"; {calibrating:,} others calibrate int8" if calibrating else ""
+            err.print(f"        {event.judged_texts:,} of them are judged{apart}")
         if event.resumed:
             err.print("Continuing an interrupted run; --restart begins anew.")
 

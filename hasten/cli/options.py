@@ -45,7 +45,7 @@ Engines = Annotated[
     str | None, typer.Option(help="Engines to try, with commas; see `hasten doctor`.")
 ]
 Precisions = Annotated[
-    str | None, typer.Option(help="Precisions to try, with commas: fp32,bf16,fp16.")
+    str | None, typer.Option(help="Precisions to try, with commas: fp32,bf16,fp16,int8.")
 ]
 BatchSizes = Annotated[
     str | None, typer.Option(help="Batch sizes to try, with commas.  [default: 1,2,4,...,64]")

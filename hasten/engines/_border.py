@@ -78,6 +78,27 @@ def why_not(
     return missing_instructions(precision, hardware)
 
 
+def nodes_of(layers: Sequence[str], nodes: Iterable[str]) -> list[str]:
+    """Of an exported graph's nodes, those that come from these layers of the original module.
+
+    Args:
+        layers: names of modules, such as ``encoder.layer.0.output.dense``.
+        nodes: names of nodes, which exporters make from the module's name and the operator's,
+            such as ``/original/encoder/layer.0/output/dense/MatMul``.
+
+    Raises:
+        EngineError: a layer has no node, so that what was wanted for it would silently not be.
+    """
+    dotted = {node: f".{node.replace('/', '.')}." for node in nodes}
+    found = []
+    for layer in layers:
+        own = [node for node, name in dotted.items() if f".{layer}." in name]
+        if not own:
+            raise EngineError(f"the exported graph has no node of the layer {layer}")
+        found += own
+    return list(dict.fromkeys(found))
+
+
 @contextmanager
 def foreign_errors(title: str, doing: str) -> Iterator[None]:
     """Turn what a framework raises into one readable line, the framework's own chained.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,6 +73,9 @@ class Engine(ABC):
     exports_with: Mapping[str, str]
     """The same, needed in addition to make one."""
 
+    recipes_export_with: Mapping[str, str] = {}
+    """The same, needed in addition to make one by a recipe."""
+
     extra: str
     """The extra in ``pyproject.toml`` that installs ``requires``."""
 
@@ -92,9 +95,10 @@ class Engine(ABC):
             fix=f"pip install 'hasten[{self.extra}]'",
         )
 
-    def missing_to_export(self) -> Unavailable | None:
+    def missing_to_export(self, recipe: str = "") -> Unavailable | None:
         """Why artifacts cannot be made here, if so; found without importing anything."""
-        absent = _absent(self.exports_with)
+        more = self.recipes_export_with if recipe else {}
+        absent = _absent({**self.exports_with, **more})
         if not absent:
             return None
         return Unavailable(
@@ -106,13 +110,24 @@ class Engine(ABC):
         """Installed versions of the distributions that run an artifact."""
         return {dist: _version(dist) for dist in self.requires.values()}
 
+    def recipes(self, precision: str, hardware: Hardware) -> Sequence[str]:
+        """Names of the ways to reach ``precision`` on this machine, each a candidate of its own.
+
+        One without a name by default. ``export`` and ``load`` find it in ``candidate.recipe``.
+        """
+        return ("",)
+
+    def calibrates(self, candidate: Candidate) -> bool:
+        """Whether making the candidate's artifact takes calibration texts."""
+        return False
+
     @abstractmethod
     def supports(self, candidate: Candidate, hardware: Hardware) -> str | None:
         """Why this machine cannot run ``candidate``, in one sentence; None where it can."""
 
     def artifact_name(self, candidate: Candidate) -> str:
         """Name of the artifact's folder; candidates that share a name share the artifact."""
-        return f"{self.name}-{candidate.precision}-{candidate.device}"
+        return candidate.format
 
     def runs_code(self, folder: Path) -> bool:
         """Whether loading the artifact in ``folder`` can run code that its author chose.
@@ -128,6 +143,21 @@ class Engine(ABC):
         Raises:
             EngineError: the framework cannot convert this model; its exception is chained.
         """
+
+    def base(self, candidate: Candidate) -> Candidate | None:
+        """The candidate whose artifact this one's is made from; None where it needs none.
+
+        ``export`` works without it as well, and takes the longer for it.
+        """
+        return None
+
+    def derive(self, base: Path, reference: Reference, candidate: Candidate, folder: Path) -> None:
+        """As :meth:`export`, from the artifact of :meth:`base` in the folder ``base``.
+
+        Raises:
+            EngineError: the framework cannot; its exception is chained.
+        """
+        raise NotImplementedError(f"{self.name} makes every artifact from the original")
 
     @abstractmethod
     def load(self, folder: Path, candidate: Candidate) -> Session:

@@ -1,8 +1,9 @@
 """An engine whose speed and answers follow a script, for tests of everything around engines.
 
 The script is ``fake.json`` in the reference's folder: a mapping from a candidate's label (or
-``"*"`` for all others) to settings. Time is virtual: a run advances :data:`Script.clock`, nothing
-sleeps, and the figures that come out are the figures that were put in.
+``"*"`` for all others) to settings; ``"recipes"`` lists recipes by precision. Time is virtual: a
+run advances the engine's clock, nothing sleeps, and the figures that come out are the figures that
+were put in.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,8 +52,8 @@ class Script:
     A batch of ``b`` texts of length ``n`` costs the machine ``call_s + token_s * b * n`` seconds;
     batches on several streams add up, as they do on cores that are all busy. Exporting and
     loading take ``export_s`` and ``load_s``. ``shift`` is added to the first output column;
-    ``fail`` names what goes wrong and ``when`` in which step: ``raise``, ``exit``, ``hang`` or
-    ``nan``, at ``export``, ``load`` or ``run``.
+    ``fail`` names what goes wrong and ``when`` in which step: ``raise``, ``exit``, ``hang``,
+    ``nan`` or ``constant``, at ``export``, ``load`` or ``run``.
     """
 
     call_s: float = 1e-3
@@ -66,7 +67,7 @@ class Script:
 
     def act(self, step: str) -> None:
         """Fail as scripted, if this is the step for it."""
-        if step != self.when or self.fail in (None, "nan"):
+        if step != self.when or self.fail in (None, "nan", "constant"):
             return
         if self.fail == "exit":
             os._exit(11)
@@ -97,6 +98,8 @@ class FakeSession(Session):
         outputs[:, 0] += self._script.shift
         if self._script.fail == "nan":
             outputs[0, 0] = np.nan
+        if self._script.fail == "constant":
+            outputs[:] = 1.0
         return {self._name: outputs}
 
 
@@ -113,6 +116,12 @@ class Fake(Engine):
     def __init__(self, script: Mapping[str, Any] | None = None) -> None:
         self._script = script
         self.clock = self.virtual_clock = VirtualClock()
+
+    def recipes(self, precision: str, hardware: Hardware) -> Sequence[str]:
+        return tuple((self._script or {}).get("recipes", {}).get(precision, ("",)))
+
+    def calibrates(self, candidate: Candidate) -> bool:
+        return candidate.recipe.startswith("static")
 
     def supports(self, candidate: Candidate, hardware: Hardware) -> str | None:
         if candidate.device != "cpu":

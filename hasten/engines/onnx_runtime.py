@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
 
     from hasten.reference import Reference
 
-# fp32 alone on the CPU: its provider has no bf16 kernels, and computes fp16 in fp32.
-_OFFERED = {"cpu": ("fp32",), "cuda": ("fp32", "fp16")}
-_BYTES = {"fp32": 4, "fp16": 2}
+# On the CPU, its provider has no bf16 kernels, and computes fp16 in fp32.
+_OFFERED = {"cpu": ("fp32", "int8"), "cuda": ("fp32", "fp16")}
+_BYTES = {"fp32": 4, "fp16": 2, "int8": 4}  # of what is exported first
 _MODEL = "model.onnx"
 _WEIGHTS = "model.onnx_data"
 # A protobuf message ends at 2 GiB; some is left for the graph around the weights.
@@ -75,8 +76,14 @@ class OnnxRuntime(Engine):
         "safetensors": "safetensors",
         "onnx": "onnx",
     }
+    recipes_export_with: Mapping[str, str] = {"onnx_ir": "onnx-ir"}
     extra = "onnx"
     simplicity = 0
+
+    def recipes(self, precision: str, hardware: Hardware) -> Sequence[str]:
+        from hasten.engines import _onnx_int8
+
+        return _onnx_int8.recipes(hardware) if precision == "int8" else ("",)
 
     def versions(self) -> dict[str, str]:
         # The package with CUDA has another name, and provides the same module.
@@ -84,6 +91,9 @@ class OnnxRuntime(Engine):
             if installed := list(metadata.distributions(name=name)):
                 return {name: installed[0].version}
         return {}
+
+    def calibrates(self, candidate: Candidate) -> bool:
+        return candidate.recipe.startswith("static")
 
     def supports(self, candidate: Candidate, hardware: Hardware) -> str | None:
         reason = why_not(self.title, candidate, hardware, _OFFERED)
@@ -95,6 +105,8 @@ class OnnxRuntime(Engine):
         return reason
 
     def artifact_name(self, candidate: Candidate) -> str:
+        if candidate.recipe:
+            return candidate.format
         # The same graph serves both devices.
         return f"{self.name}-{candidate.precision}"
 
@@ -108,7 +120,21 @@ class OnnxRuntime(Engine):
                 return
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
                 _export(module, reference, Path(scratch, _MODEL))
+                if candidate.precision == "int8":
+                    self.derive(Path(scratch), reference, candidate, folder)
+                    return
                 _rewrite(Path(scratch, _MODEL), folder, candidate.precision, large)
+
+    def base(self, candidate: Candidate) -> Candidate | None:
+        exact = replace(candidate, precision="fp32", recipe="", spared=())
+        return exact if candidate.precision == "int8" else None
+
+    def derive(self, base: Path, reference: Reference, candidate: Candidate, folder: Path) -> None:
+        # Here, as it is not needed where a bundle runs.
+        from hasten.engines import _onnx_int8
+
+        with foreign_errors(self.title, f"quantize {reference.info.architecture}"):
+            _onnx_int8.quantize(base / _MODEL, folder / _MODEL, reference, candidate)
 
     def load(self, folder: Path, candidate: Candidate) -> Session:
         with foreign_errors(self.title, f"load {folder / _MODEL}"):

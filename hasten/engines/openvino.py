@@ -6,8 +6,9 @@ Simplicity 1: two files and one library, larger than ONNX Runtime and for CPUs o
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +17,16 @@ from numpy.typing import NDArray
 
 from hasten.engines._border import Pool, foreign_errors, named_inputs, shape_of, why_not
 from hasten.engines.base import Engine, Outputs, Session
+from hasten.hardware import missing_instructions
 from hasten.records import Candidate, Hardware
 
 if TYPE_CHECKING:
     from hasten.reference import Reference
 
 # The plugin for GPUs is for Intel's; "cuda" it does not know.
-_OFFERED = {"cpu": ("fp32", "bf16")}
-_HINTS = {"fp32": "f32", "bf16": "bf16"}
+_OFFERED = {"cpu": ("fp32", "bf16", "int8")}
+_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # of int8, for what is no integer product
+_REST_IN_BF16 = "-bf16"
 _MODEL = "openvino_model.xml"
 
 
@@ -69,13 +72,28 @@ class OpenVino(Engine):
         "transformers": "transformers",
         "safetensors": "safetensors",
     }
+    recipes_export_with: Mapping[str, str] = {"nncf": "nncf"}
     extra = "openvino"
     simplicity = 1
 
+    def recipes(self, precision: str, hardware: Hardware) -> Sequence[str]:
+        from hasten.engines import _openvino_int8
+
+        return _openvino_int8.recipes(hardware) if precision == "int8" else ("",)
+
+    def calibrates(self, candidate: Candidate) -> bool:
+        return candidate.recipe.startswith("static")
+
     def supports(self, candidate: Candidate, hardware: Hardware) -> str | None:
-        return why_not(self.title, candidate, hardware, _OFFERED)
+        reason = why_not(self.title, candidate, hardware, _OFFERED)
+        if reason is None and candidate.recipe.endswith(_REST_IN_BF16):
+            return missing_instructions("bf16", hardware)
+        return reason
 
     def artifact_name(self, candidate: Candidate) -> str:
+        if candidate.recipe:
+            recipe = candidate.recipe.removesuffix(_REST_IN_BF16)
+            return replace(candidate, recipe=recipe).format
         # The fp32 weights; the precision is applied when the model is compiled.
         return self.name
 
@@ -95,13 +113,30 @@ class OpenVino(Engine):
             for port, name in zip(model.inputs, info.input_names, strict=True):
                 port.get_tensor().set_names({name})
             model.outputs[0].get_tensor().set_names({info.output_names[0]})
+            if candidate.recipe:
+                model = _quantized(model, reference, candidate)
+            openvino.save_model(model, str(folder / _MODEL), compress_to_fp16=False)
+
+    def base(self, candidate: Candidate) -> Candidate | None:
+        exact = replace(candidate, precision="fp32", recipe="", spared=())
+        return exact if candidate.recipe else None
+
+    def derive(self, base: Path, reference: Reference, candidate: Candidate, folder: Path) -> None:
+        doing = f"quantize {reference.info.architecture}"
+        with foreign_errors(self.title, doing), _without_telemetry():
+            import openvino
+
+            model = openvino.Core().read_model(str(base / _MODEL))
+            model = _quantized(model, reference, candidate)
             openvino.save_model(model, str(folder / _MODEL), compress_to_fp16=False)
 
     def load(self, folder: Path, candidate: Candidate) -> Session:
         streams = candidate.streams
         settings = {
             # Explicit, since the default is bf16 wherever the CPU has it.
-            "INFERENCE_PRECISION_HINT": _HINTS[candidate.precision],
+            "INFERENCE_PRECISION_HINT": (
+                "bf16" if candidate.recipe.endswith(_REST_IN_BF16) else _HINTS[candidate.precision]
+            ),
             "INFERENCE_NUM_THREADS": candidate.intra_op_num_threads * streams,
             "NUM_STREAMS": streams,
             # Pinned threads were no faster (0.95 to 1.05 of the time at one stream, 0.95 to 1.05
@@ -113,6 +148,13 @@ class OpenVino(Engine):
 
             compiled = openvino.Core().compile_model(str(folder / _MODEL), "CPU", settings)
             return OpenVinoSession(self.title, compiled, streams)
+
+
+def _quantized(model: Any, reference: Reference, candidate: Candidate) -> Any:
+    # Here, as it is not needed where a bundle runs, and takes a while to import.
+    from hasten.engines import _openvino_int8
+
+    return _openvino_int8.quantize(model, reference, candidate)
 
 
 @contextmanager

@@ -6,11 +6,14 @@ must be installed where it runs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from hasten.engines import _torch
 from hasten.engines.base import Session
-from hasten.records import Candidate
+from hasten.records import Candidate, Hardware
+
+_DYNAMIC = "dynamic"
 
 
 class TorchEager(_torch.WeightsEngine):
@@ -19,6 +22,14 @@ class TorchEager(_torch.WeightsEngine):
     name = "torch_eager"
     title = "PyTorch eager"
     simplicity = 2
+
+    def recipes(self, precision: str, hardware: Hardware) -> Sequence[str]:
+        return (_DYNAMIC,) if precision == "int8" else ("",)
+
+    def supports(self, candidate: Candidate, hardware: Hardware) -> str | None:
+        if candidate.recipe == _DYNAMIC and candidate.device == "cpu":
+            return _torch.no_dynamic_int8()
+        return super().supports(candidate, hardware)
 
     def load(self, folder: Path, candidate: Candidate) -> Session:
         module, info = _torch.load_weights(self.title, folder, candidate)

@@ -22,7 +22,6 @@ from hasten.parity import verdict
 from hasten.records import (
     EXPERIMENTS,
     Bench,
-    Candidate,
     Ceiling,
     Forecast,
     Format,
@@ -85,7 +84,9 @@ class Experiment:
             NoCandidate: nothing can run here.
         """
         settings, hardware = context.settings, context.hardware
-        possible, unavailable = candidates.enumerate_rows(hardware, settings, context.engines)
+        possible, unavailable = candidates.enumerate_rows(
+            hardware, settings, context.engines, len(context.calibration)
+        )
         if not possible:
             raise choose.no_candidate(unavailable)
         baseline = Entrant(candidates.baseline(hardware, settings, baseline_engine), context)
@@ -138,18 +139,18 @@ class Experiment:
     # --- the steps ------------------------------------------------------------------------
 
     def _keep_fastest_layouts(self) -> None:
-        """Of each engine, precision and device, the streams and threads that suit the texts."""
-        best: dict[tuple[str, str, str], tuple[float, Entrant]] = {}
+        """Of each format, the streams and threads that suit the texts."""
+        best: dict[str, tuple[float, Entrant]] = {}
         for entrant in self.entrants:
             plan = screening.best_plan(self.context, entrant) if entrant.in_play else None
-            if plan and plan[1] < best.get(_format_of(entrant.candidate), (math.inf,))[0]:
-                best[_format_of(entrant.candidate)] = (plan[1], entrant)
+            if plan and plan[1] < best.get(entrant.candidate.format, (math.inf,))[0]:
+                best[entrant.candidate.format] = (plan[1], entrant)
         self.formats = [entrant for _, entrant in sorted(best.values(), key=lambda pair: pair[0])]
         if not self.formats:
             raise choose.no_candidate([entrant.row() for entrant in self.entrants])
         for entrant in self.entrants:
             if entrant.in_play and entrant not in self.formats:
-                layout = best[_format_of(entrant.candidate)][1].candidate.layout
+                layout = best[entrant.candidate.format][1].candidate.layout
                 entrant.end("dropped", f"slower on these texts than its layout {layout}")
 
     def _measure_all(self, truth: NDArray[np.float32]) -> None:
@@ -174,8 +175,7 @@ class Experiment:
 
     def _measure_shapes(self, shapes: Sequence[grid.Shape]) -> None:
         visits = range(_FIRST_SHAPE_VISIT, _FIRST_SHAPE_VISIT + grid.SHAPE_VISITS)
-        running = [entrant for entrant in self.formats if entrant.in_play]
-        screening.sweep(self.context, running, shapes, visits, math.inf, stage="length")
+        screening.sweep(self.context, self._running(), shapes, visits, math.inf, stage="length")
 
     def _measure_rounds(self) -> None:
         """The user's texts end to end; all orders and batch sizes in the same rounds."""
@@ -282,17 +282,14 @@ class Experiment:
         if self._wants("batch-size"):
             heats += [(entrant, s) for entrant in self.formats for s in grid.arrival(sizes)]
         if self._wants("order"):
-            for entrant in self._ordered():
+            for entrant in self._running()[:1]:  # the fastest format alone: each takes as long
                 heats += [(entrant, strategy) for strategy in grid.arrival(sizes)]
                 heats += [(entrant, strategy) for strategy in grid.orders(sizes)]
         return [heat for heat in dict.fromkeys(heats) if heat[0].in_play]
 
-    def _ordered(self) -> list[Entrant]:
-        """The formats that show the orders: the fastest, and the original's own."""
-        running = [entrant for entrant in self.formats if entrant.in_play]
-        original = _format_of(self.baseline.candidate)
-        own = [e for e in running if _format_of(e.candidate) == original]
-        return list(dict.fromkeys([*running[:1], *own]))
+    def _running(self) -> list[Entrant]:
+        """The formats that have not failed, the fastest first."""
+        return [entrant for entrant in self.formats if entrant.in_play]
 
     def _single(self, entrant: Entrant) -> Entrant | None:
         """The same format with one stream on all its threads, which is best for one text."""
@@ -300,7 +297,7 @@ class Experiment:
         for known in self.entrants:
             candidate = known.candidate
             if (
-                _format_of(candidate) == _format_of(entrant.candidate)
+                candidate.format == entrant.candidate.format
                 and (candidate.streams, candidate.intra_op_num_threads) == layout
                 and known.status not in ("failed", "refused")
             ):
@@ -311,7 +308,7 @@ class Experiment:
 
     def _forecast(self) -> dict[str, float]:
         """Seconds that each wanted experiment will still take, from the first measurements."""
-        running = [entrant for entrant in self.formats if entrant.in_play]
+        running = self._running()
         found = dict.fromkeys(self.wanted.experiments, 0.0)
         for name, shapes in (("order", self._shapes_of_texts()), ("length", self._other_shapes())):
             for entrant in running:
@@ -348,10 +345,6 @@ class Experiment:
 def _any_time(context: Context, pass_s: float) -> None:
     """There is no budget that one pass of the original could exceed."""
     del context, pass_s
-
-
-def _format_of(candidate: Candidate) -> tuple[str, str, str]:
-    return candidate.engine, candidate.precision, candidate.device
 
 
 def _cost(entrant: Entrant) -> CostModel:

@@ -28,6 +28,7 @@ class Briefing:
     hardware: Hardware
     judged_texts: int
     resumed: bool
+    calibration_texts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,13 @@ PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 
 DEVICES = ("cpu", "cuda")
 
-WORTH_TRYING = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "bf16", "fp16")}
+WORTH_TRYING = {"cpu": ("fp32", "bf16", "int8"), "cuda": ("fp32", "bf16", "fp16")}
 """Precisions that are tried on a device unless others are asked for."""
 
 OBJECTIVES = ("throughput", "latency")
+
+
+_INTEGER_PRODUCTS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +50,24 @@ class Hardware:
         """Whether the CPU multiplies bfloat16 natively (AVX512-BF16, AMX-BF16, or Arm BF16)."""
         return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(self.instruction_sets))
 
+    @property
+    def has_vnni(self) -> bool:
+        """Whether the CPU sums products of 8-bit integers in 32 bits at once, without saturating.
+
+        Without (AVX2, AVX-512 before VNNI) pairs of products are summed in 16 bits, which full
+        8-bit weights overflow.
+        """
+        return bool(_INTEGER_PRODUCTS & set(self.instruction_sets))
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """One way to run the model: engine, number format, device, and how the cores are shared out.
 
-    ``streams`` batches run at the same time, each on ``intra_op_num_threads`` threads.
+    ``streams`` batches run at the same time, each on ``intra_op_num_threads`` threads. Where an
+    engine has several ways to reach a precision, ``recipe`` names the way (see
+    :meth:`hasten.engines.base.Engine.recipes`); ``spared`` are the layers that it leaves in
+    floating point, by their names in the original module.
     """
 
     engine: str
@@ -60,6 +75,8 @@ class Candidate:
     device: str
     intra_op_num_threads: int
     streams: int = 1
+    recipe: str = ""
+    spared: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -75,13 +92,24 @@ class Candidate:
         return f"{self.streams}x{self.intra_op_num_threads}"
 
     @property
+    def format(self) -> str:
+        """Everything but the layout: what its answers depend on. Unique, safe in file names.
+
+        >>> Candidate("openvino", "int8", "cpu", 1, recipe="static", spared=("a", "b")).format
+        'openvino-int8-static-spare2-cpu'
+        """
+        spared = f"spare{len(self.spared)}" if self.spared else ""
+        parts = (self.engine, self.precision, self.recipe, spared, self.device)
+        return "-".join(filter(None, parts))
+
+    @property
     def label(self) -> str:
         """A short name that is unique among candidates and safe in file names.
 
         >>> Candidate("openvino", "bf16", "cpu", 1, streams=2).label
         'openvino-bf16-cpu-2x1'
         """
-        return f"{self.engine}-{self.precision}-{self.device}-{self.layout}"
+        return f"{self.format}-{self.layout}"
 
 
 @dataclass(frozen=True, slots=True)

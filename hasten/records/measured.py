@@ -117,6 +117,24 @@ class Flip:
 
 
 @dataclass(frozen=True, slots=True)
+class Quality:
+    """How well the original and a candidate match the right labels.
+
+    ``only_reference_right`` and ``only_candidate_right`` count the texts on which one of the two
+    is right and the other is not; ``mcnemar_p`` is the probability of so uneven counts, or more
+    uneven ones, if the two were equally good (McNemar's exact test).
+    """
+
+    accuracy: float
+    reference_accuracy: float
+    macro_f1: float
+    reference_macro_f1: float
+    only_candidate_right: int
+    only_reference_right: int
+    mcnemar_p: float
+
+
+@dataclass(frozen=True, slots=True)
 class Parity:
     """How a candidate's answers differ from the fp32 original's on the same texts.
 
@@ -125,6 +143,11 @@ class Parity:
     one-sided 95 % bound on the flip rate. ``decisions`` is False where the outputs were compared
     as tensors only (no labels, or random weights); the differences are then in units of the
     original's standard deviation.
+
+    ``flip_margins`` holds the original's margin of every flip, the smallest first, and
+    ``margin_quantiles`` how surely the original decides at all: its margin over the next answer
+    at 5, 25, 50, 75 and 95 % of the texts. ``constant`` is True where the candidate's outputs do
+    not depend on the text and the original's do.
     """
 
     compared: int
@@ -136,13 +159,27 @@ class Parity:
     non_finite: int
     decisions: bool
     examples: tuple[Flip, ...] = ()
-    accuracy: float | None = None
-    reference_accuracy: float | None = None
+    flip_margins: tuple[float, ...] = ()
+    margin_quantiles: tuple[float, ...] = ()
+    constant: bool = False
+    quality: Quality | None = None
 
     @property
     def flip_rate(self) -> float:
         """Observed share of texts whose decision changed."""
         return self.flips / self.compared
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """A few texts with the outputs that a candidate gave for them where it was tuned.
+
+    ``outputs`` is [texts, k]. A machine on which the same artifact gives others runs something
+    else than what was proved.
+    """
+
+    texts: tuple[str, ...]
+    outputs: tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from hasten.records.measured import (
     EndToEnd,
     Interval,
     Parity,
+    Probes,
     ShapeTime,
     StartUp,
     Strategy,
@@ -67,7 +68,10 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the user asked ``tune`` for; the same names as on the command line."""
+    """What the user asked ``tune`` for; the same names as on the command line.
+
+    Without ``integers``, int8 is tried only where ``precisions`` names it.
+    """
 
     budget_s: float = 600.0
     objective: str = "throughput"
@@ -80,13 +84,20 @@ class Settings:
     threads: int | None = None
     device: str = "auto"
     texts: int = 1000
+    calibration: int = 300
+    integers: bool = True
     rounds: int = 5
     seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """The whole result of ``tune``: the plan and all the evidence for it."""
+    """The whole result of ``tune``: the plan and all the evidence for it.
+
+    ``calibration_texts`` were held apart from those that judged, to set the ranges of integer
+    candidates; ``probes`` are what the winner answered to a few texts. ``command`` repeats the
+    whole, where it is known.
+    """
 
     plan: Plan
     baseline: Row
@@ -102,6 +113,9 @@ class Tuning:
     versions: Mapping[str, str]
     elapsed_s: float
     warnings: tuple[str, ...] = ()
+    calibration_texts: int = 0
+    probes: Probes | None = None
+    command: str | None = None
 
     @property
     def chosen(self) -> Row:

@@ -16,5 +16,6 @@ Every engine exports from this one truth, and every answer is compared with it.
 from hasten.reference.folder import Kind, Reference
 from hasten.reference.module import load_module, runs_code
 from hasten.reference.preparation import prepare
+from hasten.reference.sensitivity import rank_layers
 
-__all__ = ["Kind", "Reference", "load_module", "prepare", "runs_code"]
+__all__ = ["Kind", "Reference", "load_module", "prepare", "rank_layers", "runs_code"]

@@ -6,11 +6,14 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hasten.errors import ModelError, StorageError
 from hasten.plain import from_json
@@ -25,6 +28,8 @@ Kind = Literal["huggingface", "factory", "pickle"]
 
 PICKLE_IDENTITY = "module.sha256"
 """Stands beside a pickled module, and for it in :meth:`Reference.fingerprint`."""
+
+_CALIBRATION = "calibration.json"
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
@@ -58,6 +63,31 @@ class Reference:
     def tokenizer(self) -> TextTokenizer:
         """A tokenizer of the caller's own, set to the model's ``max_length``."""
         return TextTokenizer.load(self.folder / "tokenizer.json", self.info.max_length)
+
+    def keep_calibration(self, texts: Sequence[str]) -> None:
+        """Store texts that :meth:`calibration` gives to whoever opens the folder.
+
+        Raises:
+            StorageError: they cannot be written.
+        """
+        write_json(self.folder / _CALIBRATION, {"texts": list(texts)})
+
+    def calibration(self) -> Iterator[dict[str, NDArray[np.int64]]]:
+        """The calibration texts as the model's inputs by name, int64 [1, length], not padded.
+
+        Raises:
+            ModelError: there are none.
+        """
+        stored = self.folder / _CALIBRATION
+        if not stored.exists():
+            raise ModelError("there are no calibration texts", fix="Give more texts.")
+        texts = json.loads(stored.read_text(encoding="utf-8"))["texts"]
+        tokens = self.tokenizer().encode(texts)
+        for index in range(len(tokens)):
+            input_ids, attention_mask = tokens.pad([index], self.info.pad_token_id)
+            named = {"input_ids": input_ids, "attention_mask": attention_mask}
+            zeros = np.zeros_like(input_ids)
+            yield {name: named.get(name, zeros) for name in self.info.input_names}
 
     def copy_module(self, folder: Path) -> Path:
         """Put ``module/`` into ``folder``, sharing the disk space where that is possible.

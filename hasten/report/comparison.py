@@ -91,13 +91,7 @@ def of(a: Side, b: Side, *, drawn: bool = True) -> Document:
         conditions=tuple(
             f"{side.label}, {line}" for side in (a, b) for line in content.setting(side.result)
         ),
-        command="\n".join(
-            side.result.command or ""
-            if isinstance(side.result, Bench)
-            else content.again(side.result.settings)
-            for side in (a, b)
-        ).strip()
-        or None,
+        command="\n".join(content.repeat(side.result) or "" for side in (a, b)).strip() or None,
     )
 
 

@@ -41,7 +41,11 @@ def _tuning(raw: Tuning, drawn: bool) -> Document:
         facts=tuple(content.facts(tuning)),
         notes=tuning.warnings,
         sections=filled(
-            Section("Speed against agreement", figures=shown.get("frontier", ())),
+            Section(
+                "Speed against agreement",
+                figures=shown.get("frontier", ()),
+                lines=content.steps(tuning),
+            ),
             Section("Candidates", tables=(content.candidates(tuning),)),
             Section(
                 "Batching",
@@ -55,7 +59,7 @@ def _tuning(raw: Tuning, drawn: bool) -> Document:
             Section("Not tried here", lines=content.unavailable(tuning.rows)),
         ),
         conditions=content.setting(tuning),
-        command=content.again(tuning.settings),
+        command=content.repeat(tuning),
     )
 
 
@@ -71,14 +75,15 @@ def _tuning_figures(tuning: Tuning) -> Drawn:
     timed = [row for row in rows if row.runs]
     return {
         "frontier": given(
-            figures.frontier(rows, tuning.baseline, formats, tuning.settings.max_flips)
+            figures.frontier(rows, tuning.baseline, formats, tuning.settings.max_flips),
+            figures.margins(rows, formats),
         ),
         "batching": given(figures.orders(tuning.chosen, tuning.baseline.main, seed)),
         "length": figures.over_length(measured, formats),
         "latency": given(figures.latency(timed, formats) if one_by_one else None),
         "machine": (
             *given(figures.ceiling(rows, tuning.ceilings, formats)),
-            *figures.memory(rows, formats),
+            *figures.memory(figures.judged(rows), formats),
         ),
     }
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 
 from hasten import engines
 from hasten.errors import ChoiceError
 from hasten.records import (
+    PRECISIONS,
     Bench,
     Candidate,
     Ceiling,
@@ -18,13 +21,14 @@ from hasten.records import (
     LengthProfile,
     ModelInfo,
     Parity,
+    Quality,
     Row,
     Settings,
     Strategy,
     Tuning,
 )
 from hasten.report.document import Table
-from hasten.stats import percentile
+from hasten.stats import percentile, speed_up
 
 _ORDER = ("chosen", "finalist", "refused", "dropped", "failed")
 
@@ -34,13 +38,13 @@ def title(candidate: Candidate) -> str:
     streams, threads = candidate.streams, candidate.intra_op_num_threads
     layout = f"{count(streams, 'stream')} x {count(threads, 'thread')}"
     where = "" if candidate.device == "cpu" else f" on {candidate.device}"
-    return f"{_engine(candidate)} {candidate.precision}{where}, {layout}"
+    return f"{_engine(candidate)} {_kind(candidate)}{where}, {layout}"
 
 
 def family(candidate: Candidate) -> str:
     """A candidate's format, whatever its layout: ``ONNX Runtime fp32``."""
     where = "" if candidate.device == "cpu" else f" {candidate.device}"
-    return f"{_engine(candidate)} {candidate.precision}{where}"
+    return f"{_engine(candidate)} {_kind(candidate)}{where}"
 
 
 def short(candidate: Candidate) -> str:
@@ -110,14 +114,50 @@ def agreement(parity: Parity) -> str:
             "of the original's standard deviation."
         )
     ties = f", {parity.ties} of them ties in the original itself" if parity.ties else ""
-    accuracy = ""
-    if parity.accuracy is not None and parity.reference_accuracy is not None:
-        accuracy = (
-            f" Accuracy {parity.accuracy:.1%}, the original's {parity.reference_accuracy:.1%}."
+    changed = f"{parity.flips} of {parity.compared:,} answers differ from the original's{ties}"
+    sentences = [f"{changed} (with 95 % confidence, at most {parity.flip_upper_bound:.2%})."]
+    if parity.flip_margins and parity.margin_quantiles:
+        median, usual = statistics.median(parity.flip_margins), parity.margin_quantiles[2]
+        sentences.append(
+            f"There the original itself preferred its answer by {median:.2g} logits in the "
+            f"median, and by {usual:.2g} over all texts."
         )
+    if parity.quality:
+        sentences.append(quality(parity.quality))
+    return " ".join(sentences)
+
+
+def quality(found: Quality) -> str:
+    """How both sides do on the right labels, as one sentence."""
+    both = found.only_candidate_right, found.only_reference_right
     return (
-        f"{parity.flips} of {parity.compared:,} answers differ from the original's{ties} "
-        f"(with 95 % confidence, at most {parity.flip_upper_bound:.2%}).{accuracy}"
+        f"Accuracy {found.accuracy:.1%}, the original's {found.reference_accuracy:.1%}; macro-F1 "
+        f"{found.macro_f1:.3f} and {found.reference_macro_f1:.3f}. It alone is right on {both[0]} "
+        f"texts, the original alone on {both[1]} (McNemar's p = {found.mcnemar_p:.2g})."
+    )
+
+
+def steps(tuning: Tuning) -> tuple[str, ...]:
+    """What each step to a less exact precision gains and costs, a sentence each."""
+    best: dict[str, Row] = {}
+    run = [row for row in tuning.rows if row.runs and row.status in ("chosen", "finalist")]
+    for row in sorted(run, key=rate, reverse=True):
+        best.setdefault(row.candidate.precision, row)
+    ordered = [best[precision] for precision in PRECISIONS if precision in best]
+    return tuple(_step(*pair, seed=tuning.settings.seed) for pair in pairwise(ordered))
+
+
+def _step(before: Row, after: Row, seed: int) -> str:
+    assert after.main
+    ratio = speed_up(before.main, after.main, seed=seed)
+    times = f"{interval(ratio)} times as fast as" if ratio else "not compared with"
+    sentence = f"{short(after.candidate)} is {times} {short(before.candidate)}"
+    parity = after.parity
+    if parity is None or not parity.decisions:
+        return f"{sentence}."
+    return (
+        f"{sentence} and changes {parity.flips} of {count(parity.compared, 'answer')} "
+        f"(at most {parity.flip_upper_bound:.2%})."
     )
 
 
@@ -143,9 +183,11 @@ def setting(result: Tuning | Bench) -> tuple[str, ...]:
     baseline = result.baseline.main
     rounds = len(baseline.total.samples_s) if baseline else 0
     judged = f"{baseline.texts:,} texts in each of {rounds}" if baseline else "no"
+    held = result.calibration_texts if isinstance(result, Tuning) else 0
+    apart = f"; {held:,} others calibrated int8 and judged nothing" if held else ""
     return (
         f"Model: {model(result.model)}",
-        f"Texts: {lengths(result.profile)}",
+        f"Texts: {lengths(result.profile)}{apart}",
         f"Machine: {machine(result.hardware)}",
         f"Threads: {threads} for every candidate",
         f"Rounds: {judged} interleaved rounds; {result.elapsed_s:.0f} s in all",
@@ -182,6 +224,13 @@ def ceilings(measured: Iterable[Ceiling]) -> str:
     )
 
 
+def repeat(result: Tuning | Bench) -> str | None:
+    """The command that repeats a result; of a tuning from Python, one that asks for the same."""
+    if result.command or isinstance(result, Bench):
+        return result.command
+    return again(result.settings)
+
+
 def again(settings: Settings) -> str:
     """The command that tunes so again; a tuning does not keep what the files were called."""
     asked, usual = settings, Settings()
@@ -196,7 +245,7 @@ def again(settings: Settings) -> str:
     for name in ("objective", "max_latency_ms", "max_flips", "threads", "device", "texts"):
         if getattr(asked, name) != getattr(usual, name):
             options[name.replace("_", "-")] = str(getattr(asked, name))
-    for name in ("rounds", "seed"):
+    for name in ("calibration", "rounds", "seed"):
         if getattr(asked, name) != getattr(usual, name):
             options[name] = str(getattr(asked, name))
     words = [f"--{name} {value}" for name, value in options.items() if value]
@@ -304,8 +353,8 @@ def unavailable(rows: Iterable[Row]) -> tuple[str, ...]:
         if row.status == "unavailable":
             reason = " ".join((row.reason or "").split())
             kind = (reason, row.candidate.device, _engine(row.candidate))
-            if row.candidate.precision not in precisions[kind]:
-                precisions[kind].append(row.candidate.precision)
+            if _kind(row.candidate) not in precisions[kind]:
+                precisions[kind].append(_kind(row.candidate))
     titles: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for (reason, device, title), names in precisions.items():
         titles[reason, device, ", ".join(names)].append(title)
@@ -396,6 +445,13 @@ def _batches(run: EndToEnd, tuning: Tuning) -> str:
         "arrival": f"batches of {run.strategy.batch_size} in arrival order",
         "token_budget": f"batches of up to {run.strategy.token_budget} tokens, sorted by length",
     }[run.strategy.name]
+
+
+def _kind(candidate: Candidate) -> str:
+    """Precision, recipe, and how many layers it spares: ``int8 static, 4 layers spared``."""
+    kind = " ".join(filter(None, (candidate.precision, candidate.recipe)))
+    spared = len(candidate.spared)
+    return f"{kind}, {count(spared, 'layer')} spared" if spared else kind
 
 
 def _engine(candidate: Candidate) -> str:

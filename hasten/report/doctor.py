@@ -127,12 +127,17 @@ def _check(engine: Engine, hardware: Hardware) -> EngineCheck:
 
 
 def _reason(engine: Engine, precision: str, device: str, hardware: Hardware) -> str | None:
+    """Why no way to reach the precision runs here; None if one does."""
     threads = hardware.usable_cores if device == "cpu" else 1
-    return engine.supports(Candidate(engine.name, precision, device, threads), hardware)
+    reasons = [
+        engine.supports(Candidate(engine.name, precision, device, threads, recipe=name), hardware)
+        for name in engine.recipes(precision, hardware)
+    ]
+    return None if None in reasons else reasons[0]
 
 
 def _export_obstacles(engine: Engine) -> list[Obstacle]:
-    missing = engine.missing_to_export()
+    missing = engine.missing_to_export(recipe="any")
     return [Obstacle("export", None, (), missing.message, missing.fix)] if missing else []
 
 

@@ -261,8 +261,11 @@ def _distribution(row: Row) -> Iterator[Point]:
 def frontier(
     rows: Iterable[Row], baseline: Row, formats: tuple[str, ...], limit: float | None
 ) -> Figure | None:
-    """Speed-up against changed answers; candidates that were never timed have no place."""
-    known = [row for row in rows if row.parity]
+    """Speed-up against changed answers, of all that were compared on all of the texts.
+
+    Candidates that were never timed have no place.
+    """
+    known = judged(rows)
     decisions = all(row.parity.decisions for row in known if row.parity)
     points = [point for row in known if (point := _trade(row, baseline, decisions))]
     if not points:
@@ -289,6 +292,53 @@ def frontier(
         (Panel("", tuple(points)),),
         x_rule=limit if decisions else None,
         y_rule=1.0,
+    )
+
+
+def judged(rows: Iterable[Row]) -> list[Row]:
+    """Those that answered all the texts; of the few of a first look, bounds are wide and long."""
+    known = [row for row in rows if row.parity]
+    most = max((row.parity.compared for row in known if row.parity), default=0)
+    return [row for row in known if row.parity and row.parity.compared == most]
+
+
+def margins(rows: Iterable[Row], formats: tuple[str, ...]) -> Figure | None:
+    """How sure the original was of the answers that a candidate changed."""
+    points: list[Point] = []
+    usual = 0.0
+    for row in judged(rows):
+        parity = row.parity
+        if parity is None or not parity.margin_quantiles:
+            continue
+        usual = parity.margin_quantiles[2]
+        points += [
+            {
+                "x": margin,
+                "y": content.short(row.candidate),
+                "series": content.family(row.candidate),
+                "Candidate": content.short(row.candidate),
+                "Outcome": row.status,
+                "Margin of the original": f"{margin:.3g}",
+                "Changed answers": f"{parity.flips} of {parity.compared:,}",
+            }
+            for margin in parity.flip_margins
+        ]
+    if not points:
+        return None
+    return Figure(
+        "margins",
+        "How sure the original was of what changed",
+        "One symbol a changed answer: by how much the original preferred its own answer to the "
+        f"candidate's, in logits. The line is its median margin over all texts, {usual:.3g}: "
+        "changes far to the left of it are coin tosses that fell otherwise, changes near it or "
+        "beyond are errors.",
+        "dot",
+        Axis("the original's margin (logits)"),
+        Axis("", "name"),
+        "format",
+        formats,
+        (Panel("", tuple(points)),),
+        x_rule=usual,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 from hasten.engines.base import Engine
@@ -17,6 +18,22 @@ from hasten.records import (
     Settings,
 )
 
+FEWEST_CALIBRATION = 32
+CALIBRATION_SHARE = 0.3
+"""At most this part of the texts is held apart; ranges found on fewer texts say little."""
+
+_TOO_FEW = (
+    f"calibration holds {CALIBRATION_SHARE:.0%} of the texts apart and needs "
+    f"{FEWEST_CALIBRATION}: give at least {math.ceil(FEWEST_CALIBRATION / CALIBRATION_SHARE)} texts"
+)
+
+
+def tries_int8(settings: Settings) -> bool:
+    """Whether int8 is among what is tried on the CPU."""
+    if settings.device == "cuda":
+        return False
+    return "int8" in settings.precisions or (not settings.precisions and settings.integers)
+
 
 def baseline(hardware: Hardware, settings: Settings, engine: str = "torch_eager") -> Candidate:
     """What everything is compared with: fp32 PyTorch on the CPU, all threads on one batch."""
@@ -24,21 +41,30 @@ def baseline(hardware: Hardware, settings: Settings, engine: str = "torch_eager"
 
 
 def enumerate_rows(
-    hardware: Hardware, settings: Settings, engines: Mapping[str, Engine]
+    hardware: Hardware, settings: Settings, engines: Mapping[str, Engine], calibration: int = 0
 ) -> tuple[list[Candidate], list[Row]]:
-    """All candidates that can run here, the simplest to deploy first; a row for the others."""
+    """All candidates that can run here, and a row for the others.
+
+    The most exact come first, and of those the simplest to deploy: where time runs out, it is
+    the other ones that are left out.
+
+    ``calibration`` is how many texts there are to calibrate with.
+    """
     possible: list[Candidate] = []
     unavailable: list[Row] = []
     chosen = [engines[name] for name in settings.engines or engines]
     for engine in sorted(chosen, key=lambda engine: engine.simplicity):
         for candidate in _candidates_of(engine, hardware, settings):
-            missing = engine.missing() or engine.missing_to_export()
+            missing = engine.missing() or engine.missing_to_export(candidate.recipe)
             if missing:
                 unavailable.append(Row(candidate, "unavailable", str(missing)))
             elif reason := engine.supports(candidate, hardware):
                 unavailable.append(Row(candidate, "unavailable", reason))
+            elif not calibration and engine.calibrates(candidate):
+                unavailable.append(Row(candidate, "unavailable", _TOO_FEW))
             else:
                 possible.append(candidate)
+    possible.sort(key=lambda candidate: PRECISIONS.index(candidate.precision))
     return possible, unavailable
 
 
@@ -74,14 +100,19 @@ def _threads(hardware: Hardware, settings: Settings) -> int:
 
 def _candidates_of(engine: Engine, hardware: Hardware, settings: Settings) -> list[Candidate]:
     devices = DEVICES if settings.device == "auto" else (settings.device,)
-    found = []
-    for device in devices:
+    shares = layouts(_threads(hardware, settings), settings.objective)
+    return [
+        Candidate(engine.name, precision, device, threads, streams, recipe)
+        for device in devices
         # A precision that was asked for by name gets its row, be it only to say why not.
-        for precision in settings.precisions or WORTH_TRYING[device]:
-            shares = layouts(_threads(hardware, settings), settings.objective)
-            for streams, threads in shares if device == "cpu" else [(1, 1)]:
-                found.append(Candidate(engine.name, precision, device, threads, streams))
-    return found
+        for precision in settings.precisions or _worth_trying(device, settings)
+        for recipe in engine.recipes(precision, hardware)
+        for streams, threads in (shares if device == "cpu" else [(1, 1)])
+    ]
+
+
+def _worth_trying(device: str, settings: Settings) -> list[str]:
+    return [p for p in WORTH_TRYING[device] if p != "int8" or settings.integers]
 
 
 def _check(what: str, asked: tuple[str, ...], allowed: tuple[str, ...]) -> None:

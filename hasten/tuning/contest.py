@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hasten.errors import BudgetError
-from hasten.records import Ceiling, Plan, Row, Tuning
+from hasten.records import Ceiling, Plan, Probes, Row, Tuning
 from hasten.stats import speed_up
-from hasten.tuning import candidates, ceiling, choose, finals, original, screening
+from hasten.tuning import candidates, ceiling, choose, finals, original, repair, screening
 from hasten.tuning.context import Context
 from hasten.tuning.entrant import Entrant
 
@@ -28,7 +28,9 @@ def run(context: Context, *, baseline_engine: str = "torch_eager") -> Tuning:
         EngineError: the original itself does not run.
     """
     settings, hardware = context.settings, context.hardware
-    possible, unavailable = candidates.enumerate_rows(hardware, settings, context.engines)
+    possible, unavailable = candidates.enumerate_rows(
+        hardware, settings, context.engines, len(context.calibration)
+    )
     if not possible:
         raise choose.no_candidate(unavailable)
     baseline = Entrant(candidates.baseline(hardware, settings, baseline_engine), context)
@@ -37,21 +39,26 @@ def run(context: Context, *, baseline_engine: str = "torch_eager") -> Tuning:
         truth = original.answers(context, baseline, _check_budget)
         if context.gold is not None:
             # Unknown labels are the user's mistake: say so now, not when the budget is spent.
-            context.task.matches(truth, context.gold, context.info.labels)
-        screening.prepare_all(context, entrants, truth)
-        screening.screen(context, entrants, baseline)
+            context.task.gold(context.gold, context.info.labels)
+        screening.first_looks(context, entrants, baseline, truth)
         finals.measure_tables(context, [e for e in entrants if e.in_play])
         finalists = finals.choose_finalists(context, entrants, truth)
+        repaired = repair.repair(context, entrants, finalists, truth)
+        entrants += repaired
+        finalists += [entrant for entrant in repaired if entrant.in_play]
         if not finalists:
             raise choose.no_candidate([entrant.row() for entrant in entrants])
         sample = finals.run_rounds(context, finalists, baseline)
         ceilings = ceiling.measure(context, baseline.candidate, entrants)
+        for entrant in finalists:
+            entrant.keep_probes(screening.probe(context))
     finally:
         for entrant in [baseline, *entrants]:
             entrant.close()
     _judge(context, finalists, baseline, sample, ceilings)
     rows = [entrant.row() for entrant in entrants] + unavailable
-    return _decide(context, baseline.row(), rows, ceilings)
+    probes = {e.label: e.probes for e in finalists if e.probes}
+    return _decide(context, baseline.row(), rows, ceilings, probes)
 
 
 def _check_budget(context: Context, pass_s: float) -> None:
@@ -95,7 +102,11 @@ def _judge(
 
 
 def _decide(
-    context: Context, baseline: Row, rows: list[Row], ceilings: tuple[Ceiling, ...]
+    context: Context,
+    baseline: Row,
+    rows: list[Row],
+    ceilings: tuple[Ceiling, ...],
+    probes: Mapping[str, Probes],
 ) -> Tuning:
     choice = choose.choose(rows, context.engines, context.settings)
     winner = choice.winner
@@ -120,11 +131,13 @@ def _decide(
         settings=context.settings,
         versions=context.versions,
         elapsed_s=context.budget.spent_s,
-        warnings=_warnings(baseline, winner),
+        warnings=_warnings(context, baseline, winner),
+        calibration_texts=len(context.calibration),
+        probes=probes.get(winner.candidate.label),
     )
 
 
-def _warnings(baseline: Row, winner: Row) -> tuple[str, ...]:
+def _warnings(context: Context, baseline: Row, winner: Row) -> tuple[str, ...]:
     """What makes the figures less sure than they look."""
     assert baseline.main
     assert winner.main
@@ -139,5 +152,10 @@ def _warnings(baseline: Row, winner: Row) -> tuple[str, ...]:
         warnings.append(
             f"Only {winner.parity.compared} texts were judged: give at least {_FEW_TEXTS} of the "
             "kind that the model will see, or neither the speed nor the proof says much."
+        )
+    if len(context.calibration) and not np.ptp(context.calibration):
+        warnings.append(
+            f"All {len(context.calibration)} calibration texts have {context.calibration[0]} "
+            "tokens: int8 ranges found on one length may not hold for others."
         )
     return tuple(warnings)

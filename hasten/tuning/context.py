@@ -66,7 +66,8 @@ class Budget:
 class Context:
     """The question that a tune answers, and where it keeps what it finds.
 
-    ``lengths`` holds the tokens of every judged text, int64 [texts], after truncation.
+    ``lengths`` holds the tokens of every judged text, int64 [texts], after truncation, and
+    ``calibration`` those of the texts that set the ranges of int8 candidates; there may be none.
     """
 
     settings: Settings
@@ -85,6 +86,7 @@ class Context:
     budget: Budget
     report: Report
     spawn: Spawn
+    calibration: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
     @property
     def patience_s(self) -> float:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from hasten.records import (
     Interval,
     Measurement,
     Parity,
+    Probes,
     Row,
     StartUp,
     Status,
@@ -56,6 +58,7 @@ class Entrant:
         self.screen_tokens_per_s: float | None = None
         self.ratio_to_baseline: Interval | None = None
         self.ceiling_share: float | None = None
+        self.probes: Probes | None = None
         self._context = context
         self._worker: Connection | None = None
 
@@ -66,8 +69,7 @@ class Entrant:
     @property
     def artifact(self) -> Path:
         """The folder of the exported artifact; several candidates may share it."""
-        engine = self._context.engines[self.candidate.engine]
-        return self._context.folder / "artifacts" / engine.artifact_name(self.candidate)
+        return self._artifact_of(self.candidate)
 
     @property
     def has_started(self) -> bool:
@@ -98,7 +100,10 @@ class Entrant:
 
     def prepare(self) -> None:
         """Export the artifact and load it, with the times of both."""
-        export_s = self._once(f"export:{self.artifact.name}", self._export)
+        base = self._context.engines[self.candidate.engine].base(self.candidate)
+        for candidate in filter(None, (base, self.candidate)):
+            export = partial(self._export, candidate)
+            export_s = self._once(f"export:{self._artifact_of(candidate).name}", export)
         if export_s is not None:
             self.export_s = export_s
             start_up = self._once(f"start:{self.label}", self._start)
@@ -171,6 +176,17 @@ class Entrant:
             self.parity = from_json(Parity, stored)
         return self.parity if self.in_play else None
 
+    def keep_probes(self, message: RunTexts) -> None:
+        """Remember the answers to a few texts, by which another machine can check its own."""
+
+        def measure() -> Probes:
+            outputs = self.outputs(message, 0.0).tolist()
+            texts = tuple(self._context.texts[index] for index in message.indices)
+            return Probes(texts, tuple(map(tuple, outputs)))
+
+        stored = self._once(f"probes:{self.label}", measure)
+        self.probes = from_json(Probes, stored) if stored else None
+
     # --- what follows from it -------------------------------------------------------------
 
     def cost_table(self) -> CostTable | None:
@@ -242,20 +258,29 @@ class Entrant:
     def _fail(self, error: EngineError) -> None:
         self.end("failed", error.message)
 
-    def _export(self) -> float:
+    def _artifact_of(self, candidate: Candidate) -> Path:
+        engine = self._context.engines[candidate.engine]
+        return self._context.folder / "artifacts" / engine.artifact_name(candidate)
+
+    def _export(self, candidate: Candidate) -> float:
         # Exporting imports torch and leaves its memory behind: it gets a process of its own.
-        unfinished = self.artifact.with_name(self.artifact.name + ".unfinished")
+        artifact = self._artifact_of(candidate)
+        base = self._context.engines[candidate.engine].base(candidate)
+        if base and not self._artifact_of(base).exists():  # removed since an earlier run
+            self._export(base)
+        unfinished = artifact.with_name(artifact.name + ".unfinished")
         try:
             shutil.rmtree(unfinished, ignore_errors=True)
-            exporter = self._context.spawn(f"export-{self.artifact.name}")
+            exporter = self._context.spawn(f"export-{artifact.name}")
             try:
-                message = Export(self._context.reference, self.candidate, unfinished)
+                source = self._artifact_of(base) if base else None
+                message = Export(self._context.reference, candidate, unfinished, source)
                 export_s: float = exporter.call(message, self._context.patience_s)
             finally:
                 exporter.close()
             # A run that ended between this and the journal's line has left one.
-            shutil.rmtree(self.artifact, ignore_errors=True)
-            unfinished.rename(self.artifact)
+            shutil.rmtree(artifact, ignore_errors=True)
+            unfinished.rename(artifact)
         except OSError as error:
             raise StorageError(f"cannot write {unfinished}: {error.strerror}") from error
         return export_s
@@ -264,7 +289,7 @@ class Entrant:
         worker = self._context.spawn(self.label)
         self._worker = worker
         if not self.artifact.exists():  # removed since the run that is being resumed
-            self._export()
+            self._export(self.candidate)
         message = Load(
             self.artifact,
             self.candidate,

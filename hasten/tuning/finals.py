@@ -42,14 +42,23 @@ _MUST_RUN = 2  # the baseline and the favourite
 _OVERRUN = 0.15
 
 
-def measure_tables(context: Context, survivors: Sequence[Entrant]) -> None:
-    """Fill the survivors' cost tables, small shapes first, as far as the time goes."""
+def measure_tables(
+    context: Context,
+    survivors: Sequence[Entrant],
+    *,
+    name: str = "cost table",
+    part: float = _TABLE_SHARE,
+) -> None:
+    """Fill the survivors' cost tables, small shapes first, in a ``part`` of the time left.
+
+    ``name`` is what the journal calls the moment at which that will have been used.
+    """
     if context.settings.objective == "latency":
         shapes = [(1, length) for length in table_lengths(context)]
     else:
         lengths = table_lengths(context)
         shapes = [(size, length) for size in context.settings.batch_sizes for length in lengths]
-    deadline_s = context.budget.deadline("cost table", _TABLE_SHARE)
+    deadline_s = context.budget.deadline(name, part)
     visits = range(10, 10 + _TABLE_VISITS)
     sweep(context, survivors, shapes, visits, deadline_s, stage="cost table")
 
@@ -79,16 +88,16 @@ def choose_finalists(
     accepted: list[Entrant] = []
     deadline_s = context.budget.deadline("proof", _PROOF_SHARE)
     for entrant in ranked:
-        late = context.budget.spent_s + predicted[entrant] > deadline_s
-        if accepted and late and not entrant.has_proved("parity"):
-            entrant.end("dropped", "no time was left to prove its answers; raise --budget")
-            continue
         if accepted and not _needed(entrant, accepted, predicted):
             factor = predicted[entrant] / predicted[accepted[0]]
             entrant.end("dropped", f"predicted {factor:.2f}x slower than {accepted[0].label}")
             continue
+        late = context.budget.spent_s + predicted[entrant] > deadline_s
+        if accepted and late and not entrant.has_proved("parity"):
+            entrant.end("dropped", "no time was left to prove its answers; raise --budget")
+            continue
         context.tell("proof", f"{entrant.label}: {len(context.texts)} texts against the original")
-        _prove(context, entrant, truth, predicted[entrant])
+        prove(context, entrant, truth, predicted[entrant])
         if entrant.in_play:
             accepted.append(entrant)
     return accepted or _last_resort(context, survivors, truth)
@@ -104,7 +113,7 @@ def _last_resort(
         if plan is None:
             continue
         entrant.revive()
-        _prove(context, entrant, truth, plan[1])
+        prove(context, entrant, truth, plan[1])
         if entrant.in_play:
             return [entrant]
     return []
@@ -113,14 +122,14 @@ def _last_resort(
 def _needed(entrant: Entrant, accepted: list[Entrant], predicted: dict[Entrant, float]) -> bool:
     if predicted[entrant] <= _WITHIN_REACH * predicted[accepted[0]]:
         return len(accepted) < _MOST_FINALISTS
-    # The fastest exact candidate stays to show what the lossy ones gain.
-    exact = [e for e in accepted if e.candidate.precision == "fp32"]
-    return entrant.candidate.precision == "fp32" and not exact
+    # The fastest of each precision stays to show what each step down gains.
+    return entrant.candidate.precision not in {e.candidate.precision for e in accepted}
 
 
-def _prove(
+def prove(
     context: Context, entrant: Entrant, truth: NDArray[np.float32], expected_s: float
 ) -> None:
+    """Compare all answers, given by the candidate's own best plan, with the original's."""
     settings = context.settings
     message = message_for(context, entrant, tuple(range(len(context.texts))), outputs=True)
     parity = entrant.prove("parity", message, truth, expected_s)

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hasten import probes
 from hasten.errors import EngineError, StorageError
 from hasten.tuning.context import Context
 from hasten.tuning.entrant import Entrant
-from hasten.tuning.screening import PROBE_STRATEGY
 from hasten.tuning.worker import RunTexts
 
 TRUTH = "truth.npy"
@@ -49,7 +49,7 @@ def answers(context: Context, baseline: Entrant, check: Check) -> NDArray[np.flo
         check(context, pass_s)
         context.tell("prepare", f"the original's answers to {len(context.texts)} texts")
         indices = tuple(range(len(context.texts)))
-        _store(stored, baseline.outputs(RunTexts(indices, PROBE_STRATEGY, outputs=True), pass_s))
+        _store(stored, baseline.outputs(RunTexts(indices, probes.STRATEGY, outputs=True), pass_s))
     truth: NDArray[np.float32] = np.load(stored)
     return truth
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hasten import probes
 from hasten.batching import best_strategy, plan, predict_s
 from hasten.corpus import stratified_sample
 from hasten.parity import verdict
@@ -15,8 +17,6 @@ from hasten.tuning.context import Context
 from hasten.tuning.entrant import Entrant, Shape
 from hasten.tuning.worker import RunTexts
 
-PROBE_TEXTS = 32
-PROBE_STRATEGY = Strategy("sorted", 8)
 _PROBE_FLIPS = 0.25
 
 _PREPARE_SHARE = 0.45
@@ -24,22 +24,65 @@ _SCREEN_SHARE = 0.12
 _SCREEN_ROUNDS = 3
 # Drift within a screen is below this here; a candidate this far behind does not catch up.
 _CLEARLY_SLOWER = 1.3
-_MOST_SURVIVORS = 4
+_MOST_SURVIVORS = 4  # of a precision
+# Of a precision that is not the fastest, the second is kept if it is this near to the first.
+_RIVALS, _TIED = 2, 1.1
+# Two streams instead of one, or the other way round, gained up to 1.4.
+_LAYOUT_GAIN = 1.6
 _LATENCY_MARGIN = 0.8
 # Workers stay alive side by side; leave the rest to the page cache and to everybody else.
 _MEMORY_SHARE = 0.8
 
 
-def prepare_all(context: Context, entrants: Sequence[Entrant], truth: NDArray[np.float32]) -> None:
+def first_looks(
+    context: Context, entrants: Sequence[Entrant], baseline: Entrant, truth: NDArray[np.float32]
+) -> None:
+    """Load, probe and time everybody, and drop what is clearly slower than the best.
+
+    One layout of each format goes first; the others are only started for formats that another
+    layout could still bring to the front. ``truth`` is float32 [texts, k].
+    """
+    seen: dict[str, Entrant] = {}
+    for entrant in entrants:
+        seen.setdefault(entrant.candidate.format, entrant)
+    first = list(seen.values())
+    others = [entrant for entrant in entrants if entrant not in first]
+    prepare_all(context, first, truth)
+    time_shapes(context, [baseline, *first])
+    if others:
+        _drop_hopeless(context, first)
+        for entrant in others:
+            _follow(entrant, seen[entrant.candidate.format])
+        others = [entrant for entrant in others if entrant.in_play]
+        prepare_all(context, others, truth, name="prepare again", like=seen)
+        time_shapes(context, [e for e in (*first, *others) if e.in_play], again=True)
+    for entrant in entrants:
+        if entrant.in_play:
+            _score(context, entrant)
+    _drop_slower([entrant for entrant in entrants if entrant.in_play])
+
+
+def prepare_all(
+    context: Context,
+    entrants: Sequence[Entrant],
+    truth: NDArray[np.float32],
+    *,
+    name: str = "prepare",
+    like: Mapping[str, Entrant] | None = None,
+) -> None:
     """Export and load every candidate, and compare a few answers with the original's.
 
     ``truth`` is float32 [texts, k]. Obviously wrong candidates are refused here, so that they
-    cannot crowd out a right one; the full proof comes with the finals.
+    cannot crowd out a right one; the full proof comes with the finals. ``name`` is what the
+    journal calls the moment from which on nothing more is started; ``like`` are other layouts by
+    format, which took as long to start.
     """
-    deadline_s = context.budget.deadline("prepare", _PREPARE_SHARE)
-    probe = stratified_sample(context.lengths, PROBE_TEXTS, context.settings.seed)
+    deadline_s = context.budget.deadline(name, _PREPARE_SHARE)
     for number, entrant in enumerate(entrants, start=1):
-        if context.budget.spent_s > deadline_s and not entrant.has_started:
+        begun = (like or {}).get(entrant.candidate.format)
+        start_s = begun.start_up.load_s if begun and begun.start_up else 0.0
+        late = context.budget.spent_s + start_s > deadline_s
+        if late and not entrant.has_started:
             entrant.end("dropped", "the budget left no time to try it; raise --budget")
             continue
         if not _fits_in_memory(context, entrants):
@@ -48,23 +91,15 @@ def prepare_all(context: Context, entrants: Sequence[Entrant], truth: NDArray[np
         context.tell("prepare", f"{entrant.label} ({number} of {len(entrants)})")
         entrant.prepare()
         if entrant.in_play:
-            _probe(context, entrant, probe, truth)
+            _probe(context, entrant, truth)
 
 
-def screen(context: Context, entrants: Sequence[Entrant], baseline: Entrant) -> None:
-    """Time a few representative shapes and drop what is clearly slower than the best."""
-    time_shapes(context, [baseline, *entrants])
-    for entrant in entrants:
-        if entrant.in_play:
-            _score(context, entrant)
-    _drop_slower([entrant for entrant in entrants if entrant.in_play])
-
-
-def time_shapes(context: Context, entrants: Sequence[Entrant]) -> None:
-    """Time a few representative shapes of everybody."""
-    deadline_s = context.budget.deadline("screen", _SCREEN_SHARE)
-    shapes, visits = _screen_shapes(context), range(_SCREEN_ROUNDS)
-    sweep(context, entrants, shapes, visits, deadline_s, stage="screen")
+def time_shapes(context: Context, entrants: Sequence[Entrant], *, again: bool = False) -> None:
+    """Time a few representative shapes of everybody; ``again`` adds to an earlier time."""
+    stage, begin = ("screen again", _SCREEN_ROUNDS) if again else ("screen", 0)
+    deadline_s = context.budget.deadline(stage, _SCREEN_SHARE)
+    visits = range(begin, begin + _SCREEN_ROUNDS)
+    sweep(context, entrants, _screen_shapes(context), visits, deadline_s, stage="screen")
 
 
 def sweep(
@@ -152,10 +187,14 @@ def _fits_in_memory(context: Context, entrants: Sequence[Entrant]) -> bool:
     return needed < _MEMORY_SHARE * context.hardware.memory_bytes
 
 
-def _probe(
-    context: Context, entrant: Entrant, probe: NDArray[np.int64], truth: NDArray[np.float32]
-) -> None:
-    message = RunTexts(tuple(map(int, probe)), PROBE_STRATEGY, outputs=True)
+def probe(context: Context) -> RunTexts:
+    """A few texts, of all lengths, to be answered in batches with padding."""
+    sample = stratified_sample(context.lengths, probes.TEXTS, context.settings.seed)
+    return RunTexts(tuple(map(int, sample)), probes.STRATEGY, outputs=True)
+
+
+def _probe(context: Context, entrant: Entrant, truth: NDArray[np.float32]) -> None:
+    message = probe(context)
     parity = entrant.prove("probe", message, truth)
     if parity is None:
         return
@@ -163,7 +202,7 @@ def _probe(
     max_flips = max(_PROBE_FLIPS, context.settings.max_flips)
     reason = verdict(parity, entrant.candidate.precision, max_flips=max_flips, strict=False)
     if reason:
-        entrant.end("refused", f"on {len(probe)} texts: {reason}")
+        entrant.end("refused", f"on {parity.compared} texts: {reason}")
 
 
 def _screen_shapes(context: Context) -> list[Shape]:
@@ -190,16 +229,56 @@ def _score(context: Context, entrant: Entrant) -> None:
         entrant.screen_tokens_per_s = float(context.lengths.sum()) / best[1]
 
 
+def _drop_hopeless(context: Context, first: Sequence[Entrant]) -> None:
+    """Drop what is so slow that no other layout can make up for it."""
+    for entrant in first:
+        if entrant.in_play:
+            _score(context, entrant)
+    running = [entrant for entrant in first if entrant.in_play and entrant.screen_tokens_per_s]
+    best = max((e.screen_tokens_per_s or 0.0 for e in running), default=0.0)
+    leader = next((e for e in running if e.screen_tokens_per_s == best), None)
+    leaders = _leaders(running)
+    for entrant in running:
+        speed = entrant.screen_tokens_per_s or 0.0
+        own = leaders[entrant.candidate.precision].screen_tokens_per_s or 0.0
+        # Each precision keeps its own best: the report shows what a step down gains.
+        if leader and speed * _LAYOUT_GAIN < best and speed * _LAYOUT_GAIN < own:
+            entrant.end("dropped", f"{best / speed:.1f}x slower than {leader.label}")
+
+
+def _follow(entrant: Entrant, first: Entrant) -> None:
+    """Settle another layout of a format whose first one is too slow."""
+    if first.status == "dropped":
+        layout = first.candidate.layout
+        entrant.end("dropped", f"not started, as with the layout {layout}: {first.reason}")
+
+
+def _leaders(running: Sequence[Entrant]) -> dict[str, Entrant]:
+    """The fastest of each precision."""
+    leaders: dict[str, Entrant] = {}
+    for entrant in sorted(running, key=lambda e: -(e.screen_tokens_per_s or 0.0)):
+        leaders.setdefault(entrant.candidate.precision, entrant)
+    return leaders
+
+
 def _drop_slower(running: list[Entrant]) -> None:
-    """Keep the few fastest, and the fastest exact one in case every lossy one is refused."""
+    """Keep the few fastest, and the fastest of each precision with its closest rival.
+
+    Those stay in case a lossier one is refused, and to show what each step down gains.
+    """
     ranked = sorted(running, key=lambda e: -(e.screen_tokens_per_s or 0.0))
     if not ranked:
         return
-    best = ranked[0].screen_tokens_per_s or 0.0
-    exact = next((e for e in ranked if e.candidate.precision == "fp32"), None)
-    for place, entrant in enumerate(ranked):
-        speed = entrant.screen_tokens_per_s
+    best, leaders = ranked[0].screen_tokens_per_s or 0.0, _leaders(ranked)
+    places: Counter[str] = Counter()
+    for entrant in ranked:
+        speed, precision = entrant.screen_tokens_per_s, entrant.candidate.precision
         if not speed:
             entrant.end("dropped", "the budget left no time to time it; raise --budget")
-        elif entrant is not exact and (place >= _MOST_SURVIVORS or speed * _CLEARLY_SLOWER < best):
+            continue
+        place, own = places[precision], leaders[precision].screen_tokens_per_s or 0.0
+        places[precision] += 1
+        near = place < _MOST_SURVIVORS and speed * _CLEARLY_SLOWER >= best
+        rival = place < _RIVALS and speed * _TIED >= own
+        if not (near or rival or place == 0):
             entrant.end("dropped", f"{best / speed:.1f}x slower than {ranked[0].label}")

@@ -24,7 +24,7 @@ from hasten.engines.base import Engine
 from hasten.errors import EngineError, HastenError
 from hasten.pipeline import Pipeline, PipelineRun, Streams
 from hasten.records import Candidate, CostTable, ModelInfo, StartUp, Strategy
-from hasten.reference import Reference
+from hasten.reference import Reference, rank_layers
 from hasten.tokenization import TextTokenizer
 
 log = logging.getLogger(__name__)
@@ -36,11 +36,15 @@ GetEngine = Callable[[str], Engine]
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """Write the candidate's artifact into ``folder``; answers with the seconds it took."""
+    """Write the candidate's artifact into ``folder``; answers with the seconds it took.
+
+    ``base`` is the artifact that it is made from, where there is one.
+    """
 
     reference: Path
     candidate: Candidate
     folder: Path
+    base: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +95,14 @@ class MeasureCeiling:
     candidate: Candidate
 
 
-Message = Export | Load | TimeShape | RunTexts | MeasureCeiling
+@dataclass(frozen=True, slots=True)
+class RankLayers:
+    """Find the layers that suffer most from int8; answers with their names, the worst first."""
+
+    reference: Path
+
+
+Message = Export | Load | TimeShape | RunTexts | MeasureCeiling | RankLayers
 
 
 @dataclass
@@ -123,6 +134,8 @@ class Worker:
             case MeasureCeiling():
                 engine = self.get_engine(message.candidate.engine)
                 return engine.ceiling_flops_per_s(message.candidate)
+            case RankLayers():
+                return rank_layers(Reference.open(message.reference))
 
     def close(self) -> None:
         """Release the model."""
@@ -135,7 +148,10 @@ class Worker:
         begin = engine.clock()
         reference = Reference.open(message.reference)
         message.folder.mkdir(parents=True)
-        engine.export(reference, message.candidate, message.folder)
+        if message.base:
+            engine.derive(message.base, reference, message.candidate, message.folder)
+        else:
+            engine.export(reference, message.candidate, message.folder)
         return engine.clock() - begin
 
     def _load(self, message: Load) -> StartUp:

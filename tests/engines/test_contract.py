@@ -32,7 +32,7 @@ from hasten.engines.base import Engine, Session
 from hasten.errors import EngineError
 from hasten.records import PRECISIONS, Candidate, Gpu, Hardware
 from hasten.reference import Reference, prepare
-from tests.tiny import FAMILIES, MAX_LENGTH, save_tiny
+from tests.tiny import FAMILIES, MAX_LENGTH, save_tiny, tiny_texts
 
 ROOT = Path(__file__).parents[2]
 ENGINES = discover()
@@ -41,7 +41,7 @@ SLOW = {"torch_compile"}
 TRACING = ("onnx_runtime", "openvino", "torchscript")
 FRAMEWORKS = ("onnx", "onnxruntime", "openvino", "safetensors", "torch", "transformers")
 # Logits of the tiny models are of size 1 to 10.
-TOLERANCE = {"fp32": 1e-4, "bf16": 0.3, "fp16": 0.05}
+TOLERANCE = {"fp32": 1e-4, "bf16": 0.3, "fp16": 0.05, "int8": 2.0}
 MACHINES = {
     "plain": Hardware("AMD EPYC 7763", 2, ("avx2", "fma"), 8 << 30),
     "bf16": Hardware("AMD EPYC 9R14", 2, ("avx2", "avx512f", "avx512_bf16"), 8 << 30),
@@ -98,9 +98,10 @@ def all_candidates() -> Iterator[Any]:
     for name, engine in ENGINES.items():
         for streams, threads in ((2, 1),) if name in SLOW else ((1, 2), (2, 1), (2, 2)):
             for precision in PRECISIONS:
-                candidate = Candidate(name, precision, "cpu", threads, streams)
-                if engine.supports(candidate, MACHINES["bf16"]) is None:
-                    yield candidate
+                for recipe in engine.recipes(precision, HERE):
+                    candidate = Candidate(name, precision, "cpu", threads, streams, recipe)
+                    if engine.supports(candidate, MACHINES["bf16"]) is None:
+                        yield candidate
         for precision in PRECISIONS:
             candidate = Candidate(name, precision, "cuda", 1)
             if engine.supports(candidate, MACHINES["bf16"]) == "no GPU on this machine":
@@ -109,7 +110,8 @@ def all_candidates() -> Iterator[Any]:
 
 def ready(candidate: Candidate) -> Engine:
     engine = ENGINES[candidate.engine]
-    if reason := engine.missing() or engine.supports(candidate, HERE):
+    missing = engine.missing() or engine.missing_to_export(candidate.recipe)
+    if reason := missing or engine.supports(candidate, HERE):
         pytest.skip(str(reason))
     return engine
 
@@ -123,7 +125,9 @@ def reference_of(family: str, workshop: Path) -> Reference:
     folder = workshop / f"reference-{family}"
     if folder.exists():
         return Reference.open(folder)
-    return prepare(save_tiny(workshop / family, family), folder)
+    reference = prepare(save_tiny(workshop / family, family), folder)
+    reference.keep_calibration(tiny_texts(32, seed=7))
+    return reference
 
 
 def artifact_of(engine: Engine, candidate: Candidate, reference: Reference, root: Path) -> Path:

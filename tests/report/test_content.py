@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from hasten.records import Flip, Parity, Row, Tuning
+from hasten.records import Candidate, Flip, Parity, Quality, Row, Tuning
 from hasten.report import compose, content, markdown, terminal
 from tests.scripted import Lab
 
@@ -99,9 +99,40 @@ def test_changed_answers_are_shown_with_both_labels() -> None:
     assert content.agreement(parity) == (
         "1 of 100 answers differ from the original's (with 95 % confidence, at most 4.66%)."
     )
-    with_labels = replace(parity, ties=1, accuracy=0.91, reference_accuracy=0.92)
-    assert "1 of them ties in the original itself" in content.agreement(with_labels)
-    assert "Accuracy 91.0%, the original's 92.0%." in content.agreement(with_labels)
+    found = Quality(0.91, 0.92, 0.90, 0.93, 2, 3, 1.0)
+    judged = replace(
+        parity,
+        ties=1,
+        quality=found,
+        flip_margins=(0.5,),
+        margin_quantiles=(0.1, 1.0, 3.0, 5.0, 6.0),
+    )
+    told = content.agreement(judged)
+    assert "1 of them ties in the original itself" in told
+    assert "preferred its answer by 0.5 logits in the median, and by 3 over all texts" in told
+    assert "Accuracy 91.0%, the original's 92.0%; macro-F1 0.900 and 0.930." in told
+    assert "alone is right on 2 texts, the original alone on 3 (McNemar's p = 1)" in told
+
+
+def test_each_step_down_tells_what_it_gains_and_costs(tmp_path: Any) -> None:
+    script = {"*": SLOW, "fake-bf16-cpu-2x1": FAST, "fake-bf16-cpu-1x2": FAST}
+    (step,) = content.steps(Lab(tmp_path, script).tune())
+    assert step.startswith("Fake bf16 1x2 is ")
+    assert "times as fast as Fake fp32" in step
+    assert step.endswith("and changes 0 of 60 answers (at most 4.87%).")
+    assert content.steps(Lab(tmp_path / "one", {"*": FAST}, precisions=("fp32",)).tune()) == ()
+
+
+def test_a_recipe_and_what_it_spares_are_part_of_the_name() -> None:
+    candidate = Candidate("fake", "int8", "cpu", 1, 2, "static", ("a", "b"))
+    assert content.title(candidate) == ("Fake int8 static, 2 layers spared, 2 streams x 1 thread")
+
+
+def test_a_command_that_is_known_is_shown_and_else_one_that_asks_for_the_same(
+    tuning: Tuning,
+) -> None:
+    assert content.repeat(replace(tuning, command="hasten tune ./m")) == "hasten tune ./m"
+    assert (content.repeat(tuning) or "").startswith("hasten tune MODEL --data FILE")
 
 
 def test_tensors_are_not_called_answers() -> None:

@@ -19,7 +19,7 @@ from hasten.records import (
     StartUp,
     Strategy,
 )
-from hasten.report import compose, figures
+from hasten.report import compose, content, figures
 from hasten.report.document import Figure
 from hasten.stats import ratio_interval, speed_up
 from tests.report.results import benched, tuned
@@ -152,7 +152,7 @@ def test_a_bench_fills_every_chart(tmp_path: Path) -> None:
     assert marks(drawn["length-by-format"]) == formats * sizes * lengths
     assert [len(p.points) for p in drawn["length-by-batch-size"].panels] == [formats * lengths] * 3
     orders = sizes + 2 * (sizes - 1)
-    assert [len(panel.points) for panel in drawn["order-time"].panels] == [orders, orders]
+    assert [len(panel.points) for panel in drawn["order-time"].panels] == [orders]
     assert drawn["order-padding"].present == ("arrival", "sorted", "optimal")
     assert marks(drawn["latency"]) == formats * 2
     assert {"frontier", "start-up", "memory"} <= set(drawn)
@@ -180,3 +180,17 @@ def test_nothing_is_computed_for_charts_that_are_not_drawn(tmp_path: Path) -> No
 
 def marks(figure: Figure) -> int:
     return sum(not point.get("bare") for point in figure.points)
+
+
+def test_margins_show_every_flip_of_what_was_judged_on_all_texts(tmp_path: Path) -> None:
+    tuning = tuned(tmp_path)
+    parity = tuning.chosen.parity
+    assert parity is not None
+    known = replace(parity, flip_margins=(0.1, 0.4), margin_quantiles=(0.1, 1.0, 2.0, 3.0, 4.0))
+    few = replace(known, compared=32, flip_margins=(9.0,))
+    rows = [replace(tuning.chosen, parity=known), replace(tuning.chosen, parity=few)]
+    figure = figures.margins(rows, (content.family(tuning.chosen.candidate),))
+    assert figure is not None
+    assert [point["x"] for point in figure.points] == [0.1, 0.4]
+    assert figure.x_rule == 2.0
+    assert figures.margins([replace(tuning.chosen, parity=None)], ()) is None

@@ -1,0 +1,142 @@
+"""ONNX models in 8-bit integers, as ONNX Runtime's own tools make them.
+
+``dynamic`` finds the ranges of activations batch by batch, ``static`` from calibration texts
+beforehand; ``weights`` stores weights alone in 8 bits. A ``tensor`` recipe has one scale a weight
+matrix instead of one a column. A ``reduced`` one has 7-bit weights, for CPUs without VNNI, on
+which pairs of full 8-bit products overflow the 16 bits that they are summed in.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasten.engines._border import nodes_of
+from hasten.records import Candidate, Hardware
+
+if TYPE_CHECKING:
+    from hasten.reference import Reference
+
+_DYNAMIC = ("dynamic", "dynamic-tensor")
+_REDUCED = "-reduced"
+_BLOCK = 128  # weights that share a scale
+_IN_INTEGERS = 4  # MatMulNBits' accuracy level at which activations become int8 as well
+
+
+def recipes(hardware: Hardware) -> tuple[str, ...]:
+    """What is worth trying on this CPU; what needs no calibration comes first."""
+    calibrated = ("static",)
+    if hardware.has_vnni:
+        return (*_DYNAMIC, *calibrated, "weights")
+    reduced = tuple(f"{name}{_REDUCED}" for name in (*_DYNAMIC, *calibrated))
+    return (*_DYNAMIC, *calibrated, *reduced, "weights")
+
+
+def quantize(exported: Path, path: Path, reference: Reference, candidate: Candidate) -> None:
+    """Write the fp32 model ``exported`` to ``path`` as the candidate's recipe wants it."""
+    import onnx
+
+    model = onnx.load(str(exported))
+    spared = nodes_of(candidate.spared, (node.name for node in model.graph.node))
+    reduced = candidate.recipe.endswith(_REDUCED)
+    recipe = candidate.recipe.removesuffix(_REDUCED)
+    with _quiet():
+        if recipe == "weights":
+            _weights(model, path, spared)
+        elif recipe == "static":
+            kept = [*spared, *_products_of_activations(model)]
+            _static(exported, path, reference, kept, reduced)
+        else:
+            _dynamic(exported, path, spared, reduced, per_channel=recipe == "dynamic")
+
+
+def _products_of_activations(model: Any) -> list[str]:
+    """The products inside attention, which have no weights: as in ``dynamic``, they stay."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    products = (node for node in model.graph.node if node.op_type == "MatMul")
+    return [node.name for node in products if not weights & set(node.input)]
+
+
+def _dynamic(
+    exported: Path, path: Path, spared: list[str], reduced: bool, *, per_channel: bool
+) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(
+        exported,
+        path,
+        # Embeddings stay: looking a row up is no product, and their error goes through all layers.
+        op_types_to_quantize=["MatMul"],
+        per_channel=per_channel,
+        reduce_range=reduced,
+        weight_type=QuantType.QInt8,
+        nodes_to_exclude=spared,
+        extra_options={"MatMulConstBOnly": True},
+    )
+
+
+def _static(
+    exported: Path, path: Path, reference: Reference, kept: list[str], reduced: bool
+) -> None:
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    quantize_static(
+        exported,
+        path,
+        _reader(reference.calibration()),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=["MatMul"],
+        per_channel=True,
+        reduce_range=reduced,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        nodes_to_exclude=kept,
+        extra_options={
+            "QDQOpTypePerChannelSupportToAxis": {"MatMul": 1},
+            # The sums are added to in floating point anyway; rounding them first gains nothing.
+            "OpTypesToExcludeOutputQuantization": ["MatMul"],
+        },
+    )
+
+
+def _weights(model: Any, path: Path, spared: list[str]) -> None:
+    import onnx
+    from onnxruntime.quantization.matmul_nbits_quantizer import (
+        DefaultWeightOnlyQuantConfig,
+        MatMulNBitsQuantizer,
+    )
+
+    config = DefaultWeightOnlyQuantConfig(
+        block_size=_BLOCK, is_symmetric=True, accuracy_level=_IN_INTEGERS, bits=8
+    )
+    quantizer = MatMulNBitsQuantizer(model, nodes_to_exclude=spared, algo_config=config)
+    quantizer.process()
+    onnx.save_model(quantizer.model.model, str(path))
+
+
+def _reader(batches: Iterator[Mapping[str, NDArray[np.int64]]]) -> Any:
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def get_next(self) -> Mapping[str, NDArray[np.int64]] | None:
+            return next(batches, None)
+
+    return Reader()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back the quantizer's advice on the root logger, which it gives whatever was done."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)

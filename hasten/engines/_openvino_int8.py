@@ -1,0 +1,66 @@
+"""OpenVINO models in 8-bit integers, made by NNCF.
+
+``static`` finds the ranges of activations from calibration texts, with SmoothQuant, which moves
+outliers of activations into the weights; ``static-bf16`` runs what is left over in bf16.
+``weights`` stores weights alone in 8 bits. ``static-reduced`` uses half of the weights' range, for
+CPUs without VNNI, on which sums of full products overflow.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from hasten.engines._border import nodes_of
+from hasten.records import Candidate, Hardware
+
+if TYPE_CHECKING:
+    from hasten.reference import Reference
+
+
+def recipes(hardware: Hardware) -> tuple[str, ...]:
+    """What is worth trying on this CPU."""
+    reduced = () if hardware.has_vnni else ("static-reduced",)
+    return ("static", *reduced, "static-bf16", "weights")
+
+
+def quantize(model: Any, reference: Reference, candidate: Candidate) -> Any:
+    """The converted fp32 ``model`` as the candidate's recipe wants it."""
+    import nncf
+
+    with _quiet():
+        names = (node.get_friendly_name() for node in model.get_ordered_ops())
+        spared = nodes_of(candidate.spared, names)
+        ignored = nncf.IgnoredScope(names=[n for n in spared if n.endswith("/MatMul")])
+        if candidate.recipe == "weights":
+            # Embeddings stay, as in all recipes: their rounding goes through all layers.
+            kept = nncf.IgnoredScope(names=ignored.names, types=["Gather"])
+            mode = nncf.CompressWeightsMode.INT8_SYM
+            return nncf.compress_weights(model, mode=mode, ignored_scope=kept)
+        texts = list(reference.calibration())
+        reduced = candidate.recipe == "static-reduced"
+        fix = nncf.OverflowFix.ENABLE if reduced else nncf.OverflowFix.DISABLE
+        return nncf.quantize(
+            model,
+            nncf.Dataset(texts),
+            subset_size=len(texts),
+            model_type=nncf.ModelType.TRANSFORMER,
+            preset=nncf.QuantizationPreset.MIXED,
+            target_device=nncf.TargetDevice.CPU,
+            ignored_scope=ignored,
+            advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=fix),
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back NNCF's account of what it does; importing NNCF has set the level."""
+    logger = logging.getLogger("nncf")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
