@@ -65,9 +65,9 @@ bench: setup ## the measurements that the README quotes (half an hour on a quiet
 	@$(BIN)/python benchmarks/startup.py demo-bundle
 
 experiment: setup ## the pictures and tables of docs/experiment.md (an hour and a half, quiet machine)
-	@echo "experiment 1/2  the demo's classifier (40 minutes; an interrupted run continues)"
+	@echo "experiment 1/2  the demo's classifier (an hour; an interrupted run continues)"
 	@$(BIN)/python benchmarks/experiment.py minilm
 	@$(BIN)/python benchmarks/claims.py experiment-results/minilm
-	@echo "experiment 2/2  CamemBERT-base's shape, fewer texts (50 minutes)"
-	@$(BIN)/python benchmarks/experiment.py camembert --texts 60 --batch-sizes 1 4 16 64 --lengths 8 32 128 256
+	@echo "experiment 2/2  CamemBERT-base's shape, fewer texts (half an hour)"
+	@$(BIN)/python benchmarks/experiment.py camembert --texts 64 --batch-sizes 1 4 16 64 --lengths 8 32 128
 	@$(BIN)/python benchmarks/claims.py experiment-results/camembert

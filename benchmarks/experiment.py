@@ -1,7 +1,7 @@
 """The experiment of docs/experiment.md: every format over batch sizes, lengths and orders.
 
-    python benchmarks/experiment.py minilm                # the demo's real classifier, 40 minutes
-    python benchmarks/experiment.py camembert --texts 60  # CamemBERT-base's shape
+    python benchmarks/experiment.py minilm                # the demo's real classifier, an hour
+    python benchmarks/experiment.py camembert --texts 64  # CamemBERT-base's shape
 
 Runs ``hasten.bench`` over news sentences into ``experiment-results/<model>`` and draws the
 pictures and tables of it into ``docs/experiment/<model>``. Started again, it continues.

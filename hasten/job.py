@@ -125,6 +125,7 @@ class Job:
         identity = {
             "model": reference.fingerprint(),
             "texts": chosen.digest,
+            "calibration": len(chosen.calibration),
             "machine": hardware.fingerprint(here),
             "threads": self.settings.threads or here.usable_cores,
             "seed": self.settings.seed,
@@ -149,7 +150,7 @@ class Job:
             budget=Budget(budget_s, journal),
             report=self.report,
             spawn=lambda name: WorkerProcess(name, work / LOGS / f"{name}.log"),
-            calibration=chosen.calibration_lengths,
+            calibration_lengths=chosen.calibration_lengths,
         )
         self.report(
             Briefing(
@@ -230,13 +231,8 @@ def choose_texts(
     if len(texts) > _MOST_PROFILED:
         known = np.sort(rng.choice(len(texts), _MOST_PROFILED, replace=False))
     tokens = reference.tokenizer().encode([texts[int(index)] for index in known])
-    apart = _held_apart(tokens.lengths, settings)
+    apart, rest = _held_apart([texts[int(i)] for i in known], tokens.lengths, settings)
     calibration = tuple(texts[int(known[place])] for place in apart)
-    # What set the ranges must not judge them, nor must its copies elsewhere in the file.
-    seen = set(calibration)
-    rest = np.array([place for place, i in enumerate(known) if texts[int(i)] not in seen], np.int64)
-    if not len(rest):  # copies of few texts: nothing would be left to judge
-        apart, calibration, rest = apart[:0], (), np.arange(len(known))
     sample = rest[stratified_sample(tokens.lengths[rest], settings.texts, settings.seed)]
     indices = [int(known[place]) for place in sample]
     return Texts(
@@ -251,12 +247,27 @@ def choose_texts(
     )
 
 
-def _held_apart(lengths: NDArray[np.int64], settings: Settings) -> NDArray[np.int64]:
-    """Which of the texts calibrate: a stratified sample; none where there are too few."""
-    count = min(settings.calibration, int(candidates.CALIBRATION_SHARE * len(lengths)))
+def _held_apart(
+    texts: Sequence[str], lengths: NDArray[np.int64], settings: Settings
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which of the texts calibrate, a stratified sample, and which are left to judge.
+
+    Copies count once, and those of a calibration text are left out altogether: what set the
+    ranges must not judge them. None calibrate where there are too few different texts.
+    """
+    first = {text: place for place, text in reversed(list(enumerate(texts)))}
+    different = np.array(sorted(first.values()), np.int64)
+    everything = np.arange(len(texts), dtype=np.int64)
+    count = min(settings.calibration, int(candidates.CALIBRATION_SHARE * len(different)))
     if count < candidates.FEWEST_CALIBRATION or not candidates.tries_int8(settings):
-        return np.empty(0, np.int64)
-    return stratified_sample(lengths, count, settings.seed)
+        return everything[:0], everything
+    apart = different[stratified_sample(lengths[different], count, settings.seed)]
+    seen = {texts[place] for place in apart}
+    rest = np.array([place for place in everything if texts[place] not in seen], np.int64)
+    # Where most are copies of a few, too little would be left of what the user's texts are like.
+    if 2 * len(rest) < len(texts):
+        return everything[:0], everything
+    return apart, rest
 
 
 @contextmanager

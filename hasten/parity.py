@@ -110,7 +110,14 @@ def compare(
     )
 
 
-def verdict(parity: Parity, precision: str, *, max_flips: float, strict: bool) -> str | None:
+def verdict(
+    parity: Parity,
+    precision: str,
+    *,
+    max_flips: float,
+    strict: bool,
+    tensor_tolerance: float = TENSOR_TOLERANCE,
+) -> str | None:
     """Why a candidate may not be used, in one sentence; None if it may.
 
     Nothing may be NaN, infinite, or the same for every text. At fp32 no decision may change but
@@ -124,6 +131,7 @@ def verdict(parity: Parity, precision: str, *, max_flips: float, strict: bool) -
         precision: the candidate's, one of :data:`hasten.records.PRECISIONS`.
         max_flips: allowed share of changed decisions, 0 to 1.
         strict: whether the share must be proven by its upper bound.
+        tensor_tolerance: allowed mean difference where nothing is decided.
     """
     if parity.non_finite:
         return f"outputs are NaN or infinite for {parity.non_finite} of {parity.compared} texts"
@@ -132,11 +140,11 @@ def verdict(parity: Parity, precision: str, *, max_flips: float, strict: bool) -
     if precision == "fp32":
         return _fp32_verdict(parity)
     if not parity.decisions:
-        if parity.mean_abs_difference <= TENSOR_TOLERANCE:
+        if parity.mean_abs_difference <= tensor_tolerance:
             return None
         return (
             f"outputs are off by {parity.mean_abs_difference:.2g} standard deviations on average; "
-            f"{TENSOR_TOLERANCE:g} is allowed"
+            f"{tensor_tolerance:g} is allowed"
         )
     if parity.flip_rate > max_flips:
         return f"{_share(parity)} changed; max_flips allows {max_flips:.4g}"

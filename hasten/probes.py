@@ -78,7 +78,8 @@ def _difference(
     as_numbers = _compared(expected, outputs, probes, info, "tensors")
     if precision == "fp32" or as_decided.non_finite or as_decided.constant:
         return verdict(as_decided, precision, max_flips=0.0, strict=False)
-    if as_numbers.mean_abs_difference > _LOSSY_TOLERANCE:
+    clear = as_decided.flips - as_decided.ties
+    if as_numbers.mean_abs_difference > _LOSSY_TOLERANCE or clear > _ROUNDED_OTHERWISE:
         return (
             f"on {as_decided.compared} texts, outputs are off by "
             f"{as_numbers.mean_abs_difference:.2g} standard deviations on average "
@@ -95,6 +96,10 @@ def _compared(
     task: str,
 ) -> Parity:
     return compare(expected, outputs, task=tasks.get(task), labels=info.labels, texts=probes.texts)
+
+
+_ROUNDED_OTHERWISE = 1
+"""Changed answers that rounding explains: of 32 texts, hardly more than one is so undecided."""
 
 
 class Memory:
@@ -116,7 +121,10 @@ class Memory:
     @property
     def holds(self) -> bool:
         """Whether the check has been passed here before."""
-        return self._mark.exists()
+        try:
+            return self._mark.exists()
+        except OSError:  # a home that this user may not look into
+            return False
 
     def keep(self) -> None:
         """Remember that it has been passed; where nothing can be written, it is checked again."""

@@ -268,6 +268,8 @@ def macro_f1(decided: NDArray[Any], right: NDArray[Any]) -> float:
     both = (decided & right).sum(axis=0)
     either = decided.sum(axis=0) + right.sum(axis=0)
     counted = either > 0
+    if not counted.any():
+        return 1.0  # nothing was to be found, and nothing was
     return float((2 * both[counted] / either[counted]).mean())
 
 

@@ -97,7 +97,7 @@ class Lab:
             budget=Budget(self.settings.budget_s, journal),
             report=self.events.append,
             spawn=self.spawn,
-            calibration=self.calibration,
+            calibration_lengths=self.calibration,
         )
 
     def spawn(self, name: str) -> Connection:

@@ -358,3 +358,7 @@ def test_calibration_texts_are_held_apart(model: Path, tmp_path: Path) -> None:
     copies = job.choose_texts(reference, ["the same"] * 200, None, Settings())
     assert copies.calibration == ()
     assert len(copies.texts) == 200
+    # Each of the frequent texts may be drawn once; if most are, too little would be left.
+    frequent = job.choose_texts(reference, texts[:150] * 4, None, Settings())
+    assert not set(frequent.calibration) & set(frequent.texts)
+    assert len(frequent.calibration) == 45

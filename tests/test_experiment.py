@@ -53,11 +53,12 @@ def test_every_format_is_measured_in_its_fastest_layout(tmp_path: Path) -> None:
 
 def test_all_orders_at_all_batch_sizes_are_run_as_often_as_asked(tmp_path: Path) -> None:
     result = run(lab(tmp_path), "batch-size", "order")
-    for format_ in result.formats:
+    for place, format_ in enumerate(result.formats):
         runs = {(r.strategy.name, r.strategy.batch_size): r for r in format_.row.runs}
         assert {size for name, size in runs if name == "arrival"} == {1, 4, 8}
-        assert {size for name, size in runs if name == "sorted"} == {4, 8}
-        assert {size for name, size in runs if name == "optimal"} == {4, 8}
+        others = {4, 8} if place == 0 else set()
+        assert {size for name, size in runs if name == "sorted"} == others
+        assert {size for name, size in runs if name == "optimal"} == others
         assert {len(r.total.samples_s) for r in runs.values()} == {3}
     assert result.baseline.main is not None
     assert not any(format_.single for format_ in result.formats)
@@ -226,11 +227,11 @@ def test_a_refused_format_is_measured_and_told(tmp_path: Path) -> None:
     assert lossy.row.runs
 
 
-def test_the_orders_are_shown_for_the_fastest_and_the_original(tmp_path: Path) -> None:
+def test_the_orders_are_shown_for_the_fastest(tmp_path: Path) -> None:
     result = run(lab(tmp_path), "order")
     ordered = [
         f.row.candidate.precision
         for f in result.formats
         if any(r.strategy.name == "sorted" for r in f.row.runs)
     ]
-    assert ordered == ["bf16", "fp32"]
+    assert ordered == ["bf16"]

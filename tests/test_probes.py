@@ -138,6 +138,15 @@ def test_a_cache_that_cannot_be_written_is_no_error(
     assert not memory.holds
 
 
+def test_a_home_that_may_not_be_looked_into_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    memory = Memory("bundle", MACHINE, {})
+    monkeypatch.setattr(Path, "exists", refuse)
+    assert not memory.holds
+
+
 def test_bundles_without_probes_still_load(
     tmp_path: Path, lab: Lab, tuning: Tuning, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -213,3 +213,18 @@ class TestIndependentRatioInterval:
     def test_one_sample_is_not_enough(self) -> None:
         with pytest.raises(ValueError, match="two samples on each side"):
             independent_ratio_interval([1.0], [1.0, 2.0])
+
+
+def test_macro_f1_of_several_labels_is_their_mean() -> None:
+    decided = np.array([[True, False, False], [True, True, False]])
+    right = np.array([[True, False, False], [False, True, False]])
+    assert stats.macro_f1(decided, right) == pytest.approx((2 / 3 + 1) / 2)  # the third is absent
+    assert stats.macro_f1(decided[:, 2:], right[:, 2:]) == 1.0
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 5), (3, 9), (10, 10), (1, 0), (40, 60)])
+def test_mcnemar_is_the_binomial_test(first: int, second: int) -> None:
+    n, fewer = first + second, min(first, second)
+    tail = sum(math.comb(n, k) for k in range(fewer + 1)) / 2**n
+    assert stats.mcnemar_p(first, second) == pytest.approx(min(1.0, 2 * tail))
+    assert stats.mcnemar_p(first, second) == stats.mcnemar_p(second, first)

@@ -82,7 +82,7 @@ def nodes_of(layers: Sequence[str], nodes: Iterable[str]) -> list[str]:
     """Of an exported graph's nodes, those that come from these layers of the original module.
 
     Args:
-        layers: names of modules, such as ``encoder.layer.0.output.dense``.
+        layers: names of modules in the user's own, such as ``encoder.layer.0.output.dense``.
         nodes: names of nodes, which exporters make from the module's name and the operator's,
             such as ``/original/encoder/layer.0/output/dense/MatMul``.
 
@@ -92,7 +92,8 @@ def nodes_of(layers: Sequence[str], nodes: Iterable[str]) -> list[str]:
     dotted = {node: f".{node.replace('/', '.')}." for node in nodes}
     found = []
     for layer in layers:
-        own = [node for node, name in dotted.items() if f".{layer}." in name]
+        # The reference wraps the user's module, whose outermost names could be others' inner ones.
+        own = [node for node, name in dotted.items() if f".original.{layer}." in name]
         if not own:
             raise EngineError(f"the exported graph has no node of the layer {layer}")
         found += own

@@ -1,9 +1,10 @@
 """ONNX models in 8-bit integers, as ONNX Runtime's own tools make them.
 
 ``dynamic`` finds the ranges of activations batch by batch, ``static`` from calibration texts
-beforehand; ``weights`` stores weights alone in 8 bits. A ``tensor`` recipe has one scale a weight
-matrix instead of one a column. A ``reduced`` one has 7-bit weights, for CPUs without VNNI, on
-which pairs of full 8-bit products overflow the 16 bits that they are summed in.
+beforehand; ``weights`` stores weights in blocks, and the runtime rounds activations. The last two
+leave the head, whose products carry their bias, in floating point. A ``tensor`` recipe has one
+scale a weight matrix instead of one a column. A ``reduced`` one has 7-bit weights, for CPUs
+without VNNI, on which pairs of full 8-bit products overflow the 16 bits that they are summed in.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasten.engines._border import nodes_of
+from hasten.errors import EngineError
 from hasten.records import Candidate, Hardware
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ _IN_INTEGERS = 4  # MatMulNBits' accuracy level at which activations become int8
 
 
 def recipes(hardware: Hardware) -> tuple[str, ...]:
-    """What is worth trying on this CPU; what needs no calibration comes first."""
+    """What is worth trying on this CPU."""
     calibrated = ("static",)
     if hardware.has_vnni:
         return (*_DYNAMIC, *calibrated, "weights")
@@ -44,6 +46,8 @@ def quantize(exported: Path, path: Path, reference: Reference, candidate: Candid
 
     model = onnx.load(str(exported))
     spared = nodes_of(candidate.spared, (node.name for node in model.graph.node))
+    if not any(node.op_type == "MatMul" for node in model.graph.node):
+        raise EngineError("nothing in its graph can become int8: it has no matrix product")
     reduced = candidate.recipe.endswith(_REDUCED)
     recipe = candidate.recipe.removesuffix(_REDUCED)
     with _quiet():
@@ -68,6 +72,8 @@ def _dynamic(
 ) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    # Products with a bias in one operator are taken apart first, and get other names.
+    spared = [*spared, *(f"{name}_MatMul" for name in spared)]
     quantize_dynamic(
         exported,
         path,

@@ -31,9 +31,9 @@ def quantize(model: Any, reference: Reference, candidate: Candidate) -> Any:
     import nncf
 
     with _quiet():
-        names = (node.get_friendly_name() for node in model.get_ordered_ops())
-        spared = nodes_of(candidate.spared, names)
-        ignored = nncf.IgnoredScope(names=[n for n in spared if n.endswith("/MatMul")])
+        products = [node for node in model.get_ordered_ops() if node.get_type_name() == "MatMul"]
+        names = [node.get_friendly_name() for node in products]
+        ignored = nncf.IgnoredScope(names=nodes_of(candidate.spared, names))
         if candidate.recipe == "weights":
             # Embeddings stay, as in all recipes: their rounding goes through all layers.
             kept = nncf.IgnoredScope(names=ignored.names, types=["Gather"])

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from hasten.engines._border import foreign_errors, shape_of, why_not
 from hasten.engines.base import Engine, Outputs, Session
+from hasten.errors import EngineError
 from hasten.hardware import detect
 from hasten.plain import from_json, to_json
 from hasten.records import Candidate, Hardware, ModelInfo
@@ -143,17 +144,6 @@ def in_precision(module: nn.Module, precision: str) -> nn.Module:
     return _fp32_output()(module.to(dtype(precision))).eval()
 
 
-def no_dynamic_int8() -> str | None:
-    """Why :func:`dynamic_int8` cannot work here, in one sentence; None where it may."""
-    import torch
-
-    if not hasattr(torch.ao, "quantization"):
-        return f"PyTorch {torch.__version__} has no quantize_dynamic any more"
-    if not {"x86", "fbgemm", "qnnpack"} & set(torch.backends.quantized.supported_engines):
-        return "this build of PyTorch has no integer kernels for the CPU"
-    return None
-
-
 def dynamic_int8(module: nn.Module, spared: Sequence[str]) -> nn.Module:
     """The fp32 ``module`` with its linear layers in 8-bit integers, but for the ``spared`` ones.
 
@@ -165,7 +155,9 @@ def dynamic_int8(module: nn.Module, spared: Sequence[str]) -> nn.Module:
     from torch.ao import quantization
 
     names = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
-    chosen = [name for name in names if not any(f".{name}".endswith(f".{s}") for s in spared)]
+    chosen = [name for name in names if name.removeprefix("original.") not in spared]
+    if not chosen:
+        raise EngineError("nothing in it can become int8: it has no linear layer to round")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"torch\.ao\.quantization is deprecated")
         warnings.filterwarnings(

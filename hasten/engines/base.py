@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hasten.errors import Unavailable
+from hasten.errors import EngineError, Unavailable
 from hasten.records import Candidate, Hardware
 
 if TYPE_CHECKING:
@@ -73,8 +73,8 @@ class Engine(ABC):
     exports_with: Mapping[str, str]
     """The same, needed in addition to make one."""
 
-    recipes_export_with: Mapping[str, str] = {}
-    """The same, needed in addition to make one by a recipe."""
+    recipes_export_with: Mapping[str, Mapping[str, str]] = {}
+    """The same, needed in addition to make one by a recipe, by the recipe's name."""
 
     extra: str
     """The extra in ``pyproject.toml`` that installs ``requires``."""
@@ -97,8 +97,7 @@ class Engine(ABC):
 
     def missing_to_export(self, recipe: str = "") -> Unavailable | None:
         """Why artifacts cannot be made here, if so; found without importing anything."""
-        more = self.recipes_export_with if recipe else {}
-        absent = _absent({**self.exports_with, **more})
+        absent = _absent({**self.exports_with, **self.recipes_export_with.get(recipe, {})})
         if not absent:
             return None
         return Unavailable(
@@ -157,7 +156,7 @@ class Engine(ABC):
         Raises:
             EngineError: the framework cannot; its exception is chained.
         """
-        raise NotImplementedError(f"{self.name} makes every artifact from the original")
+        raise EngineError(f"{self.title} makes every artifact from the original")
 
     @abstractmethod
     def load(self, folder: Path, candidate: Candidate) -> Session:

@@ -76,7 +76,7 @@ class OnnxRuntime(Engine):
         "safetensors": "safetensors",
         "onnx": "onnx",
     }
-    recipes_export_with: Mapping[str, str] = {"onnx_ir": "onnx-ir"}
+    recipes_export_with: Mapping[str, Mapping[str, str]] = {"weights": {"onnx_ir": "onnx-ir"}}
     extra = "onnx"
     simplicity = 0
 

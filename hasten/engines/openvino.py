@@ -72,7 +72,9 @@ class OpenVino(Engine):
         "transformers": "transformers",
         "safetensors": "safetensors",
     }
-    recipes_export_with: Mapping[str, str] = {"nncf": "nncf"}
+    recipes_export_with: Mapping[str, Mapping[str, str]] = {
+        name: {"nncf": "nncf"} for name in ("static", "static-reduced", "static-bf16", "weights")
+    }
     extra = "openvino"
     simplicity = 1
 

@@ -28,7 +28,7 @@ class TorchEager(_torch.WeightsEngine):
 
     def supports(self, candidate: Candidate, hardware: Hardware) -> str | None:
         if candidate.recipe == _DYNAMIC and candidate.device == "cpu":
-            return _torch.no_dynamic_int8()
+            return None
         return super().supports(candidate, hardware)
 
     def load(self, folder: Path, candidate: Candidate) -> Session:

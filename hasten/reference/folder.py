@@ -19,7 +19,7 @@ from hasten.errors import ModelError, StorageError
 from hasten.plain import from_json
 from hasten.records import ModelInfo
 from hasten.reference.module import load_module
-from hasten.tokenization import TextTokenizer
+from hasten.tokenization import TextTokenizer, Tokens
 
 if TYPE_CHECKING:
     from torch import nn
@@ -78,16 +78,34 @@ class Reference:
         Raises:
             ModelError: there are none.
         """
+        tokens = self._calibration_tokens()
+        for index in range(len(tokens)):
+            yield self._inputs(*tokens.pad([index], self.info.pad_token_id))
+
+    def calibration_batch(self, texts: int, longest: int) -> dict[str, NDArray[np.int64]]:
+        """Some of these texts as one batch, int64 [texts, at most longest], padded and cut off.
+
+        Raises:
+            ModelError: there are none.
+        """
+        tokens = self._calibration_tokens()
+        every = max(1, len(tokens) // texts)  # they stand in the order of the user's file
+        chosen = np.arange(len(tokens))[::every][:texts]
+        ids, mask = tokens.pad(chosen, self.info.pad_token_id)
+        return self._inputs(ids[:, :longest].copy(), mask[:, :longest].copy())
+
+    def _calibration_tokens(self) -> Tokens:
         stored = self.folder / _CALIBRATION
         if not stored.exists():
             raise ModelError("there are no calibration texts", fix="Give more texts.")
-        texts = json.loads(stored.read_text(encoding="utf-8"))["texts"]
-        tokens = self.tokenizer().encode(texts)
-        for index in range(len(tokens)):
-            input_ids, attention_mask = tokens.pad([index], self.info.pad_token_id)
-            named = {"input_ids": input_ids, "attention_mask": attention_mask}
-            zeros = np.zeros_like(input_ids)
-            yield {name: named.get(name, zeros) for name in self.info.input_names}
+        return self.tokenizer().encode(json.loads(stored.read_text(encoding="utf-8"))["texts"])
+
+    def _inputs(
+        self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]
+    ) -> dict[str, NDArray[np.int64]]:
+        named = {"input_ids": input_ids, "attention_mask": attention_mask}
+        zeros = np.zeros_like(input_ids)
+        return {name: named.get(name, zeros) for name in self.info.input_names}
 
     def copy_module(self, folder: Path) -> Path:
         """Put ``module/`` into ``folder``, sharing the disk space where that is possible.

@@ -271,11 +271,18 @@ def comparable(tuning: Tuning) -> Tuning:
 
 
 def candidates(tuning: Tuning) -> Table:
-    """All candidates that were tried, the best first.
+    """All candidates that were tried, the best first, and those for which no time was left.
 
     ``2x1`` stands for two streams of one thread each.
     """
-    known = [row for row in tuning.rows if row.status in _ORDER]
+    started = {row.candidate.format for row in tuning.rows if row.start_up}
+    known = [
+        row
+        for row in tuning.rows
+        # Of a format that was dropped, another layout that was never started tells nothing more.
+        if row.status in _ORDER
+        and (row.status != "dropped" or row.start_up or row.candidate.format not in started)
+    ]
     rows = sorted(known, key=lambda row: (_ORDER.index(row.status), -rate(row)))
     baseline = tuning.baseline
     reference = (short(baseline.candidate), "baseline")

@@ -122,7 +122,7 @@ def _check(engine: Engine, hardware: Hardware) -> EngineCheck:
             if reason is not None:
                 affected = tuple(p for p in tried if reasons[p] == reason)
                 obstacles.append(Obstacle("run", device, affected, reason, None))
-    obstacles += _export_obstacles(engine)
+    obstacles += _export_obstacles(engine, hardware)
     return EngineCheck(engine.name, engine.title, _version(engine), runs, tuple(obstacles))
 
 
@@ -136,9 +136,12 @@ def _reason(engine: Engine, precision: str, device: str, hardware: Hardware) -> 
     return None if None in reasons else reasons[0]
 
 
-def _export_obstacles(engine: Engine) -> list[Obstacle]:
-    missing = engine.missing_to_export(recipe="any")
-    return [Obstacle("export", None, (), missing.message, missing.fix)] if missing else []
+def _export_obstacles(engine: Engine, hardware: Hardware) -> list[Obstacle]:
+    if missing := engine.missing_to_export():
+        return [Obstacle("export", None, (), missing.message, missing.fix)]
+    recipes = engine.recipes("int8", hardware)
+    reasons = {(m.message, m.fix) for name in recipes if (m := engine.missing_to_export(name))}
+    return [Obstacle("export", "cpu", ("int8",), *reason) for reason in sorted(reasons)]
 
 
 def _version(engine: Engine) -> str:

@@ -22,9 +22,10 @@ FEWEST_CALIBRATION = 32
 CALIBRATION_SHARE = 0.3
 """At most this part of the texts is held apart; ranges found on fewer texts say little."""
 
+_FEWEST_TEXTS = math.ceil(FEWEST_CALIBRATION / CALIBRATION_SHARE)
 _TOO_FEW = (
     f"calibration holds {CALIBRATION_SHARE:.0%} of the texts apart and needs "
-    f"{FEWEST_CALIBRATION}: give at least {math.ceil(FEWEST_CALIBRATION / CALIBRATION_SHARE)} texts"
+    f"{FEWEST_CALIBRATION}: give at least {_FEWEST_TEXTS} different texts"
 )
 
 

@@ -29,7 +29,7 @@ def run(context: Context, *, baseline_engine: str = "torch_eager") -> Tuning:
     """
     settings, hardware = context.settings, context.hardware
     possible, unavailable = candidates.enumerate_rows(
-        hardware, settings, context.engines, len(context.calibration)
+        hardware, settings, context.engines, len(context.calibration_lengths)
     )
     if not possible:
         raise choose.no_candidate(unavailable)
@@ -45,7 +45,7 @@ def run(context: Context, *, baseline_engine: str = "torch_eager") -> Tuning:
         finalists = finals.choose_finalists(context, entrants, truth)
         repaired = repair.repair(context, entrants, finalists, truth)
         entrants += repaired
-        finalists += [entrant for entrant in repaired if entrant.in_play]
+        finalists = finals.line_up(context, [*finalists, *repaired])
         if not finalists:
             raise choose.no_candidate([entrant.row() for entrant in entrants])
         sample = finals.run_rounds(context, finalists, baseline)
@@ -132,7 +132,7 @@ def _decide(
         versions=context.versions,
         elapsed_s=context.budget.spent_s,
         warnings=_warnings(context, baseline, winner),
-        calibration_texts=len(context.calibration),
+        calibration_texts=len(context.calibration_lengths),
         probes=probes.get(winner.candidate.label),
     )
 
@@ -153,9 +153,10 @@ def _warnings(context: Context, baseline: Row, winner: Row) -> tuple[str, ...]:
             f"Only {winner.parity.compared} texts were judged: give at least {_FEW_TEXTS} of the "
             "kind that the model will see, or neither the speed nor the proof says much."
         )
-    if len(context.calibration) and not np.ptp(context.calibration):
+    lengths = context.calibration_lengths
+    if len(lengths) and not np.ptp(lengths):
         warnings.append(
-            f"All {len(context.calibration)} calibration texts have {context.calibration[0]} "
-            "tokens: int8 ranges found on one length may not hold for others."
+            f"All {len(lengths)} calibration texts have {lengths[0]} tokens: int8 ranges found on "
+            "one length may not hold for others."
         )
     return tuple(warnings)

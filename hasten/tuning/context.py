@@ -67,7 +67,7 @@ class Context:
     """The question that a tune answers, and where it keeps what it finds.
 
     ``lengths`` holds the tokens of every judged text, int64 [texts], after truncation, and
-    ``calibration`` those of the texts that set the ranges of int8 candidates; there may be none.
+    ``calibration_lengths`` those of the texts that set the ranges of int8 candidates, if any.
     """
 
     settings: Settings
@@ -86,7 +86,7 @@ class Context:
     budget: Budget
     report: Report
     spawn: Spawn
-    calibration: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    calibration_lengths: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
     @property
     def patience_s(self) -> float:

@@ -275,7 +275,10 @@ class Entrant:
             try:
                 source = self._artifact_of(base) if base else None
                 message = Export(self._context.reference, candidate, unfinished, source)
-                export_s: float = exporter.call(message, self._context.patience_s)
+                # Calibration passes all its texts through the model, several times over.
+                calibrates = self._context.engines[candidate.engine].calibrates(candidate)
+                patience_s = self._context.patience_s * (3 if calibrates else 1)
+                export_s: float = exporter.call(message, patience_s)
             finally:
                 exporter.close()
             # A run that ended between this and the journal's line has left one.

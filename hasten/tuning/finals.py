@@ -103,6 +103,22 @@ def choose_finalists(
     return accepted or _last_resort(context, survivors, truth)
 
 
+def line_up(context: Context, accepted: Sequence[Entrant]) -> list[Entrant]:
+    """Those still in play, the fastest first; no more of them than rounds are run for.
+
+    Who was repaired was accepted last and is, as a rule, the fastest.
+    """
+    running = {e: plan[1] for e in accepted if e.in_play and (plan := best_plan(context, e))}
+    kept: list[Entrant] = []
+    for entrant in sorted(running, key=lambda entrant: running[entrant]):
+        precisions = {other.candidate.precision for other in kept}
+        if len(kept) < _MOST_FINALISTS or entrant.candidate.precision not in precisions:
+            kept.append(entrant)
+        else:
+            entrant.end("dropped", f"accepted, but {len(kept)} faster ones were as well")
+    return kept
+
+
 def _last_resort(
     context: Context, entrants: Sequence[Entrant], truth: NDArray[np.float32]
 ) -> list[Entrant]:

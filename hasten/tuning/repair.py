@@ -34,8 +34,8 @@ def repair(
 ) -> list[Entrant]:
     """New candidates out of refused int8 ones that are faster than all accepted ones.
 
-    Each of the fastest refused formats is tried again with ever more of its most sensitive layers
-    in floating point, until the gate accepts it, it is no longer faster, or the time is used up.
+    Two of the refused formats are tried again with ever more of their most sensitive layers in
+    floating point, until the gate accepts one, it is no longer faster, or the time is used up.
 
     Args:
         context: the tune.
@@ -47,22 +47,24 @@ def repair(
         Everything that was tried, refused or accepted.
     """
     refused = _worth_repairing(context, entrants, accepted)
-    if not refused or not len(context.calibration):
+    if not refused or not len(context.calibration_lengths):
         return []
     deadline_s = context.budget.deadline("repair", _SHARE)
-    layers = _ranked_layers(context)
+    try:
+        layers = _ranked_layers(context, refused[0])
+    except EngineError as error:
+        for entrant in refused:
+            entrant.reason = f"{entrant.reason}; it could not be repaired: {error.message}"
+        return []
     tried: list[Entrant] = []
-    best_s = min((_predicted_s(context, entrant) for entrant in accepted), default=math.inf)
     for entrant in refused:
-        for step in _steps(context, entrant) if layers else ():
+        for step in _steps(context, entrant):
             spared = layers[: max(1, round(step * len(layers)))]
             again = Entrant(replace(entrant.candidate, spared=spared), context)
             if context.budget.spent_s > deadline_s and not again.has_started:
                 return tried
+            _try(context, again, [*accepted, *tried], truth, deadline_s)
             tried.append(again)
-            _try(context, again, truth, best_s)
-            if again.in_play:
-                best_s = min(best_s, _predicted_s(context, again))
             if again.status != "refused":
                 break
     return tried
@@ -82,7 +84,7 @@ def _worth_repairing(
     Those about as fast as the fastest come first, by their changed answers; then the others.
     """
     limit_s = min((_predicted_s(context, e) for e in accepted), default=math.inf) / _WORTH_IT
-    refused = [e for e in entrants if e.status == "refused" and e.candidate.precision == "int8"]
+    refused = [e for e in entrants if e.status == "refused" and _only_inexact(e)]
     # One that a few texts refused has not been timed; it comes last.
     predicted = {e: _predicted_s(context, e) for e in refused}
     refused = [e for e in refused if not e.cells or predicted[e] < limit_s]
@@ -100,37 +102,58 @@ def _worth_repairing(
     return list(fastest.values())[:_MOST_REPAIRED]
 
 
-def _try(context: Context, entrant: Entrant, truth: NDArray[np.float32], best_s: float) -> None:
+def _only_inexact(entrant: Entrant) -> bool:
+    """Whether its answers are merely off; what is NaN or constant is broken otherwise."""
+    parity = entrant.parity
+    sound = parity is not None and not parity.non_finite and not parity.constant
+    return entrant.candidate.precision == "int8" and sound
+
+
+def _try(
+    context: Context,
+    entrant: Entrant,
+    others: Sequence[Entrant],
+    truth: NDArray[np.float32],
+    deadline_s: float,
+) -> None:
     spared = len(entrant.candidate.spared)
     context.tell("repair", f"{entrant.label}: {spared} layers in floating point")
-    screening.prepare_all(context, [entrant], truth, name=f"repair:{entrant.label}")
+    screening.prepare_all(context, [entrant], truth, name=f"repair:{entrant.label}", beside=others)
     if not entrant.in_play:
         return
     finals.measure_tables(context, [entrant], name=f"table:{entrant.label}", part=_TABLE_SHARE)
     predicted_s = _predicted_s(context, entrant)
+    best_s = min((_predicted_s(context, e) for e in others if e.in_play), default=math.inf)
     if predicted_s * _WORTH_IT >= best_s:
         times = f"{predicted_s / best_s:.2f}x the time of the best that was accepted"
         entrant.end("dropped", f"{spared} layers spared, predicted {times}")
-        return
-    finals.prove(context, entrant, truth, predicted_s)
+    elif context.budget.spent_s + predicted_s > deadline_s and not entrant.has_proved("parity"):
+        entrant.end("dropped", "no time was left to prove its answers; raise --budget")
+    else:
+        finals.prove(context, entrant, truth, predicted_s)
 
 
-def _ranked_layers(context: Context) -> tuple[str, ...]:
-    """The linear layers, the most sensitive first; none where that cannot be found out."""
+def _ranked_layers(context: Context, entrant: Entrant) -> tuple[str, ...]:
+    """The linear layers, the most sensitive first.
+
+    Raises:
+        EngineError: that cannot be found out.
+    """
+    threads = entrant.candidate.streams * entrant.candidate.intra_op_num_threads
 
     def ask() -> tuple[str, ...]:
         context.tell("repair", "which layers suffer most from int8")
         worker = context.spawn("layers")
         try:
-            names: tuple[str, ...] = worker.call(RankLayers(context.reference), context.patience_s)
+            message = RankLayers(context.reference, threads)
+            names: tuple[str, ...] = worker.call(message, context.patience_s)
         finally:
             worker.close()
+        if not names:
+            raise EngineError("the model has no linear layers to spare")
         return names
 
-    try:
-        return tuple(context.journal.once("layers", ask))
-    except EngineError:
-        return ()  # the refusals stand as they are
+    return tuple(context.journal.once("layers", ask))
 
 
 def _predicted_s(context: Context, entrant: Entrant) -> float:

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from hasten import probes
 from hasten.batching import best_strategy, plan, predict_s
 from hasten.corpus import stratified_sample
-from hasten.parity import verdict
+from hasten.parity import TENSOR_TOLERANCE, verdict
 from hasten.records import Candidate, Settings, Strategy
 from hasten.tuning.context import Context
 from hasten.tuning.entrant import Entrant, Shape
 from hasten.tuning.worker import RunTexts
 
 _PROBE_FLIPS = 0.25
+_PROBE_TOLERANCE = 3 * TENSOR_TOLERANCE
 
 _PREPARE_SHARE = 0.45
 _SCREEN_SHARE = 0.12
@@ -54,7 +55,7 @@ def first_looks(
         for entrant in others:
             _follow(entrant, seen[entrant.candidate.format])
         others = [entrant for entrant in others if entrant.in_play]
-        prepare_all(context, others, truth, name="prepare again", like=seen)
+        prepare_all(context, others, truth, name="prepare again", like=seen, beside=first)
         time_shapes(context, [e for e in (*first, *others) if e.in_play], again=True)
     for entrant in entrants:
         if entrant.in_play:
@@ -69,13 +70,14 @@ def prepare_all(
     *,
     name: str = "prepare",
     like: Mapping[str, Entrant] | None = None,
+    beside: Sequence[Entrant] = (),
 ) -> None:
     """Export and load every candidate, and compare a few answers with the original's.
 
     ``truth`` is float32 [texts, k]. Obviously wrong candidates are refused here, so that they
     cannot crowd out a right one; the full proof comes with the finals. ``name`` is what the
     journal calls the moment from which on nothing more is started; ``like`` are other layouts by
-    format, which took as long to start.
+    format, which took as long to start, and ``beside`` others whose workers hold memory.
     """
     deadline_s = context.budget.deadline(name, _PREPARE_SHARE)
     for number, entrant in enumerate(entrants, start=1):
@@ -85,7 +87,7 @@ def prepare_all(
         if late and not entrant.has_started:
             entrant.end("dropped", "the budget left no time to try it; raise --budget")
             continue
-        if not _fits_in_memory(context, entrants):
+        if not _fits_in_memory(context, [*beside, *entrants]):
             entrant.end("dropped", "no memory left to keep it beside the others; see --engines")
             continue
         context.tell("prepare", f"{entrant.label} ({number} of {len(entrants)})")
@@ -200,7 +202,13 @@ def _probe(context: Context, entrant: Entrant, truth: NDArray[np.float32]) -> No
         return
     # The flip rate of so few texts says little; what it cannot hide is a broken export.
     max_flips = max(_PROBE_FLIPS, context.settings.max_flips)
-    reason = verdict(parity, entrant.candidate.precision, max_flips=max_flips, strict=False)
+    reason = verdict(
+        parity,
+        entrant.candidate.precision,
+        max_flips=max_flips,
+        strict=False,
+        tensor_tolerance=_PROBE_TOLERANCE,
+    )
     if reason:
         entrant.end("refused", f"on {parity.compared} texts: {reason}")
 
@@ -242,7 +250,7 @@ def _drop_hopeless(context: Context, first: Sequence[Entrant]) -> None:
         speed = entrant.screen_tokens_per_s or 0.0
         own = leaders[entrant.candidate.precision].screen_tokens_per_s or 0.0
         # Each precision keeps its own best: the report shows what a step down gains.
-        if leader and speed * _LAYOUT_GAIN < best and speed * _LAYOUT_GAIN < own:
+        if leader and speed * _LAYOUT_GAIN < own:
             entrant.end("dropped", f"{best / speed:.1f}x slower than {leader.label}")
 
 
@@ -281,4 +289,5 @@ def _drop_slower(running: list[Entrant]) -> None:
         near = place < _MOST_SURVIVORS and speed * _CLEARLY_SLOWER >= best
         rival = place < _RIVALS and speed * _TIED >= own
         if not (near or rival or place == 0):
-            entrant.end("dropped", f"{best / speed:.1f}x slower than {ranked[0].label}")
+            crowded = f"; {_MOST_SURVIVORS} in {precision} go on" if best <= speed * _TIED else ""
+            entrant.end("dropped", f"{best / speed:.2f}x slower than {ranked[0].label}{crowded}")

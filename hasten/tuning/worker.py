@@ -100,6 +100,7 @@ class RankLayers:
     """Find the layers that suffer most from int8; answers with their names, the worst first."""
 
     reference: Path
+    threads: int
 
 
 Message = Export | Load | TimeShape | RunTexts | MeasureCeiling | RankLayers
@@ -135,7 +136,7 @@ class Worker:
                 engine = self.get_engine(message.candidate.engine)
                 return engine.ceiling_flops_per_s(message.candidate)
             case RankLayers():
-                return rank_layers(Reference.open(message.reference))
+                return rank_layers(Reference.open(message.reference), message.threads)
 
     def close(self) -> None:
         """Release the model."""

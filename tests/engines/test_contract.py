@@ -7,6 +7,7 @@ on one model family.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import shutil
 import subprocess
 import sys
@@ -41,7 +42,7 @@ SLOW = {"torch_compile"}
 TRACING = ("onnx_runtime", "openvino", "torchscript")
 FRAMEWORKS = ("onnx", "onnxruntime", "openvino", "safetensors", "torch", "transformers")
 # Logits of the tiny models are of size 1 to 10.
-TOLERANCE = {"fp32": 1e-4, "bf16": 0.3, "fp16": 0.05, "int8": 2.0}
+TOLERANCE = {"fp32": 1e-4, "bf16": 0.3, "fp16": 0.05, "int8": 3.0}
 MACHINES = {
     "plain": Hardware("AMD EPYC 7763", 2, ("avx2", "fma"), 8 << 30),
     "bf16": Hardware("AMD EPYC 9R14", 2, ("avx2", "avx512f", "avx512_bf16"), 8 << 30),
@@ -93,12 +94,18 @@ def spread(batch: int, length: int) -> Batch:
     return make_batch([max(2, length - 7 * row) for row in range(batch)], seed=length)
 
 
+def sound_recipes(engine: Engine, precision: str) -> list[str]:
+    """Without those that overflow on a CPU without VNNI, as they do with the tiny models."""
+    recipes = engine.recipes(precision, HERE)
+    return [recipe for recipe in recipes if f"{recipe}-reduced" not in recipes]
+
+
 def all_candidates() -> Iterator[Any]:
     """What an engine runs on some machine; where it is not this one, the tests are skipped."""
     for name, engine in ENGINES.items():
         for streams, threads in ((2, 1),) if name in SLOW else ((1, 2), (2, 1), (2, 2)):
             for precision in PRECISIONS:
-                for recipe in engine.recipes(precision, HERE):
+                for recipe in sound_recipes(engine, precision):
                     candidate = Candidate(name, precision, "cpu", threads, streams, recipe)
                     if engine.supports(candidate, MACHINES["bf16"]) is None:
                         yield candidate
@@ -352,14 +359,16 @@ def test_a_model_that_cannot_be_exported_is_one_readable_line(
 def test_what_cannot_run_has_a_reason_of_one_sentence(name: str) -> None:
     engine = ENGINES[name]
     for machine in MACHINES.values():
-        for precision in PRECISIONS:
-            for device in ("cpu", "cuda"):
-                reason = engine.supports(Candidate(name, precision, device, 1), machine)
+        for precision, device in itertools.product(PRECISIONS, ("cpu", "cuda")):
+            for recipe in engine.recipes(precision, machine):
+                candidate = Candidate(name, precision, device, 1, recipe=recipe)
+                reason = engine.supports(candidate, machine)
                 expected = device == "cpu" and (
                     precision == "fp32"
                     or (precision == "bf16" and machine.has_bf16 and name != "onnx_runtime")
+                    or (recipe != "" and (machine.has_bf16 or not recipe.endswith("-bf16")))
                 )
-                assert (reason is None) == expected, (precision, device, reason)
+                assert (reason is None) == expected, (candidate.format, reason)
                 if reason is not None:
                     assert reason == reason.strip().rstrip(".")
                     assert 10 < len(reason) < 120

@@ -20,7 +20,7 @@ from tests.tiny import save_tiny, tiny_texts
 HERE = hardware.detect()
 VNNI = Hardware("Xeon", 2, ("avx2", "avx512f", "avx512_vnni"), 8 << 30)
 OLD = Hardware("EPYC", 2, ("avx2",), 8 << 30)
-QUERY = "encoder.layer.1.attention.self.query"
+QUERY = "bert.encoder.layer.1.attention.self.query"
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +107,29 @@ def _bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.parametrize("layer", [QUERY, "bert.pooler.dense", "classifier"])
+def test_every_spared_layer_is_a_product_of_integers_less(
+    reference: Reference, tmp_path: Path, layer: str
+) -> None:
+    import onnx
+
+    counts = []
+    for spared in ((), (layer,)):
+        candidate = Candidate("onnx_runtime", "int8", "cpu", 1, recipe="dynamic", spared=spared)
+        model = onnx.load(str(artifact(reference, candidate, tmp_path) / "model.onnx"))
+        counts.append(sum(node.op_type == "MatMulInteger" for node in model.graph.node))
+    assert counts == [14, 13]
+
+
+def test_a_model_without_linear_layers_does_not_become_int8() -> None:
+    from torch import nn
+
+    from hasten.engines import _torch
+
+    with pytest.raises(EngineError, match="no linear layer"):
+        _torch.dynamic_int8(nn.Sequential(nn.Embedding(4, 4)), ())
+
+
 def test_weights_alone_can_be_spared_as_well(reference: Reference, tmp_path: Path) -> None:
     import onnx
 
@@ -123,7 +146,7 @@ def test_pytorch_spares_layers_as_well(reference: Reference, tmp_path: Path) -> 
 
     module = _torch.dynamic_int8(reference.module(), (QUERY,))
     kinds = {
-        name.rpartition("bert.")[2]: type(layer).__module__
+        name.removeprefix("original."): type(layer).__module__
         for name, layer in module.named_modules()
         if name.endswith(("query", "key"))
     }
@@ -140,7 +163,13 @@ def test_a_layer_that_the_graph_does_not_have_is_an_error(
 
 
 def test_layers_are_not_mistaken_for_their_namesakes() -> None:
-    nodes = ["/a/layer.1/dense/MatMul", "/a/layer.11/dense/MatMul", "/a/layer.1/dense/Add"]
+    names = (
+        "layer.1/dense/MatMul",
+        "layer.11/dense/MatMul",
+        "layer.1/dense/Add",
+        "in/layer.1/dense/Add",
+    )
+    nodes = [f"/original/{name}" for name in names]
     assert nodes_of(["layer.1.dense"], nodes) == [nodes[0], nodes[2]]
     assert nodes_of((), nodes) == []
 
@@ -178,8 +207,8 @@ def test_the_layer_that_hurts_most_is_ranked_first(tmp_path: Path) -> None:
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
     reference = prepare(model, tmp_path / "reference")
     reference.keep_calibration(tiny_texts(8, seed=7))
-    ranked = rank_layers(reference)
+    ranked = rank_layers(reference, 1)
     assert ranked[0] == "bert.encoder.layer.0.intermediate.dense"
     assert len(ranked) == len(set(ranked)) == 2 * 6 + 2
-    assert ranked == rank_layers(reference)
+    assert ranked == rank_layers(reference, 1)
     shutil.rmtree(reference.folder)

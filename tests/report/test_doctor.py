@@ -74,14 +74,14 @@ def test_an_installed_engine():
     row = check(Installed())
     assert (row.name, row.title) == ("quick", "Quick Runtime")
     assert row.version == f"numpy {metadata.version('numpy')}"
-    assert row.runs == {"cpu": ("fp32",)}
+    assert row.runs == {"cpu": ("fp32", "int8")}
     reason = "AMD EPYC 7763 has no bf16 instructions"
     assert row.obstacles == (Obstacle("run", "cpu", ("bf16",), reason, None),)
 
 
 def test_gpus_are_asked_about_where_there_are_any():
     row = check(Installed(), WITH_GPU)
-    assert row.runs == {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "bf16")}
+    assert row.runs == {"cpu": ("fp32", "bf16", "int8"), "cuda": ("fp32", "bf16")}
     assert [(o.device, o.precisions) for o in row.obstacles] == [("cuda", ("fp16",))]
 
 
@@ -91,7 +91,7 @@ def test_precisions_with_one_reason_share_its_line():
             return None if candidate.precision == "fp32" else "only fp32 was built in"
 
     on_cpu, on_cuda = check(Fp32Only(), WITH_GPU).obstacles
-    assert on_cpu.scope == "bf16 on cpu"
+    assert on_cpu.scope == "bf16, int8 on cpu"
     assert on_cuda.precisions == ("bf16", "fp16")
     assert on_cuda.scope == "bf16, fp16 on cuda"
 
@@ -106,7 +106,7 @@ def test_a_missing_engine_has_its_reason_and_its_command():
 
 def test_an_engine_that_runs_but_cannot_export():
     row = check(CannotExport())
-    assert row.runs["cpu"] == ("fp32",)
+    assert row.runs["cpu"] == ("fp32", "int8")
     (obstacle,) = [o for o in row.obstacles if o.step == "export"]
     assert "no-such-dist" in obstacle.reason
     assert "rich" not in obstacle.reason
@@ -116,7 +116,7 @@ def test_an_engine_that_runs_but_cannot_export():
 def test_a_module_from_a_distribution_of_another_name():
     row = check(Rebranded())
     assert row.version == "no-such-dist (version unknown)"
-    assert row.runs["cpu"] == ("fp32",)
+    assert row.runs["cpu"] == ("fp32", "int8")
 
 
 def test_the_simplest_to_deploy_comes_first():
@@ -145,7 +145,7 @@ def test_what_is_shown():
     for expected in ("Intel Xeon, 8 usable cores", "avx512_bf16", "64 GiB", "NVIDIA L4, 23 GiB"):
         assert expected in text
     (row,) = [line for line in text.splitlines() if line.startswith(" Quick Runtime")]
-    assert row.split()[-4:] == ["fp32", "bf16", "fp32", "bf16"]
+    assert row.split()[-4:] == ["bf16", "int8", "fp32", "bf16"]
     assert "Quick Runtime (fp16 on cuda): Quick Runtime has no fp16 kernels" in text
     # Square brackets are rich's markup; the command must come out whole.
     assert "pip install 'hasten[absent]'" in text

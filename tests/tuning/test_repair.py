@@ -112,7 +112,7 @@ def test_without_calibration_texts_the_row_says_how_many_are_needed(tmp_path: Pa
     rows = [row for row in tuning.rows if row.candidate.device == "cpu"]
     reasons = {row.reason for row in rows if row.candidate.precision == "int8"}
     (reason,) = reasons
-    assert "at least 107 texts" in (reason or "")
+    assert "at least 107 different texts" in (reason or "")
 
 
 def test_calibration_texts_of_one_length_are_warned_about(tmp_path: Path) -> None:
