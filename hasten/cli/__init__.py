@@ -64,6 +64,8 @@ def _numbers(option: str, value: str | None) -> list[int] | None:
     "`hasten tune ./my-model --data texts.parquet --text-column body --label-column topic`\n\n"
     "`hasten tune my.module:build --weights state.pt --tokenizer ./tok --data lines.txt`\n\n"
     "`hasten tune ./my-model --data texts.csv --objective latency --engines onnx_runtime,openvino`"
+    "\n\n"
+    "`hasten tune ./my-model --data texts.csv --precisions fp32,int8 --max-flips 0.005 --strict`"
 )
 def tune(  # noqa: PLR0917 - typer makes options of all of them
     model: given.Model,

@@ -127,7 +127,7 @@ EXPERIMENTS = ("batch-size", "length", "order", "latency")
 
 ``batch-size``  every format over the user's texts, in arrival order, at several batch sizes
 ``length``      every format at several batch sizes and lengths
-``order``       arrival order, sorted by length, and optimal batches, for the leading formats
+``order``       arrival order, sorted by length, and optimal batches, for the fastest format
 ``latency``     one text at a time, every format
 """
 
