@@ -262,8 +262,8 @@ def _held_apart(
     if count < candidates.FEWEST_CALIBRATION or not candidates.tries_int8(settings):
         return everything[:0], everything
     apart = different[stratified_sample(lengths[different], count, settings.seed)]
-    seen = {texts[place] for place in apart}
-    rest = np.array([place for place in everything if texts[place] not in seen], np.int64)
+    seen = {texts[int(place)] for place in apart}
+    rest = np.array([place for place in everything if texts[int(place)] not in seen], np.int64)
     # Where most are copies of a few, too little would be left of what the user's texts are like.
     if 2 * len(rest) < len(texts):
         return everything[:0], everything

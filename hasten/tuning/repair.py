@@ -124,7 +124,9 @@ def _try(
     finals.measure_tables(context, [entrant], name=f"table:{entrant.label}", part=_TABLE_SHARE)
     predicted_s = _predicted_s(context, entrant)
     best_s = min((_predicted_s(context, e) for e in others if e.in_play), default=math.inf)
-    if predicted_s * _WORTH_IT >= best_s:
+    if not entrant.cells:
+        entrant.end("dropped", "the budget left no time to time it; raise --budget")
+    elif predicted_s * _WORTH_IT >= best_s:
         times = f"{predicted_s / best_s:.2f}x the time of the best that was accepted"
         entrant.end("dropped", f"{spared} layers spared, predicted {times}")
     elif context.budget.spent_s + predicted_s > deadline_s and not entrant.has_proved("parity"):

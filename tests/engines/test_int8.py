@@ -196,14 +196,16 @@ def test_bf16_for_the_rest_needs_a_cpu_that_has_it() -> None:
 
 
 def test_the_layer_that_hurts_most_is_ranked_first(tmp_path: Path) -> None:
-    import torch
     from safetensors.torch import load_file, save_file
 
     model = save_tiny(tmp_path / "model")
     weights = load_file(model / "model.safetensors")
-    # One huge weight a row leaves no levels of int8 for all the others.
-    name = "bert.encoder.layer.0.intermediate.dense.weight"
-    weights[name][:, 0] = 500.0 * torch.sign(weights[name][:, 0])
+    layer = "bert.encoder.layer.0"
+    # One huge weight a row leaves no levels of int8 for all the others; what it is multiplied
+    # with is always 0, so that in fp32 nobody sees it.
+    weights[f"{layer}.intermediate.dense.weight"][:, 0] = 500.0
+    for part in ("weight", "bias"):
+        weights[f"{layer}.attention.output.LayerNorm.{part}"][0] = 0.0
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
     reference = prepare(model, tmp_path / "reference")
     reference.keep_calibration(tiny_texts(8, seed=7))
