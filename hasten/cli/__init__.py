@@ -231,7 +231,7 @@ def bench(  # noqa: PLR0917 - typer makes options of all of them
 @app.command("demo")
 def run_demo(
     output: given.Output = Path("demo-bundle"),
-    budget: given.Budget = "8m",
+    budget: given.Budget = "10m",
     restart: given.Restart = False,
     as_json: given.AsJson = False,
     debug: given.Debug = False,

@@ -20,12 +20,12 @@ from hasten.tuning.worker import RunTexts
 _PROBE_FLIPS = 0.25
 _PROBE_TOLERANCE = 3 * TENSOR_TOLERANCE
 
-_PREPARE_SHARE = 0.45
-_SCREEN_SHARE = 0.12
+_PREPARE_SHARE, _AGAIN_SHARE = 0.4, 0.2  # the second for the other layouts of what is near
+_SCREEN_SHARE = 0.1
 _SCREEN_ROUNDS = 3
 # Drift within a screen is below this here; a candidate this far behind does not catch up.
 _CLEARLY_SLOWER = 1.3
-_MOST_SURVIVORS = 4  # of a precision
+_MOST_EXACT, _MOST_LOSSY = 4, 3  # of a precision; what is refused was proved for nothing
 # Of a precision that is not the fastest, the second is kept if it is this near to the first.
 _RIVALS, _TIED = 2, 1.1
 # Two streams instead of one, or the other way round, gained up to 1.4.
@@ -55,7 +55,9 @@ def first_looks(
         for entrant in others:
             _follow(entrant, seen[entrant.candidate.format])
         others = [entrant for entrant in others if entrant.in_play]
-        prepare_all(context, others, truth, name="prepare again", like=seen, beside=first)
+        prepare_all(
+            context, others, truth, name="prepare again", part=_AGAIN_SHARE, like=seen, beside=first
+        )
         time_shapes(context, [e for e in (*first, *others) if e.in_play], again=True)
     for entrant in entrants:
         if entrant.in_play:
@@ -69,6 +71,7 @@ def prepare_all(
     truth: NDArray[np.float32],
     *,
     name: str = "prepare",
+    part: float = _PREPARE_SHARE,
     like: Mapping[str, Entrant] | None = None,
     beside: Sequence[Entrant] = (),
 ) -> None:
@@ -76,10 +79,11 @@ def prepare_all(
 
     ``truth`` is float32 [texts, k]. Obviously wrong candidates are refused here, so that they
     cannot crowd out a right one; the full proof comes with the finals. ``name`` is what the
-    journal calls the moment from which on nothing more is started; ``like`` are other layouts by
+    journal calls the moment from which on nothing more is started, when a ``part`` of the time left
+    has been used; ``like`` are other layouts by
     format, which took as long to start, and ``beside`` others whose workers hold memory.
     """
-    deadline_s = context.budget.deadline(name, _PREPARE_SHARE)
+    deadline_s = context.budget.deadline(name, part)
     for number, entrant in enumerate(entrants, start=1):
         begun = (like or {}).get(entrant.candidate.format)
         start_s = begun.start_up.load_s if begun and begun.start_up else 0.0
@@ -286,8 +290,9 @@ def _drop_slower(running: list[Entrant]) -> None:
             continue
         place, own = places[precision], leaders[precision].screen_tokens_per_s or 0.0
         places[precision] += 1
-        near = place < _MOST_SURVIVORS and speed * _CLEARLY_SLOWER >= best
+        most = _MOST_EXACT if precision == "fp32" else _MOST_LOSSY
+        near = place < most and speed * _CLEARLY_SLOWER >= best
         rival = place < _RIVALS and speed * _TIED >= own
         if not (near or rival or place == 0):
-            crowded = f"; {_MOST_SURVIVORS} in {precision} go on" if best <= speed * _TIED else ""
+            crowded = f"; {most} in {precision} go on" if best <= speed * _TIED else ""
             entrant.end("dropped", f"{best / speed:.2f}x slower than {ranked[0].label}{crowded}")
