@@ -79,9 +79,9 @@ def prepare_all(
 
     ``truth`` is float32 [texts, k]. Obviously wrong candidates are refused here, so that they
     cannot crowd out a right one; the full proof comes with the finals. ``name`` is what the
-    journal calls the moment from which on nothing more is started, when a ``part`` of the time left
-    has been used; ``like`` are other layouts by
-    format, which took as long to start, and ``beside`` others whose workers hold memory.
+    journal calls the moment from which on nothing more is started, when a ``part`` of the time
+    left has been used; ``like`` are other layouts by format, which took as long to start, and
+    ``beside`` others whose workers hold memory.
     """
     deadline_s = context.budget.deadline(name, part)
     for number, entrant in enumerate(entrants, start=1):
@@ -141,9 +141,9 @@ def sweep(
 def _affordable(
     context: Context, running: Sequence[Entrant], shape: Shape, visit: int, deadline_s: float
 ) -> bool:
-    """Whether everybody can visit the shape in time, or has already, in an interrupted run."""
-    if all(entrant.has_timed(shape, visit) for entrant in running):
-        return bool(running)
+    """Whether everybody can visit the shape in time, or an interrupted run has begun with it."""
+    if any(entrant.has_timed(shape, visit) for entrant in running):
+        return True
     expected_s = sum(_expected_s(entrant, shape) for entrant in running)
     return context.budget.spent_s + expected_s <= deadline_s
 
