@@ -238,15 +238,15 @@ def test_wherever_a_run_is_interrupted_it_ends_the_same(tmp_path: Path) -> None:
     # A budget that leaves cells of the cost table and finalists out: what is left out must not
     # depend on the interruption.
     script = {"*": SLOW, "fake-bf16-cpu-2x1": FAST, "fake-fp32-cpu-2x1": {**SLOW, "call_s": 4e-3}}
-    undisturbed = Lab(tmp_path / "whole", script, texts=30, budget_s=12.0)
+    undisturbed = Lab(tmp_path / "whole", script, texts=30, budget_s=14.0)
     expected = [_course(row) for row in undisturbed.tune().rows]
     assert any(status == "dropped" for status, *_ in expected)
     for stop in range(0, len(undisturbed.messages), 7):
-        lab = Lab(tmp_path / str(stop), script, texts=30, budget_s=12.0)
+        lab = Lab(tmp_path / str(stop), script, texts=30, budget_s=14.0)
         lab.stop_after = stop
         with pytest.raises(KeyboardInterrupt):
             lab.tune()
-        resumed = Lab(tmp_path / str(stop), script, texts=30, budget_s=12.0).tune()
+        resumed = Lab(tmp_path / str(stop), script, texts=30, budget_s=14.0).tune()
         assert [_course(row) for row in resumed.rows] == expected, stop
 
 
