@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from hasten.errors import EngineError, ResumeError, StorageError
 from hasten.plain import to_json
 
-VERSION = 1
+VERSION = 2
 _DIGEST = 64  # hexadecimal digits of a SHA-256
 
 T = TypeVar("T")
