@@ -142,8 +142,8 @@ def _affordable(
     context: Context, running: Sequence[Entrant], shape: Shape, visit: int, deadline_s: float
 ) -> bool:
     """Whether everybody can visit the shape in time, or an interrupted run has begun with it."""
-    if any(entrant.has_timed(shape, visit) for entrant in running):
-        return True
+    if not running or any(entrant.has_timed(shape, visit) for entrant in running):
+        return bool(running)
     expected_s = sum(_expected_s(entrant, shape) for entrant in running)
     return context.budget.spent_s + expected_s <= deadline_s
 
