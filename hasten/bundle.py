@@ -46,7 +46,8 @@ class Bundle:
     """A verified bundle: its files are the ones that were saved.
 
     ``differences`` says, in sentences, how this machine is not the one it was tuned on;
-    ``probes`` show whether it computes the same. ``digest`` stands for all that is in it.
+    ``probes`` show whether it computes the same. ``digest`` stands for all that is in it, and
+    ``here`` is this machine.
     """
 
     folder: Path
@@ -58,6 +59,7 @@ class Bundle:
     differences: tuple[str, ...]
     probes: Probes | None
     digest: str
+    here: Hardware
 
     @property
     def tokenizer(self) -> Path:
@@ -150,6 +152,7 @@ def load(folder: Path, *, trust: bool = False, here: Hardware | None = None) -> 
         hardware.differences(then, now) + _other_versions(engine, manifest["versions"]),
         _read_probes(folder) if PROBES in manifest["files"] else None,
         _digest(manifest),
+        now,
     )
 
 

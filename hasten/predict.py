@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasten import bundle as bundles
-from hasten import engines, hardware, probes, tasks
+from hasten import engines, probes, tasks
 from hasten.batching import CostModel
 from hasten.errors import InputError
 from hasten.pipeline import Pipeline, Streams
@@ -58,7 +58,7 @@ class Predictor:
     def _check(self, versions: Mapping[str, str]) -> None:
         """Once on every machine, see that it computes what was proved; see hasten.probes."""
         bundle = self.bundle
-        memory = probes.Memory(bundle.digest, hardware.detect(), versions)
+        memory = probes.Memory(bundle.digest, bundle.here, versions)
         if bundle.probes is None or memory.holds:
             return
         precision = bundle.plan.candidate.precision

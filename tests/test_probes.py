@@ -17,7 +17,7 @@ from hasten.errors import BundleError
 from hasten.probes import Memory
 from hasten.records import Probes, Tuning
 from tests.scripted import MACHINE, Lab
-from tests.test_bundle import FAST
+from tests.test_bundle import FAST, save
 
 
 @pytest.fixture(autouse=True)
@@ -36,18 +36,6 @@ def tuning(lab: Lab) -> Tuning:
     return lab.tune()
 
 
-def save(folder: Path, lab: Lab, tuning: Tuning) -> Path:
-    bundle.save(
-        folder,
-        tuning,
-        artifact=lab.folder / "artifacts" / "fake-fp32-cpu",
-        reference=lab.reference.folder,
-        extra={},
-        results=lab.folder / "results.jsonl",
-    )
-    return folder
-
-
 def altered(tuning: Tuning, by: float) -> Tuning:
     assert tuning.probes
     outputs = np.array(tuning.probes.outputs) + by * np.array([1.0, -1.0, 0.0])
@@ -56,11 +44,16 @@ def altered(tuning: Tuning, by: float) -> Tuning:
 
 
 def test_a_bundle_that_answers_as_it_did_loads_and_is_remembered(
-    tmp_path: Path, lab: Lab, tuning: Tuning, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    lab: Lab,
+    tuning: Tuning,
+    monkeypatch: pytest.MonkeyPatch,
+    own_cache: Path,
 ) -> None:
     folder = save(tmp_path / "bundle", lab, tuning)
     with pytest.warns(UserWarning, match="bundle"):  # the lab's machine is another than this one
         hasten.load(folder).close()
+    assert len(list(own_cache.rglob("checked/*"))) == 1
     monkeypatch.setattr(probes, "check", lambda *_, **__: pytest.fail("checked twice"))
     with pytest.warns(UserWarning, match="bundle"):
         hasten.load(folder).close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from queue import SimpleQueue
@@ -98,6 +99,18 @@ def nodes_of(layers: Sequence[str], nodes: Iterable[str]) -> list[str]:
             raise EngineError(f"the exported graph has no node of the layer {layer}")
         found += own
     return list(dict.fromkeys(found))
+
+
+@contextmanager
+def quiet_logger(name: str | None) -> Iterator[None]:
+    """Hold back what is no error in the log of this name (None: the root's), for the block."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextmanager

@@ -9,16 +9,14 @@ without VNNI, on which pairs of full 8-bit products overflow the 16 bits that th
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hasten.engines._border import nodes_of
+from hasten.engines._border import nodes_of, quiet_logger
 from hasten.errors import EngineError
 from hasten.records import Candidate, Hardware
 
@@ -50,7 +48,8 @@ def quantize(exported: Path, path: Path, reference: Reference, candidate: Candid
         raise EngineError("nothing in its graph can become int8: it has no matrix product")
     reduced = candidate.recipe.endswith(_REDUCED)
     recipe = candidate.recipe.removesuffix(_REDUCED)
-    with _quiet():
+    # Its advice goes to the root logger, whatever was done.
+    with quiet_logger(None):
         if recipe == "weights":
             _weights(model, path, spared)
         elif recipe == "static":
@@ -134,15 +133,3 @@ def _reader(batches: Iterator[Mapping[str, NDArray[np.int64]]]) -> Any:
             return next(batches, None)
 
     return Reader()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back the quantizer's advice on the root logger, which it gives whatever was done."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        root.setLevel(level)

@@ -8,12 +8,9 @@ CPUs without VNNI, on which sums of full products overflow.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from hasten.engines._border import nodes_of
+from hasten.engines._border import nodes_of, quiet_logger
 from hasten.records import Candidate, Hardware
 
 if TYPE_CHECKING:
@@ -30,7 +27,8 @@ def quantize(model: Any, reference: Reference, candidate: Candidate) -> Any:
     """The converted fp32 ``model`` as the candidate's recipe wants it."""
     import nncf
 
-    with _quiet():
+    # Importing NNCF has set the level, so that it is lowered behind that.
+    with quiet_logger("nncf"):
         products = [node for node in model.get_ordered_ops() if node.get_type_name() == "MatMul"]
         names = [node.get_friendly_name() for node in products]
         ignored = nncf.IgnoredScope(names=nodes_of(candidate.spared, names))
@@ -52,15 +50,3 @@ def quantize(model: Any, reference: Reference, candidate: Candidate) -> Any:
             ignored_scope=ignored,
             advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=fix),
         )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back NNCF's account of what it does; importing NNCF has set the level."""
-    logger = logging.getLogger("nncf")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
