@@ -2,10 +2,10 @@
 
 >>> import hasten
 >>> hasten.__all__
-['HastenError', '__version__', 'bench', 'load', 'tune']
+['HastenError', '__version__', 'bench', 'load', 'predict', 'predict_file', 'tune']
 
-Importing it loads no framework; ``tune`` and ``bench`` need the extra ``[tune]``, ``load`` only
-what the bundle's winner needs.
+Importing it loads no framework; ``tune`` and ``bench`` need the extra ``[tune]``, ``load``,
+``predict`` and ``predict_file`` only what the bundle's winner needs.
 """
 
 from __future__ import annotations
@@ -16,13 +16,21 @@ from hasten.errors import HastenError
 
 if TYPE_CHECKING:
     from hasten.api import bench, tune
-    from hasten.predict import load
+    from hasten.bulk.run import predict_file
+    from hasten.bulk.stream import predict
+    from hasten.predictor import load
 
 __version__ = "0.1.0"
 
-__all__ = ["HastenError", "__version__", "bench", "load", "tune"]
+__all__ = ["HastenError", "__version__", "bench", "load", "predict", "predict_file", "tune"]
 
-_HOME = {"bench": "hasten.api", "load": "hasten.predict", "tune": "hasten.api"}
+_HOME = {
+    "bench": "hasten.api",
+    "load": "hasten.predictor",
+    "predict": "hasten.bulk.stream",
+    "predict_file": "hasten.bulk.run",
+    "tune": "hasten.api",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -79,7 +79,7 @@ class Streams:
 
         def one(number: int) -> None:
             begin = self._clock()
-            results[number] = self._forward(tokens, batches[number])
+            results[number] = self.forward(tokens, batches[number])
             latency_s[number] = self._clock() - begin
 
         self._spread(one, len(batches))
@@ -108,7 +108,19 @@ class Streams:
             self._pool.shutdown()
         self._session.close()
 
-    def _forward(self, tokens: Tokens, batch: NDArray[np.int64]) -> NDArray[np.float32]:
+    def forward(self, tokens: Tokens, batch: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Run one batch on the caller's thread; as many threads may do so as there are streams.
+
+        Args:
+            tokens: of all texts.
+            batch: int64 [n], which of them.
+
+        Returns:
+            float32 [n, k].
+
+        Raises:
+            EngineError: the engine failed.
+        """
         ids, mask = tokens.pad(batch, self._info.pad_token_id)
         outputs = self._session.run(ids, mask, self._token_types(ids))
         return outputs[self._info.output_names[0]]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias, TypedDict
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from hasten.errors import ChoiceError, InputError, ModelError
@@ -38,7 +39,17 @@ class Task(ABC):
     decides: bool
     """Whether outputs lead to a decision that can flip; if not, only numbers can be compared."""
 
+    usual_columns: tuple[str, ...]
+    """Which columns of :meth:`table` files get unless others are asked for."""
+
     @abstractmethod
+    def scores(self, outputs: Outputs) -> Outputs:
+        """What a caller sees of each label, float32 [n, k]: probabilities, or the numbers."""
+
+    @abstractmethod
+    def table(self, outputs: Outputs, labels: Sequence[str]) -> pa.Table:
+        """The answers as Arrow columns, one row a text; ``labels`` name the k columns."""
+
     def answers(
         self, outputs: Outputs, labels: Sequence[str], top_k: int | None = 1, *, bare: bool = True
     ) -> list[Answer]:
@@ -54,6 +65,7 @@ class Task(ABC):
         Raises:
             ModelError: there is not one label for every column.
         """
+        return _ranked(self.scores(outputs), labels, top_k, bare)
 
     @abstractmethod
     def decisions(self, outputs: Outputs) -> NDArray[Any]:
@@ -108,13 +120,26 @@ class SingleLabel(Task):
 
     name = "single_label"
     decides = True
+    usual_columns = ("label", "score")
 
-    def answers(
-        self, outputs: Outputs, labels: Sequence[str], top_k: int | None = 1, *, bare: bool = True
-    ) -> list[Answer]:
+    def scores(self, outputs: Outputs) -> Outputs:
+        """Softmax."""
         _check_choice(outputs)
         powers = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
-        return _ranked(powers / powers.sum(axis=-1, keepdims=True), labels, top_k, bare)
+        shares: Outputs = powers / powers.sum(axis=-1, keepdims=True)
+        return shares
+
+    def table(self, outputs: Outputs, labels: Sequence[str]) -> pa.Table:
+        """``label`` and its ``score``; ``scores`` of all labels by name."""
+        scores = self.scores(outputs)
+        best = scores.argmax(axis=1)
+        return pa.table(
+            {
+                "label": pa.array(labels, pa.string()).take(pa.array(best)),
+                "score": scores[np.arange(len(scores)), best],
+                "scores": _by_label(scores, labels),
+            }
+        )
 
     def decisions(self, outputs: Outputs) -> NDArray[Any]:
         _check_choice(outputs)
@@ -150,15 +175,28 @@ class MultiLabel(Task):
 
     name = "multi_label"
     decides = True
+    usual_columns = ("labels", "scores")
 
-    def answers(
-        self, outputs: Outputs, labels: Sequence[str], top_k: int | None = 1, *, bare: bool = True
-    ) -> list[Answer]:
+    def scores(self, outputs: Outputs) -> Outputs:
+        """Sigmoid."""
         # The pipeline's formula, for equal bits. Far below zero exp overflows to infinity, and
         # the score is 0, as it should be.
         with np.errstate(over="ignore"):
-            scores = np.float32(1.0) / (np.float32(1.0) + np.exp(-outputs))
-        return _ranked(scores, labels, top_k, bare)
+            chances: Outputs = np.float32(1.0) / (np.float32(1.0) + np.exp(-outputs))
+        return chances
+
+    def table(self, outputs: Outputs, labels: Sequence[str]) -> pa.Table:
+        """The ``labels`` that apply, and the ``scores`` of all by name."""
+        applying = [
+            [label for label, applies in zip(labels, row, strict=True) if applies]
+            for row in self.decisions(outputs)
+        ]
+        return pa.table(
+            {
+                "labels": pa.array(applying, pa.list_(pa.string())),
+                "scores": _by_label(self.scores(outputs), labels),
+            }
+        )
 
     def decisions(self, outputs: Outputs) -> NDArray[Any]:
         return outputs >= 0
@@ -197,11 +235,17 @@ class Regression(Task):
 
     name = "regression"
     decides = False
+    usual_columns = ("value",)
 
-    def answers(
-        self, outputs: Outputs, labels: Sequence[str], top_k: int | None = 1, *, bare: bool = True
-    ) -> list[Answer]:
-        return _ranked(outputs, labels, top_k, bare)
+    def scores(self, outputs: Outputs) -> Outputs:
+        """The numbers themselves."""
+        return outputs
+
+    def table(self, outputs: Outputs, labels: Sequence[str]) -> pa.Table:
+        """The number as ``value``; where there are several, they stand in it by name."""
+        if outputs.shape[1] == 1:
+            return pa.table({"value": outputs[:, 0]})
+        return pa.table({"value": _by_label(outputs, labels)})
 
     def decisions(self, outputs: Outputs) -> NDArray[Any]:
         return np.empty((len(outputs), 0), dtype=np.bool_)
@@ -222,6 +266,12 @@ class Tensors(Regression):
     """Vectors without names, such as embeddings, or logits of random weights."""
 
     name = "tensors"
+    usual_columns = ("embedding",)
+
+    def table(self, outputs: Outputs, labels: Sequence[str]) -> pa.Table:
+        """The vectors as ``embedding``, lists of equal length."""
+        numbers = pa.array(np.ascontiguousarray(outputs).ravel())
+        return pa.table({"embedding": pa.FixedSizeListArray.from_arrays(numbers, outputs.shape[1])})
 
     def answers(
         self, outputs: Outputs, labels: Sequence[str], top_k: int | None = 1, *, bare: bool = True
@@ -268,10 +318,7 @@ def _ranked(
 ) -> list[Answer]:
     """Name the scores, best first; of equal ones the first label, as the pipeline does."""
     if scores.shape[1] != len(labels):
-        raise ModelError(
-            f"the model gives {scores.shape[1]} numbers a text and names {len(labels)} labels",
-            fix="Let id2label in its config.json name each column once.",
-        )
+        raise _unnamed(scores, labels)
     order = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
     best = np.take_along_axis(scores, order, axis=1).tolist()
     ranked: list[list[LabelScore]] = [
@@ -279,6 +326,20 @@ def _ranked(
         for row, row_scores in zip(order.tolist(), best, strict=True)
     ]
     return [row[0] for row in ranked] if bare and top_k == 1 else list(ranked)
+
+
+def _by_label(scores: Outputs, labels: Sequence[str]) -> pa.Array:
+    """Scores as one column of structs with a field for each label."""
+    if scores.shape[1] != len(labels):
+        raise _unnamed(scores, labels)
+    return pa.StructArray.from_arrays(list(np.ascontiguousarray(scores.T)), names=list(labels))
+
+
+def _unnamed(scores: Outputs, labels: Sequence[str]) -> ModelError:
+    return ModelError(
+        f"the model gives {scores.shape[1]} numbers a text and names {len(labels)} labels",
+        fix="Let id2label in its config.json name each column once.",
+    )
 
 
 def _check_choice(outputs: Outputs) -> None:

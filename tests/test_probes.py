@@ -12,7 +12,7 @@ import platformdirs
 import pytest
 
 import hasten
-from hasten import bundle, predict, probes
+from hasten import bundle, predictor, probes
 from hasten.errors import BundleError
 from hasten.probes import Memory
 from hasten.records import Probes, Tuning
@@ -147,4 +147,4 @@ def test_bundles_without_probes_still_load(
     monkeypatch.setattr(probes, "check", lambda *_, **__: pytest.fail("nothing to check with"))
     loaded = bundle.load(folder, here=MACHINE)
     assert loaded.probes is None
-    predict.Predictor(loaded).close()
+    predictor.Predictor(loaded).close()

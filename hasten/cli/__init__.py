@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from hasten import __version__
-from hasten.cli import options as given
+from hasten.cli import options
 from hasten.cli.display import (
     Display,
     err,
@@ -19,6 +19,7 @@ from hasten.cli.display import (
     reporting,
     show,
     show_document,
+    show_summary,
     write_report,
 )
 from hasten.errors import ChoiceError
@@ -68,19 +69,19 @@ def _numbers(option: str, value: str | None) -> list[int] | None:
     "`hasten tune ./my-model --data texts.csv --precisions fp32,int8 --max-flips 0.005 --strict`"
 )
 def tune(  # noqa: PLR0917 - typer makes options of all of them
-    model: given.Model,
-    data: given.Data,
-    output: given.Output = Path("bundle"),
-    text_column: given.TextColumn = None,
+    model: options.Model,
+    data: options.Data,
+    output: options.Output = Path("bundle"),
+    text_column: options.TextColumn = None,
     label_column: Annotated[
         str | None, typer.Option(help="Column with the right labels, to report accuracies.")
     ] = None,
-    tokenizer: given.Tokenizer = None,
-    weights: given.Weights = None,
-    task: given.Task = None,
-    random_weights: given.RandomWeights = False,
-    allow_pickle: given.AllowPickle = False,
-    budget: given.Budget = "10m",
+    tokenizer: options.Tokenizer = None,
+    weights: options.Weights = None,
+    task: options.Task = None,
+    random_weights: options.RandomWeights = False,
+    allow_pickle: options.AllowPickle = False,
+    budget: options.Budget = "10m",
     objective: Annotated[
         str, typer.Option(help="throughput, or latency (one text at a time).")
     ] = "throughput",
@@ -93,20 +94,20 @@ def tune(  # noqa: PLR0917 - typer makes options of all of them
     strict: Annotated[
         bool, typer.Option("--strict", help="Hold the 95 % bound against --max-flips.")
     ] = False,
-    engines: given.Engines = None,
-    precisions: given.Precisions = None,
-    batch_sizes: given.BatchSizes = None,
-    threads: given.Threads = None,
-    device: given.Device = "auto",
-    texts: given.Texts = 1000,
+    engines: options.Engines = None,
+    precisions: options.Precisions = None,
+    batch_sizes: options.BatchSizes = None,
+    threads: options.Threads = None,
+    device: options.Device = "auto",
+    texts: options.Texts = 1000,
     calibration: Annotated[
         int, typer.Option(help="Hold so many other texts apart to calibrate int8 with.")
     ] = 300,
     rounds: Annotated[int, typer.Option(help="Interleaved end-to-end rounds, at least.")] = 5,
-    seed: given.Seed = 0,
-    restart: given.Restart = False,
-    as_json: given.AsJson = False,
-    debug: given.Debug = False,
+    seed: options.Seed = 0,
+    restart: options.Restart = False,
+    as_json: options.AsJson = False,
+    debug: options.Debug = False,
 ) -> None:
     """Find the fastest way to run MODEL on this machine, and save it as a bundle.
 
@@ -158,36 +159,36 @@ def tune(  # noqa: PLR0917 - typer makes options of all of them
     "`hasten bench ./my-model --data texts.csv --lengths 16,64,256 --engines onnx_runtime`"
 )
 def bench(  # noqa: PLR0917 - typer makes options of all of them
-    model: given.Model,
-    data: given.Data,
+    model: options.Model,
+    data: options.Data,
     output: Annotated[
         Path,
         typer.Option("--output", "-o", help="Folder for the results; another start continues."),
     ] = Path("bench"),
-    text_column: given.TextColumn = None,
-    tokenizer: given.Tokenizer = None,
-    weights: given.Weights = None,
-    task: given.Task = None,
-    random_weights: given.RandomWeights = False,
-    allow_pickle: given.AllowPickle = False,
+    text_column: options.TextColumn = None,
+    tokenizer: options.Tokenizer = None,
+    weights: options.Weights = None,
+    task: options.Task = None,
+    random_weights: options.RandomWeights = False,
+    allow_pickle: options.AllowPickle = False,
     experiments: Annotated[
         str | None, typer.Option(help="With commas: batch-size,length,order,latency.")
     ] = None,
-    batch_sizes: given.BatchSizes = None,
+    batch_sizes: options.BatchSizes = None,
     lengths: Annotated[
         str | None,
         typer.Option(help="Tokens, with commas.  [default: 8,16,32,... the model's maximum]"),
     ] = None,
     runs: Annotated[int, typer.Option(help="Interleaved runs over the texts.")] = 5,
-    texts: given.Texts = 1000,
-    engines: given.Engines = None,
-    precisions: given.Precisions = None,
-    threads: given.Threads = None,
-    device: given.Device = "auto",
-    seed: given.Seed = 0,
-    restart: given.Restart = False,
-    as_json: given.AsJson = False,
-    debug: given.Debug = False,
+    texts: options.Texts = 1000,
+    engines: options.Engines = None,
+    precisions: options.Precisions = None,
+    threads: options.Threads = None,
+    device: options.Device = "auto",
+    seed: options.Seed = 0,
+    restart: options.Restart = False,
+    as_json: options.AsJson = False,
+    debug: options.Debug = False,
 ) -> None:
     """Measure every format over batch sizes, lengths and batching orders, and choose nothing.
 
@@ -230,11 +231,11 @@ def bench(  # noqa: PLR0917 - typer makes options of all of them
 
 @app.command("demo")
 def run_demo(
-    output: given.Output = Path("demo-bundle"),
-    budget: given.Budget = "10m",
-    restart: given.Restart = False,
-    as_json: given.AsJson = False,
-    debug: given.Debug = False,
+    output: options.Output = Path("demo-bundle"),
+    budget: options.Budget = "10m",
+    restart: options.Restart = False,
+    as_json: options.AsJson = False,
+    debug: options.Debug = False,
 ) -> None:
     """Run the main job on a real encoder and a real corpus; no hub, no network.
 
@@ -267,6 +268,96 @@ def run_demo(
 
 @app.command(
     epilog="**Examples**\n\n"
+    "`hasten predict bundle reviews.csv -o answers.csv`\n\n"
+    "`hasten predict bundle 'logs/*.jsonl.gz' -o answers/ --format parquet`\n\n"
+    "`hasten predict bundle data.parquet -o out.parquet --columns label=topic,score=confidence`"
+    "\n\n"
+    "`zcat lines.txt.gz | hasten predict bundle - -o - --input-format txt | jq .label`"
+)
+def predict(  # noqa: PLR0917 - typer makes options of all of them
+    bundle: Annotated[Path, typer.Argument(help="The folder that `hasten tune` made.")],
+    given: Annotated[
+        str,
+        typer.Argument(
+            metavar="INPUT",
+            help="A file (.csv, .tsv, .jsonl, .parquet, .txt, also .gz or .zst), a folder or a "
+            "quoted glob pattern of such, or - for standard input.",
+        ),
+    ],
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            help="A file, whose extension names the format; a folder for parts; or - for "
+            "standard output.",
+        ),
+    ],
+    text_column: options.TextColumn = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            help="Answers to add, with commas, each also under a name of its own: "
+            "label=topic,score. Of a classifier: label, score, scores."
+        ),
+    ] = None,
+    output_format: Annotated[
+        str | None,
+        typer.Option("--format", help="Of a folder or standard output: csv,tsv,jsonl,parquet."),
+    ] = None,
+    input_format: Annotated[
+        str | None, typer.Option(help="Of standard input: csv, tsv, jsonl or txt.")
+    ] = None,
+    on_error: Annotated[
+        str,
+        typer.Option(
+            help="stop at a row that cannot be read or answered, or record why in a column."
+        ),
+    ] = "stop",
+    restart: Annotated[
+        bool,
+        typer.Option("--restart", help="Throw away what was done, and replace what is there."),
+    ] = False,
+    shard_rows: Annotated[
+        int | None,
+        typer.Option(help="Rows that are planned and stored together.  [default: 20 s of work]"),
+    ] = None,
+    trust_bundle: Annotated[
+        bool, typer.Option("--trust-bundle", help="Accept an artifact that can run code.")
+    ] = False,
+    as_json: options.AsJson = False,
+    debug: options.Debug = False,
+) -> None:
+    """Answer every row of INPUT with BUNDLE's model.
+
+    Keeps all columns and the order, adds the answers. Whatever interrupts it, the same command
+    continues; equal texts are run once; memory stays bounded. With `-o -` the summary goes to
+    standard error.
+    """
+    from hasten import predict_file
+
+    with reporting(debug):
+        display = Display()
+        with display.live():
+            summary = predict_file(
+                bundle,
+                given,
+                output,
+                text_column=text_column,
+                columns=_names(columns),
+                input_format=input_format,
+                output_format=output_format,
+                on_error=on_error,
+                restart=restart,
+                trust=trust_bundle,
+                shard_rows=shard_rows,
+                on_event=display,
+            )
+        show_summary(summary, as_json=as_json)
+
+
+@app.command(
+    epilog="**Examples**\n\n"
     "`hasten report bench`\n\n"
     "`hasten report bundle --format html,md,png -o site`\n\n"
     "`hasten report before after`"
@@ -284,8 +375,8 @@ def report(  # noqa: PLR0917 - typer makes options of all of them
         str | None,
         typer.Option("--format", help="With commas: html,md,png,svg.  [default: html]"),
     ] = None,
-    as_json: given.AsJson = False,
-    debug: given.Debug = False,
+    as_json: options.AsJson = False,
+    debug: options.Debug = False,
 ) -> None:
     """Show results again, and write them as one HTML page that opens anywhere.
 
@@ -311,7 +402,7 @@ def report(  # noqa: PLR0917 - typer makes options of all of them
 
 
 @app.command()
-def doctor(as_json: given.AsJson = False, debug: given.Debug = False) -> None:
+def doctor(as_json: options.AsJson = False, debug: options.Debug = False) -> None:
     """Show what this machine is, which engines can run here, and what would add the others."""
     from hasten import engines, hardware
     from hasten.report import doctor as checkup
@@ -331,7 +422,7 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback()
-def options(
+def _options(
     version: Annotated[
         bool,
         typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),

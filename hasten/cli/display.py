@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from hasten import records
 from hasten.errors import EngineError, HastenError, NoCandidate, Unavailable
 from hasten.plain import to_json
-from hasten.records import Bench, Briefing, Event, Forecast, Tuning
+from hasten.records import Bench, Briefing, Event, Forecast, Summary, Tuning
 
 if TYPE_CHECKING:
     from hasten.report.document import Document
@@ -131,7 +131,7 @@ def reporting(debug: bool) -> Iterator[None]:
             raise
         _fail(error)
     except KeyboardInterrupt:
-        err.print("\nInterrupted. What was measured is kept; the same command continues.")
+        err.print("\nInterrupted. What was done is kept; the same command continues.")
         raise typer.Exit(_INTERRUPTED) from None
 
 
@@ -159,6 +159,32 @@ def show(result: Tuning | Bench, folder: Path, *, as_json: bool) -> None:
         soft_wrap=True,
         highlight=False,
     )
+
+
+def show_summary(summary: Summary, *, as_json: bool) -> None:
+    """Print what a bulk run did; on standard error where the answers went to standard output."""
+    told = err if summary.output == "-" else out
+    if as_json:
+        value = {**to_json(summary), "rows_per_s": summary.rows_per_s}
+        (print_json(value) if told is out else err.print(json.dumps(value), soft_wrap=True))
+        return
+    total = summary.total
+    answered = total.rows - total.errors
+    notes = [
+        f"{total.tokens:,} tokens with {total.padding_share:.1%} padding",
+        f"{total.duplicates:,} duplicates run once" if total.duplicates else "",
+        f"{summary.kept_rows:,} rows kept from an earlier run" if summary.kept_rows else "",
+    ]
+    told.print(
+        f"{answered:,} rows answered in {_minutes(summary.seconds)} after {summary.load_s:.1f} s "
+        f"of loading: {summary.rows_per_s:,.1f} rows/s",
+        highlight=False,
+    )
+    told.print("; ".join(filter(None, notes)), highlight=False)
+    if total.errors:
+        told.print(f"[bold red]{total.errors:,} rows have an error instead[/]", highlight=False)
+    if told is out:
+        told.print(f"Written: {escape(summary.output)}", soft_wrap=True, highlight=False)
 
 
 def show_document(document: Document) -> None:

@@ -5,6 +5,16 @@ A record is validated once, when it is made, and does no I/O. Units stand in the
 derived from them is a property. :mod:`hasten.plain` turns records into JSON values and back.
 """
 
+from hasten.records.bulk import (
+    ON_ERROR,
+    BulkPlan,
+    Place,
+    Receipt,
+    Shard,
+    Source,
+    Summary,
+    Tally,
+)
 from hasten.records.events import (
     Briefing,
     Event,
@@ -53,10 +63,12 @@ __all__ = [
     "DEVICES",
     "EXPERIMENTS",
     "OBJECTIVES",
+    "ON_ERROR",
     "PRECISIONS",
     "WORTH_TRYING",
     "Bench",
     "Briefing",
+    "BulkPlan",
     "Candidate",
     "Ceiling",
     "CostTable",
@@ -72,15 +84,21 @@ __all__ = [
     "Measurement",
     "ModelInfo",
     "Parity",
+    "Place",
     "Plan",
     "Probes",
     "Progress",
     "Quality",
+    "Receipt",
     "Row",
     "Settings",
     "ShapeTime",
+    "Shard",
+    "Source",
     "StartUp",
     "Status",
     "Strategy",
+    "Summary",
+    "Tally",
     "Tuning",
 ]

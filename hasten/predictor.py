@@ -33,6 +33,9 @@ class Predictor:
 
     Attributes:
         bundle: where it comes from, and how this machine differs from the one it was tuned on.
+        task: what its outputs mean.
+        cost: what batches cost, if that was measured.
+        streams: what runs them.
 
     Raises:
         BundleError: this machine does not compute what the bundle was proved to compute.
@@ -49,9 +52,10 @@ class Predictor:
         streams = Streams(session, candidate.streams, bundle.model)
         table = bundle.plan.cost_table
         self.bundle = bundle
+        self.streams = streams
+        self.cost = CostModel(table, candidate.streams) if table else None
+        self.task = tasks.get(bundle.model.task)
         self._pipeline = Pipeline(tokenizer, streams)
-        self._cost = CostModel(table, candidate.streams) if table else None
-        self._task = tasks.get(bundle.model.task)
         self._turn = threading.Lock()
         self._check(engine.versions())
 
@@ -90,7 +94,7 @@ class Predictor:
         """
         single = isinstance(texts, str)
         bare = top_k is _UNSET
-        answers: list[Any] = self._task.answers(
+        answers: list[Any] = self.task.answers(
             self.outputs([texts] if isinstance(texts, str) else texts),
             self.bundle.model.labels,
             1 if bare else top_k,
@@ -118,12 +122,12 @@ class Predictor:
     def _run(self, texts: Sequence[str]) -> NDArray[np.float32]:
         plan = self.bundle.plan
         limit_s = plan.max_batch_latency_s
-        run = self._pipeline.run(texts, plan.strategy, self._cost, max_batch_latency_s=limit_s)
+        run = self._pipeline.run(texts, plan.strategy, self.cost, max_batch_latency_s=limit_s)
         return run.outputs
 
     def close(self) -> None:
         """Release the model and its threads."""
-        self._pipeline.streams.close()
+        self.streams.close()
 
     def __enter__(self) -> Predictor:
         return self
@@ -146,7 +150,16 @@ def load(folder: str | PathLike[str], *, trust: bool = False) -> Predictor:
         Unavailable: the winner's engine is not installed; the message says what to install.
         EngineError: the engine cannot load the artifact.
     """
+    return Predictor(verified(folder, trust=trust))
+
+
+def verified(folder: str | PathLike[str], *, trust: bool = False) -> bundles.Bundle:
+    """A bundle whose files are what was saved; warns where this machine is another one.
+
+    Raises:
+        BundleError: no bundle, a damaged one, one that must not or cannot run here.
+    """
     bundle = bundles.load(Path(folder), trust=trust)
     for difference in bundle.differences:
-        warnings.warn(f"{folder}: {difference}", stacklevel=2)
-    return Predictor(bundle)
+        warnings.warn(f"{folder}: {difference}", stacklevel=3)
+    return bundle

@@ -1,0 +1,1 @@
+"""Many rows through a bundle: files on one machine or many, and Arrow data in memory."""

@@ -1,0 +1,91 @@
+"""Which answers become columns of the output, and under which names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from hasten.errors import ChoiceError, HastenError
+from hasten.records import ModelInfo
+from hasten.tasks import Task
+
+ERROR = "error"
+"""The column that says why a row has no answer, where such rows are recorded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """Names of the output's columns by what they hold, in their order."""
+
+    names: Mapping[str, str]
+
+    def named(self, answers: pa.Table, errors: Mapping[int, HastenError]) -> pa.Table:
+        """The chosen columns of a task's table, under their names, and the errors if wanted."""
+        columns = {}
+        for what, name in self.names.items():
+            if what == ERROR:
+                told = [errors[i].message if i in errors else None for i in range(len(answers))]
+                columns[name] = pa.chunked_array([pa.array(told, pa.string())])
+            else:
+                columns[name] = answers.column(what)
+        return pa.table(columns)
+
+
+def choose(
+    wanted: Sequence[str] | None,
+    task: Task,
+    model: ModelInfo,
+    taken: Sequence[str],
+    *,
+    record_errors: bool,
+) -> Naming:
+    """Decide on the columns.
+
+    Args:
+        wanted: ``"label"``, or ``"label=topic"`` for another name; None for the usual ones.
+        task: which columns there can be.
+        model: its labels.
+        taken: the input's own columns, which are kept.
+        record_errors: add a column for them.
+
+    Raises:
+        ChoiceError: there is no such column, or a name is taken.
+
+    >>> from hasten.tasks import get
+    >>> model = ModelInfo("m", "Bert", "regression", ("x",), 9, (), (), 0, 1, 1.0, 1.0)
+    >>> choose(["value=price"], get("regression"), model, ["text"], record_errors=False).names
+    {'value': 'price'}
+    """
+    empty = np.zeros((0, max(len(model.labels), 1)), np.float32)
+    allowed = task.table(empty, model.labels).column_names
+    names: dict[str, str] = {}
+    for item in wanted or task.usual_columns:
+        what, _, name = item.partition("=")
+        if what not in [*allowed, ERROR] or (what == ERROR and not record_errors):
+            raise ChoiceError(
+                f"there is no answer {what!r} of a {model.task} model",
+                fix=f"--columns takes {', '.join(allowed)}, each also with a name of its own: "
+                f"--columns {allowed[0]}=NAME",
+            )
+        names[what] = name or what
+    if record_errors:
+        names.setdefault(ERROR, ERROR)
+    _refuse_taken(names, taken)
+    return Naming(names)
+
+
+def _refuse_taken(names: Mapping[str, str], taken: Sequence[str]) -> None:
+    for what, name in names.items():
+        if name in taken:
+            others = [w if w != what else f"{w}=predicted_{w}" for w in names if w != ERROR]
+            if what == ERROR:
+                others.append(f"{ERROR}=NAME")
+            raise ChoiceError(
+                f"the input has a column {name!r} already, and would lose it",
+                fix=f"Give the answer another name: --columns {','.join(others)}",
+            )
+    if len(set(names.values())) < len(names):
+        raise ChoiceError("two answers share a name", fix="Give each a name of its own.")

@@ -1,0 +1,233 @@
+"""The input: which files it is, their columns, and their rows in shards."""
+
+from __future__ import annotations
+
+import base64
+import glob
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import pyarrow as pa
+
+from hasten import formats
+from hasten.corpus import no_such_file, text_column_of, unreadable
+from hasten.errors import ChoiceError, InputError
+from hasten.formats import Format, Reader, Rows
+from hasten.formats.records import Records
+from hasten.records import BulkPlan, Place, Receipt, Shard, Source
+
+PIPE = "-"
+"""The name of standard input and output."""
+
+_HIDDEN = (".", "_")  # as Spark, Arrow and others pass over such files in a dataset
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """What the rows of an input hold."""
+
+    text_column: str
+    schema: pa.Schema
+
+
+class Input:
+    """Files of one format, or a pipe.
+
+    Attributes:
+        sources: the files in the order in which they are read.
+        format: of all of them.
+        extension: by which the format is known.
+    """
+
+    def __init__(
+        self, given: str, extension: str | None = None, pipe: IO[bytes] | None = None
+    ) -> None:
+        """Find the files.
+
+        Args:
+            given: a file, a folder, a glob pattern, or :data:`PIPE`.
+            extension: the format of a pipe, such as ``.jsonl``.
+            pipe: where to read from then.
+
+        Raises:
+            InputError: there are none, or of several formats.
+            ChoiceError: a pipe whose format is not known or cannot be read from a pipe.
+        """
+        self._pipe = pipe if given == PIPE else None
+        self._reader: Reader | None = None
+        if self._pipe:
+            self.extension, self.format = _of_pipe(extension)
+            self.sources: tuple[Source, ...] = (Source(PIPE, None, None),)
+            return
+        paths = find(given)
+        self.extension, self.format = _common_format(given, paths)
+        self.sources = tuple(_source(path) for path in paths)
+
+    def columns(self, text_column: str | None) -> Columns:
+        """Look at the first rows, and tell the columns.
+
+        Raises:
+            InputError: no file has a row, the text column cannot be told, or the first file
+                cannot be read.
+        """
+        for source in self.sources:
+            path = Path(source.path)
+            try:
+                with self._opened(source, Place(), None) as reader:
+                    if reader.columns or source is self.sources[-1]:
+                        return Columns(text_column_of(reader, path, text_column), reader.schema)
+            except formats.UNREADABLE as error:
+                raise unreadable(path, error) from error
+        raise AssertionError("there is at least one source")
+
+    def extent(self) -> int | None:
+        """How far all files together go, as places count; None if that cannot be told cheaply."""
+        paths = [Path(source.path) for source in self.sources]
+        if self._pipe or any(formats.packing(path) for path in paths):
+            return None
+        try:
+            return sum(self.format.extent(path) for path in paths)
+        except formats.UNREADABLE:
+            return None
+
+    def shards(self, plan: BulkPlan, done: Mapping[int, Receipt]) -> Iterator[tuple[Shard, Rows]]:
+        """The rows in shards, but for those that are ``done``; one without rows if there are none.
+
+        Raises:
+            InputError: a file cannot be read.
+        """
+        number, begin = 0, Place()
+        source = 0
+        place: Place | None = begin
+        while receipt := done.get(number):
+            number, source, place = number + 1, receipt.shard.source, receipt.end
+        for index in range(source, len(self.sources)):
+            for rows in self._rows(plan, index, place):
+                if number not in done:
+                    yield Shard(number, index, rows.begin), rows
+                number += 1
+            place = begin
+        if number == 0:
+            yield Shard(0, 0, begin), Records(self.sources[0].path, begin, [])
+
+    def read(self, plan: BulkPlan, shard: Shard) -> Rows:
+        """The rows of one shard."""
+        nothing = Records(self.sources[shard.source].path, shard.begin, [])
+        return next(self._rows(plan, shard.source, shard.begin), nothing)
+
+    def _rows(self, plan: BulkPlan, index: int, place: Place | None) -> Iterator[Rows]:
+        """One file's rows from ``place`` on, shard by shard."""
+        if place is None:
+            return
+        source = self.sources[index]
+        try:
+            with self._opened(source, place, schema_of(plan)) as reader:
+                yield from _taken(reader, plan, source.path)
+        except formats.UNREADABLE as error:
+            problem = unreadable(Path(source.path), error)
+            if not _may_record(plan, error):
+                raise problem from error
+            yield Records.lost(source.path, place, problem)
+
+    @contextmanager
+    def _opened(self, source: Source, begin: Place, schema: pa.Schema | None) -> Iterator[Reader]:
+        if not self._pipe:
+            with formats.opened(Path(source.path)) as stream:
+                yield self.format.read(stream, source.path, begin, schema)
+            return
+        # It can be read once, so the reader that looked at its head is the one that goes on.
+        self._reader = self._reader or self.format.read(self._pipe, source.path, begin, schema)
+        yield self._reader
+
+
+def _taken(reader: Reader, plan: BulkPlan, name: str) -> Iterator[Rows]:
+    while True:
+        try:
+            rows = reader.take(plan.shard_rows, plan.shard_bytes)
+        except formats.UNREADABLE as error:
+            if not _may_record(plan, error):
+                raise
+            rows = reader.give_up(unreadable(Path(name), error), plan.shard_rows)
+        if len(rows):
+            yield rows
+        if not len(rows) or rows.end is None:
+            return
+
+
+def _may_record(plan: BulkPlan, error: Exception) -> bool:
+    """Whether this is damage to the file, and no trouble of the system that may pass."""
+    system = isinstance(error, OSError) and error.errno is not None
+    return plan.on_error == "record" and not system
+
+
+def find(given: str) -> list[Path]:
+    """The files that a file's name, a folder's, or a glob pattern means, in order.
+
+    Raises:
+        InputError: there are none.
+    """
+    path = Path(given)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        inside = (p for p in sorted(path.rglob("*")) if _is_data(p.relative_to(path)))
+        found = [p for p in inside if p.is_file() and formats.extension(p) in formats.BY_EXTENSION]
+        problem = InputError(
+            f"there is no file in {given} that can be read",
+            fix=f"Known: {', '.join(formats.BY_EXTENSION)}",
+        )
+    else:
+        root = Path(path.anchor)
+        matching = root.glob(str(path.relative_to(root))) if glob.has_magic(given) else ()
+        found = sorted(match for match in matching if match.is_file())
+        problem = no_such_file(path)
+    if not found:
+        raise problem
+    return found
+
+
+def _is_data(path: Path) -> bool:
+    """Whether a file of a dataset holds data, and not what somebody keeps beside it."""
+    return not any(part.startswith(_HIDDEN) for part in path.parts)
+
+
+def _common_format(given: str, paths: Sequence[Path]) -> tuple[str, Format]:
+    kinds = {formats.named(path): formats.extension(path) for path in paths}
+    if len(kinds) > 1:
+        raise InputError(
+            f"{given} holds files of several formats: {', '.join(sorted(kinds.values()))}",
+            fix=f"Name one of them: '{Path(given) / ('*' + min(kinds.values()))}'",
+        )
+    (kind, extension), *_ = kinds.items()
+    return extension, kind
+
+
+def _of_pipe(extension: str | None) -> tuple[str, Format]:
+    known = {e: kind for e, kind in formats.BY_EXTENSION.items() if not kind.seeks}
+    if extension not in known:
+        names = ", ".join(e.removeprefix(".") for e in known)
+        raise ChoiceError(
+            "standard input does not tell what it holds"
+            if extension is None
+            else f"{extension.removeprefix('.')} cannot be read from standard input",
+            fix=f"Say which: --input-format, one of {names}.",
+        )
+    return extension, known[extension]
+
+
+def _source(path: Path) -> Source:
+    status = path.stat()
+    return Source(str(path), status.st_size, status.st_mtime_ns)
+
+
+def schema_text(schema: pa.Schema) -> str:
+    """A schema as text, for a plan."""
+    return base64.b64encode(schema.serialize().to_pybytes()).decode()
+
+
+def schema_of(plan: BulkPlan) -> pa.Schema:
+    """The schema that a plan holds."""
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(plan.schema)))

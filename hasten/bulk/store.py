@@ -1,0 +1,260 @@
+"""The output while it grows: a plan, parts, and a receipt for each.
+
+A folder holds the parts; ``_hasten`` in it holds the books: ``plan.json``, a lock, and
+``receipts/``. A shard is done when its receipt exists, and the receipt is written after the part.
+So whenever a run ends, by whatever cause, the next one knows what is done. ``_SUCCESS`` appears
+when all parts have been read back and are what the receipts say.
+
+Where the output is to be one file, this folder stands beside it as ``OUTPUT.parts``, and the file
+is put together at the end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import IO
+
+import filelock
+
+from hasten import formats
+from hasten.bulk import durable
+from hasten.errors import ResumeError, StorageError
+from hasten.plain import from_json, to_json
+from hasten.records import BulkPlan, Place, Receipt, Shard, Source, Tally
+
+SUCCESS = "_SUCCESS"
+_BOOKS = "_hasten"
+_RESTART = "--restart throws away what was done and begins anew."
+
+
+class Store:
+    """One run's output. A context manager: its lock is held inside.
+
+    Attributes:
+        folder: where the parts are.
+        output: what the user asked for: that folder, or a file.
+    """
+
+    def __init__(self, output: Path, *, dataset: bool, restart: bool = False) -> None:
+        """Name what is to be written.
+
+        Args:
+            output: a file, or a folder that will hold the parts.
+            dataset: it is a folder.
+            restart: replace what is there, whatever it is the output of.
+        """
+        self.output = output
+        self._restart = restart
+        self.folder = output if dataset else output.with_name(f"{output.name}.parts")
+        self._dataset = dataset
+        self._books = self.folder / _BOOKS
+        self._receipts = self._books / "receipts"
+        self._lock = filelock.FileLock(self._books / "lock")
+
+    def __enter__(self) -> Store:
+        """Take the lock.
+
+        Raises:
+            StorageError: somebody else has it, the output is complete already, or the folder
+                cannot be made or is not ours.
+        """
+        self._refuse_foreign()
+        if self.output.is_file() and not self.folder.exists() and not self._restart:
+            raise self._complete()
+        with durable.storing(self.folder):
+            self._receipts.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(blocking=False)
+        except filelock.Timeout:
+            raise StorageError(
+                f"another run is writing {self.output} now",
+                fix="Wait until it has ended, or choose another -o.",
+            ) from None
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._lock.release()
+
+    def _refuse_foreign(self) -> None:
+        there = self.folder
+        ours = self._books.is_dir() or (there.is_dir() and not any(there.iterdir()))
+        if there.exists() and not ours:
+            raise StorageError(
+                f"{there} exists and is not the output of such a run",
+                fix="Choose another -o, or move it away.",
+            )
+        if not self._dataset and self.output.is_dir():
+            raise StorageError(
+                f"{self.output} is a folder, and its name is that of a file",
+                fix="Choose another -o, or move it away.",
+            )
+
+    def begin(self, plan: BulkPlan) -> dict[int, Receipt]:
+        """Fix the plan, or find out what an earlier run with the same plan has done.
+
+        Raises:
+            ResumeError: what is there belongs to another plan; the message says what differs.
+            StorageError: the output is complete already.
+        """
+        if self._restart:
+            self._clear()
+        durable.sweep(self.folder, self._receipts, self._books, self.output.parent)
+        path = self._books / "plan.json"
+        if not path.exists():
+            durable.create(path, json.dumps(to_json(plan), indent=1).encode())
+            return {}
+        _refuse_others(_read_plan(path), plan, self.output)
+        if (self.folder / SUCCESS).exists():
+            raise self._complete()
+        return self.receipts()
+
+    def _complete(self) -> StorageError:
+        return StorageError(
+            f"{self.output} is there already",
+            fix="Choose another -o; or --restart, which replaces it.",
+        )
+
+    def _clear(self) -> None:
+        """Remove what earlier runs left, the plan last: without it nothing can be continued."""
+        with durable.storing(self.folder):
+            for path in self.folder.iterdir():
+                if path != self._books:
+                    path.unlink()
+            for path in self._receipts.iterdir():
+                path.unlink()
+            (self._books / "plan.json").unlink(missing_ok=True)
+
+    def receipts(self) -> dict[int, Receipt]:
+        """What is done, by the shards' numbers."""
+        found = (p for p in self._receipts.iterdir() if p.suffix == ".json")
+        receipts = (from_json(Receipt, json.loads(path.read_text())) for path in found)
+        return {receipt.shard.number: receipt for receipt in receipts}
+
+    def put(
+        self, plan: BulkPlan, shard: Shard, end: Place | None, tally: Tally, part: bytes
+    ) -> Receipt:
+        """Store a shard's part, and then its receipt. Done twice, the first one stays.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        name = f"part-{shard.number:05}{plan.output_format}{plan.packing}"
+        if not durable.create(self.folder / name, part):
+            # A run that was killed before its receipt, or another machine's, was first.
+            part = (self.folder / name).read_bytes()
+        digest = hashlib.sha256(part).hexdigest()
+        receipt = Receipt(shard, end, tally, name, len(part), digest)
+        note = json.dumps(to_json(receipt)).encode()
+        durable.create(self._receipts / f"{shard.number:05}.json", note)
+        return receipt
+
+    def finish(self, plan: BulkPlan) -> list[Receipt]:
+        """Check that everything is there, and make it the output.
+
+        Returns:
+            All receipts in order.
+
+        Raises:
+            StorageError: a part is missing or altered, or the output cannot be written.
+        """
+        receipts = [receipt for _, receipt in sorted(self.receipts().items())]
+        self._check(receipts)
+        if self._dataset:
+            durable.create(self.folder / SUCCESS, b"")
+            return receipts
+        durable.replace(self.output, lambda whole: self._join(plan, receipts, whole))
+        with durable.storing(self.folder):
+            # Renamed first: half a folder must not look like a run that can be continued.
+            old = self.folder.rename(self.folder.with_name(f".{self.folder.name}.done"))
+            shutil.rmtree(old)
+        return receipts
+
+    def _check(self, receipts: list[Receipt]) -> None:
+        for number, receipt in enumerate(receipts):
+            if receipt.shard.number != number:
+                raise StorageError(f"{self.folder}: shard {number} is missing", fix=_RESTART)
+        for one, other in pairwise(receipts):
+            if one.shard.source == other.shard.source and one.end != other.shard.begin:
+                raise StorageError(
+                    f"{self.folder}: shard {other.shard.number} does not begin where the one "
+                    "before it ends",
+                    fix=_RESTART,
+                )
+        for receipt in receipts:
+            path = self.folder / receipt.part
+            if not path.exists() or _sha256(path) != receipt.sha256:
+                raise StorageError(f"{path} is missing or has been altered", fix=_RESTART)
+
+    def _join(self, plan: BulkPlan, receipts: list[Receipt], whole: IO[bytes]) -> None:
+        def parts() -> Iterator[IO[bytes]]:
+            for receipt in receipts:
+                with (self.folder / receipt.part).open("rb") as part:
+                    yield part
+
+        formats.BY_EXTENSION[plan.output_format].join(parts(), whole)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_plan(path: Path) -> BulkPlan:
+    try:
+        return from_json(BulkPlan, json.loads(path.read_text()))
+    except ValueError as error:
+        raise ResumeError(
+            f"{path} was written by another version of hasten, or is damaged", fix=_RESTART
+        ) from error
+
+
+def _refuse_others(then: BulkPlan, now: BulkPlan, output: Path) -> None:
+    if then == now and all(source.size_bytes is not None for source in then.sources):
+        return
+    if then == now:
+        raise ResumeError(
+            f"{output} was begun from a pipe, which cannot be read again", fix=_RESTART
+        )
+    what = "; ".join(_differences(then, now))
+    raise ResumeError(f"{output} was begun otherwise: {what}", fix=_RESTART)
+
+
+def _differences(then: BulkPlan, now: BulkPlan) -> Iterator[str]:
+    old, new = ({source.path: source for source in plan.sources} for plan in (then, now))
+    for path in sorted(old.keys() | new.keys()):
+        yield from _changed(path, old.get(path), new.get(path))
+    if then.bundle != now.bundle:
+        yield "the bundle is another one"
+    for field in fields(BulkPlan):
+        before, after = getattr(then, field.name), getattr(now, field.name)
+        if field.name not in {"sources", "bundle", "schema"} and before != after:
+            yield f"{field.name} was {_shown(before)} and is {_shown(after)}"
+    if then.schema != now.schema:
+        yield "the input has other columns"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ",".join(f"{what}={name}" for what, name in value.items())
+    return str(value)
+
+
+def _changed(path: str, then: Source | None, now: Source | None) -> Iterator[str]:
+    if then is None or now is None:
+        yield f"{path} is {'new' if then is None else 'no longer there'}"
+    elif then.size_bytes != now.size_bytes:
+        yield f"{path} had {then.size_bytes:,} bytes and has {now.size_bytes:,}"
+    elif then.modified_ns != now.modified_ns:
+        before, after = _time(then.modified_ns), _time(now.modified_ns)
+        yield f"{path} was modified at {after}, and its last change had been at {before}"
+
+
+def _time(nanoseconds: int | None) -> str:
+    return datetime.fromtimestamp((nanoseconds or 0) / 1e9, UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,110 @@
+"""Files of rows: which formats there are, and opening one by its name.
+
+A format is one file here; its extension finds it. What reads from them are the corpus, which
+wants texts, and bulk prediction, which wants whole rows and writes them again.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePath
+from typing import IO, cast
+
+import pyarrow as pa
+
+from hasten.errors import InputError
+from hasten.formats.base import UNREADABLE, Format, Reader, Rows
+from hasten.formats.delimited import CSV, TSV
+from hasten.formats.json_lines import JSON_LINES
+from hasten.formats.parquet import PARQUET
+from hasten.formats.plain import PLAIN
+
+__all__ = [
+    "BY_EXTENSION",
+    "UNREADABLE",
+    "Format",
+    "Reader",
+    "Rows",
+    "extension",
+    "named",
+    "opened",
+    "packed",
+    "packing",
+]
+
+BY_EXTENSION = {e: one for one in (CSV, TSV, JSON_LINES, PARQUET, PLAIN) for e in one.extensions}
+"""Formats by the extension of a file's name."""
+
+
+def _gzip(raw: bytes) -> bytes:
+    return gzip.compress(raw, mtime=0)  # the time would make every run's file another one
+
+
+def _zstd(raw: bytes) -> bytes:
+    return cast("bytes", pa.compress(raw, codec="zstd", asbytes=True))
+
+
+def _open_zstd(stream: IO[bytes]) -> IO[bytes]:
+    return cast("IO[bytes]", io.BufferedReader(pa.CompressedInputStream(stream, "zstd")))
+
+
+def _open_gzip(stream: IO[bytes]) -> IO[bytes]:
+    return cast("IO[bytes]", gzip.open(stream))
+
+
+_PACKINGS: dict[str, tuple[Callable[[IO[bytes]], IO[bytes]], Callable[[bytes], bytes]]] = {
+    ".gz": (_open_gzip, _gzip),
+    ".zst": (_open_zstd, _zstd),
+}
+
+
+def packing(path: PurePath) -> str:
+    """``.gz``, ``.zst`` or nothing: how a file is packed."""
+    suffix = path.suffix.lower()
+    return suffix if suffix in _PACKINGS else ""
+
+
+def extension(path: PurePath) -> str:
+    """The extension that names the format, in small letters, below that of a packing.
+
+    >>> extension(PurePath("a.CSV.gz"))
+    '.csv'
+    """
+    return (path.with_suffix("") if packing(path) else path).suffix.lower()
+
+
+def named(path: PurePath) -> Format:
+    """The format that a file's name tells.
+
+    Raises:
+        InputError: it tells none.
+    """
+    if extension(path) not in BY_EXTENSION:
+        raise InputError(
+            f"{path}: the extension {path.suffix!r} names no format that is known",
+            fix=f"Known: {', '.join(BY_EXTENSION)}, each also with .gz or .zst. Rename or convert "
+            "the file.",
+        )
+    return BY_EXTENSION[extension(path)]
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """A file's unpacked bytes."""
+    with path.open("rb") as file:
+        if not packing(path):
+            yield file
+            return
+        with _PACKINGS[packing(path)][0](file) as unpacked:
+            yield unpacked
+
+
+def packed(raw: bytes, packing: str) -> bytes:
+    """Bytes packed as the extension ``packing`` says; the same bytes whenever it is done.
+
+    What is packed in parts and written one behind the other is unpacked as one.
+    """
+    return _PACKINGS[packing][1](raw) if packing else raw
