@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hasten import tasks
+from hasten import bundle, tasks
 from hasten.corpus import profile
 from hasten.engines.fake import Fake
 from hasten.plain import to_json
@@ -62,6 +62,7 @@ class Lab:
         self.engine = Fake(script)
         usual = {"engines": ("fake",), "budget_s": 1000.0, "integers": False}
         self.settings = Settings(**{**usual, **settings})
+        self.hardware = MACHINE
         self.calibration = np.empty(0, np.int64)
         self.layers: tuple[str, ...] = ()
         self.texts = tuple(tiny_texts(texts))
@@ -82,7 +83,7 @@ class Lab:
         journal = Journal(self.folder / "results.jsonl", {"of": "test"}, self.engine.clock)
         return Context(
             settings=self.settings,
-            hardware=MACHINE,
+            hardware=self.hardware,
             engines={"fake": self.engine},
             versions={},
             info=self.reference.info,
@@ -105,6 +106,19 @@ class Lab:
 
     def rows(self, tuning: Tuning) -> dict[str, Any]:
         return {row.candidate.label: row for row in tuning.rows}
+
+
+def save_bundle(folder: Path, lab: Lab, tuning: Tuning) -> Path:
+    """What a lab's tune has chosen, as a bundle."""
+    bundle.save(
+        folder,
+        tuning,
+        artifact=lab.folder / "artifacts" / "fake-fp32-cpu",
+        reference=lab.reference.folder,
+        extra={"report.md": "# a report\n"},
+        results=lab.folder / "results.jsonl",
+    )
+    return folder
 
 
 class _Listening:

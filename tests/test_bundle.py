@@ -15,7 +15,7 @@ from hasten import bundle
 from hasten.engines.fake import Fake
 from hasten.errors import BundleError, StorageError
 from hasten.records import Gpu, Tuning
-from tests.scripted import MACHINE, Lab
+from tests.scripted import MACHINE, Lab, save_bundle
 
 FAST = {"*": {"call_s": 1e-3, "token_s": 2e-5}}
 
@@ -39,24 +39,12 @@ def own_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def saved(tmp_path: Path, lab: Lab, tuning: Tuning) -> Path:
-    return save(tmp_path / "bundle", lab, tuning)
+    return save_bundle(tmp_path / "bundle", lab, tuning)
 
 
 @pytest.fixture
 def runs_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Fake, "runs_code", lambda self, folder: True)
-
-
-def save(folder: Path, lab: Lab, tuning: Tuning) -> Path:
-    bundle.save(
-        folder,
-        tuning,
-        artifact=lab.folder / "artifacts" / "fake-fp32-cpu",
-        reference=lab.reference.folder,
-        extra={"report.md": "# a report\n"},
-        results=lab.folder / "results.jsonl",
-    )
-    return folder
 
 
 def test_what_was_saved_is_loaded(saved: Path, tuning: Tuning) -> None:
@@ -74,13 +62,13 @@ def test_what_was_saved_is_loaded(saved: Path, tuning: Tuning) -> None:
 def test_saving_again_replaces_a_bundle_and_nothing_else(
     saved: Path, lab: Lab, tuning: Tuning, tmp_path: Path
 ) -> None:
-    save(saved, lab, tuning)
+    save_bundle(saved, lab, tuning)
     assert bundle.load(saved, here=MACHINE).plan == tuning.plan
     precious = tmp_path / "thesis"
     precious.mkdir()
     (precious / "chapter1.txt").write_text("precious")
     with pytest.raises(StorageError, match="is no bundle"):
-        save(precious, lab, tuning)
+        save_bundle(precious, lab, tuning)
     assert (precious / "chapter1.txt").read_text() == "precious"
 
 
@@ -177,7 +165,7 @@ def test_a_folder_without_manifest_is_no_bundle(tmp_path: Path) -> None:
 def test_an_artifact_that_can_run_code_needs_its_maker_or_trust(
     tmp_path: Path, lab: Lab, tuning: Tuning, own_key: Path
 ) -> None:
-    folder = save(tmp_path / "executable", lab, tuning)
+    folder = save_bundle(tmp_path / "executable", lab, tuning)
     assert own_key.stat().st_mode & 0o077 == 0
     bundle.load(folder, here=MACHINE)
     own_key.write_bytes(b"somebody else's key, as long  ..")
@@ -191,7 +179,7 @@ def test_an_artifact_that_can_run_code_needs_its_maker_or_trust(
 
 @pytest.mark.usefixtures("runs_code")
 def test_the_signature_covers_the_whole_manifest(tmp_path: Path, lab: Lab, tuning: Tuning) -> None:
-    folder = save(tmp_path / "executable", lab, tuning)
+    folder = save_bundle(tmp_path / "executable", lab, tuning)
     victim = folder / "report.md"
     victim.write_text("# forged   \n"[: victim.stat().st_size])
     digest = bundle._sha256(victim)
@@ -212,14 +200,16 @@ def test_a_precision_that_this_machine_lacks_is_refused(
 ) -> None:
     candidate = replace(tuning.plan.candidate, precision="bf16")
     lossy = replace(tuning, plan=replace(tuning.plan, candidate=candidate))
-    folder = save(tmp_path / "lossy", lab, lossy)
+    folder = save_bundle(tmp_path / "lossy", lab, lossy)
     assert bundle.load(folder, here=MACHINE).plan == lossy.plan
     without = replace(MACHINE, instruction_sets=("avx2",))
     with pytest.raises(BundleError, match="bf16") as caught:
         bundle.load(folder, here=without)
     assert "hasten tune" in (caught.value.fix or "")
     on_gpu = replace(candidate, device="cuda", precision="fp16")
-    folder = save(tmp_path / "gpu", lab, replace(lossy, plan=replace(lossy.plan, candidate=on_gpu)))
+    folder = save_bundle(
+        tmp_path / "gpu", lab, replace(lossy, plan=replace(lossy.plan, candidate=on_gpu))
+    )
     with pytest.raises(BundleError, match="no GPU"):
         bundle.load(folder, here=MACHINE)
     with_gpu = replace(MACHINE, gpus=(Gpu("some GPU", 2**30),))
@@ -234,5 +224,5 @@ def test_a_full_disk_leaves_no_half_bundle(
 
     monkeypatch.setattr(shutil, "copytree", no_space)
     with pytest.raises(StorageError, match="No space left"):
-        save(tmp_path / "bundle", lab, tuning)
+        save_bundle(tmp_path / "bundle", lab, tuning)
     assert not (tmp_path / "bundle").exists()

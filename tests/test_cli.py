@@ -13,7 +13,7 @@ from hasten import __version__, api, bundle, cli, demo
 from hasten.errors import BudgetError, EngineError, HastenError, NoCandidate, Unavailable
 from hasten.records import Briefing, Progress, Tuning
 from hasten.report import charts
-from tests.scripted import MACHINE, Lab
+from tests.scripted import MACHINE, Lab, save_bundle
 
 FAST = {"*": {"call_s": 1e-3, "token_s": 2e-5}}
 
@@ -179,16 +179,7 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory, lab: Lab, tuning: Tuning) -> Path:
     """A bundle."""
-    folder = tmp_path_factory.mktemp("saved") / "b"
-    bundle.save(
-        folder,
-        tuning,
-        artifact=lab.folder / "artifacts" / "fake-fp32-cpu",
-        reference=lab.reference.folder,
-        extra={},
-        results=lab.folder / "results.jsonl",
-    )
-    return folder
+    return save_bundle(tmp_path_factory.mktemp("saved") / "b", lab, tuning)
 
 
 def test_the_report_of_a_bundle_is_shown_again(tmp_path: Path, saved: Path) -> None:
