@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from hasten import bundle as bundles
@@ -101,6 +102,24 @@ class Predictor:
             bare=bare,
         )
         return answers[0] if single and not bare else answers
+
+    def table(self, texts: Sequence[str] | pa.Array | pa.ChunkedArray) -> pa.Table:
+        """Answer texts as Arrow columns, for data frames and databases.
+
+        Args:
+            texts: a sequence of str, or an Arrow array of strings; null counts as the empty text.
+
+        Returns:
+            One row a text, in order: of a classifier ``label``, ``score``, and ``scores`` of all
+            labels by name.
+
+        Raises:
+            InputError: something that is not text.
+            EngineError: the engine failed.
+        """
+        if isinstance(texts, pa.Array | pa.ChunkedArray):
+            texts = ["" if text is None else text for text in texts.to_pylist()]
+        return self.task.table(self.outputs(texts), self.bundle.model.labels)
 
     def outputs(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """The model's raw outputs, float32 [texts, k], in the input's order."""
