@@ -52,11 +52,11 @@ class Entry(NamedTuple):
 
 
 class Contender:
-    """A process that loads one encoder and times itself when asked."""
+    """A process that loads one model and times itself when asked."""
 
-    def __init__(self, python: str, who: str, backend: str, model: Path, texts: Path) -> None:
-        self._process = subprocess.Popen(  # noqa: S603 - this very script
-            [python, __file__, "--contender", who, backend, str(model), str(texts)],
+    def __init__(self, python: str, *arguments: object, script: str = __file__) -> None:
+        self._process = subprocess.Popen(  # noqa: S603 - one of these scripts
+            [python, script, "--contender", *map(str, arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

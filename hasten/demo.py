@@ -151,6 +151,17 @@ def news_sentences(count: int) -> list[str]:
     return [sentence.text for sentence in shuffled(found, "benchmark")[:count]]
 
 
+def mixed_texts(sentence_count: int, article_count: int) -> list[str]:
+    """Sentences and whole articles in one list, well mixed and the same on every machine.
+
+    Raises:
+        Unavailable: the packages of the extra ``[demo]`` are not installed.
+    """
+    articles = shuffled(read_articles(_packaged()[1]), "mixed")[:article_count]
+    lines = (Labelled(text, "") for text in news_sentences(sentence_count))
+    return [each.text for each in shuffled([*articles, *lines], "mixed")]
+
+
 def cache_folder() -> Path:
     """Where this system keeps a user's caches: ``~/.cache/hasten`` on Linux."""
     return platformdirs.user_cache_path("hasten")

@@ -8,8 +8,8 @@ from hasten.records import Bench, Row, Tuning
 from hasten.report import content, content_bench, figures, figures_bench
 from hasten.report.document import Document, Figure, Section, Table
 
-_LONGEST = 400
-"""Characters of a changed text on a page; a terminal shows fewer."""
+_WHOLE = (400, 10)
+"""Characters of a changed text and changed answers of a candidate on a page; elsewhere fewer."""
 
 _FLIPS = "Texts to which a candidate gives another answer than the original; a few of each."
 
@@ -34,7 +34,7 @@ def filled(*sections: Section) -> tuple[Section, ...]:
 def _tuning(raw: Tuning, drawn: bool) -> Document:
     tuning = content.comparable(raw)
     shown: Drawn = _tuning_figures(tuning) if drawn else {}
-    flips = content.flips(tuning.rows, *([_LONGEST] if drawn else []))
+    flips = content.flips(tuning.rows, *(_WHOLE if drawn else ()))
     return Document(
         title=f"{tuning.model.name}, tuned",
         headline=content.headline(tuning),
@@ -119,7 +119,7 @@ def _bench(bench: Bench, drawn: bool) -> Document:
             Section(
                 "Changed answers",
                 (_FLIPS,),
-                tables=_there(content.flips(rows, *([_LONGEST] if drawn else []))),
+                tables=_there(content.flips(rows, *(_WHOLE if drawn else ()))),
             ),
             Section("Not tried here", lines=content.unavailable(bench.others)),
         ),

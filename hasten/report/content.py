@@ -335,16 +335,16 @@ def batching(tuning: Tuning) -> Table | None:
     )
 
 
-def flips(rows: Iterable[Row], longest: int = 80) -> Table | None:
+def flips(rows: Iterable[Row], longest: int = 80, most: int = 3) -> Table | None:
     """The changed answers of whoever was proved or refused; None without any.
 
-    Texts are cut off after ``longest`` characters.
+    Texts are cut off after ``longest`` characters; of each candidate there are ``most`` at most.
     """
     lines = []
     for row in rows:
         if row.parity is None or row.status not in ("chosen", "refused", "finalist"):
             continue
-        for flip in row.parity.examples:
+        for flip in row.parity.examples[:most]:
             text = flip.text if len(flip.text) <= longest else flip.text[: longest - 1] + "…"
             change = f"{flip.reference_answer} → {flip.candidate_answer}"
             margins = f"{flip.reference_margin:.3g} → {flip.candidate_margin:.3g}"
