@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -125,7 +126,9 @@ def reporting(debug: bool) -> Iterator[None]:
     """
     logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, stream=sys.stderr)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            yield
     except HastenError as error:
         if debug:
             raise
@@ -133,6 +136,11 @@ def reporting(debug: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         err.print("\nInterrupted. What was done is kept; the same command continues.")
         raise typer.Exit(_INTERRUPTED) from None
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    """Show a warning as a sentence, without the line of code that gave it."""
+    err.print(f"[yellow]warning:[/] {escape(str(message))}", highlight=False, soft_wrap=True)
 
 
 def _fail(error: HastenError) -> NoReturn:
@@ -163,6 +171,8 @@ def show(result: Tuning | Bench, folder: Path, *, as_json: bool) -> None:
 
 def show_summary(summary: Summary, *, as_json: bool) -> None:
     """Print what a bulk run did; on standard error where the answers went to standard output."""
+    from hasten.report import content
+
     told = err if summary.output == "-" else out
     if as_json:
         value = {**to_json(summary), "rows_per_s": summary.rows_per_s}
@@ -172,17 +182,23 @@ def show_summary(summary: Summary, *, as_json: bool) -> None:
     answered = total.rows - total.errors
     notes = [
         f"{total.tokens:,} tokens with {total.padding_share:.1%} padding",
-        f"{total.duplicates:,} duplicates run once" if total.duplicates else "",
-        f"{summary.kept_rows:,} rows kept from an earlier run" if summary.kept_rows else "",
+        f"{content.count(total.duplicates, 'duplicate')} run once" if total.duplicates else "",
+        f"{content.count(summary.kept_rows, 'row')} kept from an earlier run"
+        if summary.kept_rows
+        else "",
     ]
     told.print(
-        f"{answered:,} rows answered in {_minutes(summary.seconds)} after {summary.load_s:.1f} s "
+        f"{content.count(answered, 'row')} answered in {_minutes(summary.seconds)} after {summary.load_s:.1f} s "
         f"of loading: {summary.rows_per_s:,.1f} rows/s",
         highlight=False,
     )
     told.print("; ".join(filter(None, notes)), highlight=False)
     if total.errors:
-        told.print(f"[bold red]{total.errors:,} rows have an error instead[/]", highlight=False)
+        have = "has" if total.errors == 1 else "have"
+        told.print(
+            f"[bold red]{content.count(total.errors, 'row')} {have} an error instead[/]",
+            highlight=False,
+        )
     if told is out:
         told.print(f"Written: {escape(summary.output)}", soft_wrap=True, highlight=False)
 
