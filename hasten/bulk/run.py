@@ -34,6 +34,9 @@ _SHARD_S = 20.0
 _SHARD_ROWS = (512, 16384)
 """Fewer leave too little choice for batches without padding; more gain nothing."""
 
+_FIRST_ROWS = 32
+"""Of the first shard, where a pipe's other end waits for it."""
+
 _SHARD_BYTES = 32 << 20
 """Where texts are large, fewer rows make a shard: a few shards must fit into memory."""
 
@@ -54,6 +57,7 @@ def predict_file(
     restart: bool = False,
     trust: bool = False,
     shard_rows: int | None = None,
+    ray: str | None = None,
     pipes: tuple[IO[bytes], IO[bytes]] | None = None,
     on_event: Callable[[Event], None] = lambda _: None,
 ) -> Summary:
@@ -79,6 +83,9 @@ def predict_file(
         trust: accept a bundle whose artifact can run code, whoever made it.
         shard_rows: rows that are read, planned and stored together; a guess at 20 seconds' work
             by default.
+        ray: the address of a Ray cluster over which shards are spread, as ``"HEAD:6379"`` or
+            ``"auto"``; ``"local"`` starts one on this machine. Bundle, input and output must then
+            lie where all its nodes see them.
         pipes: what stands for standard input and output.
         on_event: is told about progress.
 
@@ -86,17 +93,21 @@ def predict_file(
         InputError: the input cannot be read, or a row in it.
         ChoiceError: an option that cannot be.
         BundleError: the bundle cannot be used.
-        Unavailable: its engine is not installed.
+        Unavailable: its engine is not installed; or Ray, if that was asked for.
         EngineError: the engine failed on a row.
         ResumeError: ``output`` was begun from another input or bundle, or with other options.
         StorageError: ``output`` cannot be written, or is there already.
     """
+    if ray is not None:
+        cluster = _cluster()
+        cluster.check(ray, str(input), str(output))
     standard = pipes or (sys.stdin.buffer, sys.stdout.buffer)
     given = Input(str(input), _dotted(input_format), standard[0])
     target = targets.decide(str(output), _dotted(output_format), given)
     _refuse_inside(Path(input), target)
+    folder = Path(bundle)
     job = plan(
-        verified(bundle, trust=trust),
+        cluster.described(folder, trust=trust) if ray else verified(folder, trust=trust),
         given,
         target,
         text_column=text_column,
@@ -166,6 +177,7 @@ def plan(
     found = given.columns(text_column)
     task = tasks.get(bundle.model.task)
     record = on_error == "record"
+    most = shard_rows or _rows_of_a_shard(bundle)
     naming = choose(columns, task, bundle.model, found.schema.names, record_errors=record)
     decided = BulkPlan(
         version=_VERSION,
@@ -179,8 +191,9 @@ def plan(
         packing=target.packing,
         dataset=target.dataset,
         on_error="record" if record else "stop",
-        shard_rows=shard_rows or _rows_of_a_shard(bundle),
+        shard_rows=most,
         shard_bytes=_SHARD_BYTES,
+        first_rows=_FIRST_ROWS if target.path is None else most,
     )
     return Job(bundle, given, target, decided, naming)
 

@@ -7,6 +7,7 @@ import glob
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import IO
 
@@ -105,7 +106,7 @@ class Input:
         while receipt := done.get(number):
             number, source, place = number + 1, receipt.shard.source, receipt.end
         for index in range(source, len(self.sources)):
-            for rows in self._rows(plan, index, place):
+            for rows in self._rows(plan, index, place, number):
                 if number not in done:
                     yield Shard(number, index, rows.begin), rows
                 number += 1
@@ -116,16 +117,18 @@ class Input:
     def read(self, plan: BulkPlan, shard: Shard) -> Rows:
         """The rows of one shard."""
         nothing = Records(self.sources[shard.source].path, shard.begin, [])
-        return next(self._rows(plan, shard.source, shard.begin), nothing)
+        return next(self._rows(plan, shard.source, shard.begin, shard.number), nothing)
 
-    def _rows(self, plan: BulkPlan, index: int, place: Place | None) -> Iterator[Rows]:
-        """One file's rows from ``place`` on, shard by shard."""
+    def _rows(
+        self, plan: BulkPlan, index: int, place: Place | None, number: int
+    ) -> Iterator[Rows]:
+        """One file's rows from ``place`` on, shard by shard; ``number`` is the first one's."""
         if place is None:
             return
         source = self.sources[index]
         try:
             with self._opened(source, place, schema_of(plan)) as reader:
-                yield from _taken(reader, plan, source.path)
+                yield from _taken(reader, plan, source.path, number)
         except formats.UNREADABLE as error:
             problem = unreadable(Path(source.path), error)
             if not _may_record(plan, error):
@@ -143,14 +146,15 @@ class Input:
         yield self._reader
 
 
-def _taken(reader: Reader, plan: BulkPlan, name: str) -> Iterator[Rows]:
-    while True:
+def _taken(reader: Reader, plan: BulkPlan, name: str, first: int) -> Iterator[Rows]:
+    for number in count(first):
+        most = plan.rows_of(number)
         try:
-            rows = reader.take(plan.shard_rows, plan.shard_bytes)
+            rows = reader.take(most, plan.shard_bytes)
         except formats.UNREADABLE as error:
             if not _may_record(plan, error):
                 raise
-            rows = reader.give_up(unreadable(Path(name), error), plan.shard_rows)
+            rows = reader.give_up(unreadable(Path(name), error), most)
         if len(rows):
             yield rows
         if not len(rows) or rows.end is None:

@@ -275,7 +275,9 @@ def run_demo(
     "`zcat lines.txt.gz | hasten predict bundle - -o - --input-format txt | jq .label`"
 )
 def predict(  # noqa: PLR0917 - typer makes options of all of them
-    bundle: Annotated[Path, typer.Argument(help="The folder that `hasten tune` made.")],
+    bundle: Annotated[
+        Path, typer.Argument(metavar="BUNDLE", help="The folder that `hasten tune` made.")
+    ],
     given: Annotated[
         str,
         typer.Argument(

@@ -188,8 +188,8 @@ def show_summary(summary: Summary, *, as_json: bool) -> None:
         else "",
     ]
     told.print(
-        f"{content.count(answered, 'row')} answered in {_minutes(summary.seconds)} after {summary.load_s:.1f} s "
-        f"of loading: {summary.rows_per_s:,.1f} rows/s",
+        f"{content.count(answered, 'row')} answered in {_minutes(summary.seconds)} after "
+        f"{summary.load_s:.1f} s of loading: {summary.rows_per_s:,.1f} rows/s",
         highlight=False,
     )
     told.print("; ".join(filter(None, notes)), highlight=False)

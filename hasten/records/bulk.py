@@ -37,7 +37,9 @@ class BulkPlan:
 
     ``bundle`` is its digest. ``schema`` holds the input's columns (serialized Arrow, base 64).
     ``answers`` names the column of the output for each that the task gives. A shard ends behind
-    ``shard_rows`` rows or the row that completes ``shard_bytes`` bytes, and with its file.
+    ``shard_rows`` rows or the row that completes ``shard_bytes`` bytes, and with its file. Where
+    somebody waits for the first answers, the first shard has ``first_rows``, and each further one
+    twice as many, up to that.
     """
 
     version: int
@@ -53,6 +55,11 @@ class BulkPlan:
     on_error: Literal["stop", "record"]
     shard_rows: int
     shard_bytes: int
+    first_rows: int
+
+    def rows_of(self, number: int) -> int:
+        """How many rows the shard of this number has at most."""
+        return min(self.first_rows << min(number, 40), self.shard_rows)
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,6 +202,18 @@ def test_pipes(scripted_bundle: Path, tmp_path: Path) -> None:
     assert [row["text"] for row in read_csv(tmp_path / "o.csv")] == TEXTS
 
 
+def test_the_first_answers_of_a_pipe_do_not_wait_for_many_rows(scripted_bundle: Path) -> None:
+    class Pipe(io.BytesIO):
+        def write(self, data: Any) -> int:
+            pieces.append(bytes(data).count(b"\n"))
+            return super().write(data)
+
+    pieces: list[int] = []
+    texts = io.BytesIO(as_bytes("txt", TEXTS * 20))
+    predict(scripted_bundle, "-", "-", input_format="txt", pipes=(texts, Pipe()), shard_rows=500)
+    assert pieces == [32, 64, 128, 256, 500, 20]
+
+
 def test_a_header_without_rows_gives_a_header_without_rows(
     scripted_bundle: Path, tmp_path: Path
 ) -> None:
