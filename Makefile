@@ -13,12 +13,12 @@ TORCH_INDEX ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo check test bench experiment
+.PHONY: help setup demo check test test-faults bench experiment
 
 help: ## list the targets
 	@echo "hasten: the fastest way to run your transformer encoder that still gives the same answers"
 	@echo
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 setup: $(STAMP) ## make .venv with pinned packages (about 2 minutes, once)
 
@@ -52,6 +52,10 @@ check: setup ## lint, formatting, types, import layers (about 15 s; longer the f
 test: setup check ## all checks and all tests, doctests included (about 8 minutes)
 	@echo "test       pytest, warnings as errors (about 7 minutes on two cores)"
 	@$(BIN)/python -m pytest
+
+test-faults: setup ## kill, starve and corrupt bulk runs, hundreds of times (about 30 minutes)
+	@echo "test-faults  pytest -m faults (about 30 minutes on two cores)"
+	@$(BIN)/python -m pytest -m faults
 
 bench: setup ## the measurements that the README quotes (half an hour on a quiet machine)
 	@echo "bench 1/4  hasten against eager PyTorch (10 minutes)"

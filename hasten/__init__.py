@@ -2,9 +2,10 @@
 
 >>> import hasten
 >>> hasten.__all__
-['HastenError', '__version__', 'bench', 'load', 'predict', 'predict_file', 'tune']
+['HastenError', '__version__', 'bench', 'compress', 'load', 'predict', 'predict_file', 'tune']
 
-Importing it loads no framework; ``tune`` and ``bench`` need the extra ``[tune]``, ``load``,
+Importing it loads no framework; ``tune`` and ``bench`` need the extra ``[tune]``, ``compress``
+``[compress]``, ``load``,
 ``predict`` and ``predict_file`` only what the bundle's winner needs.
 """
 
@@ -15,17 +16,18 @@ from typing import TYPE_CHECKING, Any
 from hasten.errors import HastenError
 
 if TYPE_CHECKING:
-    from hasten.api import bench, tune
+    from hasten.api import bench, compress, tune
     from hasten.bulk.run import predict_file
     from hasten.bulk.stream import predict
     from hasten.predictor import load
 
 __version__ = "0.1.0"
 
-__all__ = ["HastenError", "__version__", "bench", "load", "predict", "predict_file", "tune"]
+__all__ = ["HastenError", "__version__", "bench", "compress", "load", "predict", "predict_file", "tune"]
 
 _HOME = {
     "bench": "hasten.api",
+    "compress": "hasten.api",
     "load": "hasten.predictor",
     "predict": "hasten.bulk.stream",
     "predict_file": "hasten.bulk.run",

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hasten import bundle, job
-from hasten.errors import ChoiceError, StorageError
+from hasten.errors import ChoiceError, StorageError, Unavailable
 from hasten.experiment.run import Experiment, Wanted
 from hasten.job import Job, Source
 from hasten.plain import to_json
-from hasten.records import EXPERIMENTS, Bench, Event, ModelInfo, Settings, Tuning
+from hasten.records import EXPERIMENTS, Bench, Event, ModelInfo, Settings, Student, Tuning
 from hasten.report import compose, markdown, stored
 from hasten.report.stored import BENCH
 from hasten.tuning import contest
@@ -130,6 +132,71 @@ def tune(
         _save(folder, tuning, context)
         job.discard(work)
     return tuning
+
+
+def compress(
+    model: str | PathLike[str],
+    texts: Sequence[str],
+    *,
+    labels: Sequence[str] | None = None,
+    output: str | PathLike[str] = "student",
+    layers: int | None = None,
+    ffn_width: int | None = None,
+    budget: str | float = "1h",
+    allow_pickle: bool = False,
+    seed: int = 0,
+    restart: bool = False,
+    on_event: Callable[[Event], None] | None = None,
+) -> Student:
+    """Make a smaller model that answers as ``model`` does, and save it as an ordinary folder.
+
+    Blocks and feed-forward units that matter least are really taken out of the weights; what is
+    left is taught by the original on your texts. While it runs, checkpoints are kept in
+    ``<output>.training``; the same call continues from there if it was interrupted.
+
+    Args:
+        model: a Hugging Face folder or hub id.
+        texts: of the kind that the model will see; unlabelled ones suffice.
+        labels: the right label of each text, if known.
+        output: the folder for the student; it must be new or empty.
+        layers: how many blocks stay; which ones is chosen by their agreement.
+        ffn_width: how many feed-forward units stay in each block, rounded down to a multiple of 16.
+        budget: how long it may take, in seconds or as ``"45m"``, ``"1h"``.
+        allow_pickle: accept a folder whose weights are a pickle.
+        seed: of everything that is drawn.
+        restart: throw an interrupted run's work away.
+        on_event: is told what is being done and how long is left.
+
+    Returns:
+        What the student is, and how it compares with the original on texts that taught nothing.
+
+    Raises:
+        HastenError: see :mod:`hasten.errors`; the message says what to do.
+    """
+    from hasten.compress import run as compression
+
+    wanted = compression.Wanted(layers, ffn_width, parse_duration(budget), seed)
+    job.require_tune_extra()
+    if find_spec("accelerate") is None:
+        raise Unavailable(
+            "teaching a student needs accelerate, which is not installed",
+            fix="pip install 'hasten[compress]'",
+        )
+    folder = Path(output).resolve()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise StorageError(f"{folder} is there already", fix="Choose another -o, or remove it.")
+    work = folder.with_name(folder.name + ".training")
+    with job.held(work, restart=restart):
+        shutil.rmtree(work / "reference", ignore_errors=True)
+        reference = Source(model, allow_pickle=allow_pickle).prepare(work / "reference", seed)
+        student = compression.make(
+            reference, texts, labels, wanted, work=work, report=on_event or job.keep_quiet
+        )
+        student_json = json.dumps(to_json(student), indent=1)
+        (work / "student" / "student.json").write_text(student_json, encoding="utf-8")
+        (work / "student").replace(folder)
+        job.discard(work)
+    return student
 
 
 def bench(

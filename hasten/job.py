@@ -44,6 +44,7 @@ LOGS = "logs"
 _MOST_PROFILED = 20_000
 MARKER = ".hasten.lock"
 _OURS = (RESULTS, LOGS, TRUTH, "reference", "artifacts", "bench.json")
+_STUDENTS = ("asked.json", "choice.json", "steps.json", "checkpoints", "student")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +161,7 @@ class Job:
                 len(chosen.texts),
                 context.journal.resumed,
                 len(chosen.calibration),
+                len(set(chosen.texts)),
             )
         )
         return context
@@ -187,14 +189,18 @@ def check(settings: Settings, rounds: str = "--rounds", fewest: int = 5) -> None
         ("--max-flips", settings.max_flips, 0.0, 1.0),
         ("--threads", settings.threads, 1, 4096),
         ("--texts", settings.texts, 1, 10**9),
-        ("--calibration", settings.calibration, candidates.FEWEST_CALIBRATION, 10**6),
+        # None at all is a choice as well.
+        ("--calibration", settings.calibration or None, candidates.FEWEST_CALIBRATION, 10**6),
         (rounds, settings.rounds, fewest, 10_000),
         ("--seed", settings.seed, 0, 2**32 - 1),
         *(("--batch-sizes", size, 1, 4096) for size in settings.batch_sizes),
     ]
     for name, value, low, high in limits:
         if value is not None and not low <= value <= high:
-            raise ChoiceError(f"{name} is {value}", fix=f"It must be from {low:,} to {high:,}.")
+            none = "; 0 holds no texts apart" if name == "--calibration" else ""
+            raise ChoiceError(
+                f"{name} is {value}", fix=f"It must be from {low:,} to {high:,}{none}."
+            )
 
 
 def require_tune_extra() -> None:
@@ -292,7 +298,7 @@ def held(work: Path, *, restart: bool) -> Iterator[None]:
             )
         lock.acquire()
         if restart:
-            remove(work, *_OURS)
+            remove(work, *_OURS, *_STUDENTS)
     except Timeout:
         raise StorageError(
             f"another run is writing to {work}", fix="Wait for it to end, or choose another -o."

@@ -202,7 +202,19 @@ def test_an_engines_extra_installs_what_it_needs(name: str) -> None:
 
 
 def test_extras_are_there() -> None:
-    promised = {"all", "demo", "dev", "onnx", "openvino", "ray", "report", "serve", "torch", "tune"}
+    promised = {
+        "all",
+        "compress",
+        "demo",
+        "dev",
+        "onnx",
+        "openvino",
+        "ray",
+        "report",
+        "serve",
+        "torch",
+        "tune",
+    }
     assert set(EXTRAS) == promised
 
 

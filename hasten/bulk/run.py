@@ -22,7 +22,7 @@ from hasten.bulk.progress import Meter
 from hasten.bulk.source import PIPE, Input, schema_of, schema_text
 from hasten.bulk.store import Store
 from hasten.bulk.target import Target
-from hasten.errors import ChoiceError, HastenError, InputError
+from hasten.errors import ChoiceError, HastenError, InputError, StorageError
 from hasten.predictor import Predictor, verified
 from hasten.records import ON_ERROR, BulkPlan, Event, Progress, Receipt, Summary
 
@@ -98,16 +98,17 @@ def predict_file(
         ResumeError: ``output`` was begun from another input or bundle, or with other options.
         StorageError: ``output`` cannot be written, or is there already.
     """
+    from hasten.bulk import cluster  # it builds on this module
+
     if ray is not None:
-        cluster = _cluster()
         cluster.check(ray, str(input), str(output))
     standard = pipes or (sys.stdin.buffer, sys.stdout.buffer)
     given = Input(str(input), _dotted(input_format), standard[0])
     target = targets.decide(str(output), _dotted(output_format), given)
     _refuse_inside(Path(input), target)
-    folder = Path(bundle)
+    describe = verified if ray is None else cluster.described
     job = plan(
-        cluster.described(folder, trust=trust) if ray else verified(folder, trust=trust),
+        describe(bundle, trust=trust),
         given,
         target,
         text_column=text_column,
@@ -121,8 +122,11 @@ def predict_file(
         return _summary(job, meter)
     with Store(target.path, dataset=target.dataset, restart=restart) as store:
         done = store.begin(job.plan)
-        with _loaded(job, on_event) as (model, meter):
-            _to_store(job, model, meter, store, done)
+        if ray is not None:
+            meter = cluster.run(job, store, done, ray, on_event, trust=trust)
+        else:
+            with _loaded(job, on_event) as (model, meter):
+                _to_store(job, model, meter, store, done)
         store.finish(job.plan)
     return _summary(job, meter)
 
@@ -221,8 +225,14 @@ def _to_store(
 
 def _to_pipe(job: Job, model: Model, meter: Meter, pipe: IO[bytes]) -> None:
     for answered in _answers(job, model, meter, {}):
-        pipe.write(job.encode(answered))
-        pipe.flush()
+        raw = job.encode(answered)
+        try:
+            pipe.write(raw)
+            pipe.flush()
+        except BrokenPipeError:
+            raise  # who reads has enough: the shell's way to end what comes before `head`
+        except OSError as error:
+            raise StorageError(f"cannot write to standard output: {error.strerror}") from error
         meter.stored(answered.tally)
 
 
@@ -230,18 +240,20 @@ def _answers(
     job: Job, model: Model, meter: Meter, done: Mapping[int, Receipt]
 ) -> Iterator[Answered]:
     """All shards that are not done, with their answers, in order."""
-    shards = job.given.shards(job.plan, done)
-    works = (_checked(model.prepare(*pair, job.plan.text_column), job.plan) for pair in shards)
-    with closing(flow(works, model.predictor.streams.count, meter.ran)) as finished:
+    streams = model.predictor.streams.count
+    with closing(flow(_works(job, model, done), streams, meter.ran)) as finished:
         for work in finished:
             answered = work.finish(job.naming)
             refuse_errors(answered.errors, job.plan)
             yield answered
 
 
-def _checked(work: Work, plan: BulkPlan) -> Work:
-    refuse_errors(work.unread, plan)
-    return work
+def _works(job: Job, model: Model, done: Mapping[int, Receipt]) -> Iterator[Work]:
+    with closing(job.given.shards(job.plan, done)) as shards:
+        for shard, rows in shards:
+            work = model.prepare(shard, rows, job.plan.text_column)
+            refuse_errors(work.unread, job.plan)
+            yield work
 
 
 def refuse_errors(errors: Mapping[int, HastenError], plan: BulkPlan) -> None:

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from hasten import records
 from hasten.errors import EngineError, HastenError, NoCandidate, Unavailable
 from hasten.plain import to_json
-from hasten.records import Bench, Briefing, Event, Forecast, Summary, Tuning
+from hasten.records import Bench, Briefing, Event, Forecast, Student, Summary, Tuning
 
 if TYPE_CHECKING:
     from hasten.report.document import Document
@@ -95,10 +95,14 @@ class Display:
             f"Machine {escape(here.cpu_model)}, {content.count(here.usable_cores, 'usable core')}"
         )
         err.print(f"Texts   {content.lengths(event.profile)}")
-        if event.judged_texts < event.profile.given:
+        judged, different = event.judged_texts, event.different_texts
+        copies = f" ({different:,} different)" if different and different < judged else ""
+        if judged < event.profile.given or copies:
             calibrating = event.calibration_texts
-            apart = f"; {calibrating:,} others calibrate int8" if calibrating else ""
-            err.print(f"        {event.judged_texts:,} of them are judged{apart}")
+            apart = (
+                f", {calibrating:,} calibrate int8 (at most three in ten)" if calibrating else ""
+            )
+            err.print(f"        {judged:,} of them are judged{copies}{apart}", soft_wrap=True)
         if event.resumed:
             err.print("Continuing an interrupted run; --restart begins anew.")
 
@@ -201,6 +205,37 @@ def show_summary(summary: Summary, *, as_json: bool) -> None:
         )
     if told is out:
         told.print(f"Written: {escape(summary.output)}", soft_wrap=True, highlight=False)
+
+
+def show_student(student: Student, folder: Path, *, as_json: bool) -> None:
+    """Print what a student is, beside its original."""
+    if as_json:
+        print_json(to_json(student))
+        return
+    from hasten.report import content
+
+    rows = (
+        ("blocks", len(student.layers), student.of_layers),
+        ("feed-forward units", student.ffn_width, student.of_ffn_width),
+        ("weights", student.parameter_count, student.of_parameter_count),
+    )
+    for name, now, then in rows:
+        out.print(f"{name}: {now:,} of {then:,}", highlight=False)
+    out.print(
+        f"Taught {content.count(student.taught_texts, 'text')} in "
+        f"{content.count(student.steps, 'step')}, {_minutes(student.seconds)} in all. On "
+        f"{content.count(student.after.compared, 'other text')}:",
+        highlight=False,
+    )
+    for name, parity in (("before", student.before), ("after", student.after)):
+        bound = f" (at most {parity.flip_upper_bound:.2%})" if parity.decisions else ""
+        changed = (
+            f"{parity.flips:,} answers changed{bound}"
+            if parity.decisions
+            else (f"off by {parity.mean_abs_difference:.2g} standard deviations in the mean")
+        )
+        out.print(f"  {name}: {changed}", highlight=False)
+    out.print(f"\nStudent: {escape(str(folder))}", soft_wrap=True, highlight=False)
 
 
 def show_document(document: Document) -> None:

@@ -58,6 +58,7 @@ from hasten.records.results import (
     Status,
     Tuning,
 )
+from hasten.records.student import Student
 
 __all__ = [
     "DEVICES",
@@ -98,6 +99,7 @@ __all__ = [
     "StartUp",
     "Status",
     "Strategy",
+    "Student",
     "Summary",
     "Tally",
     "Tuning",

@@ -21,7 +21,10 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Briefing:
-    """What a tune is about; reported once, before anything is measured."""
+    """What a tune is about; reported once, before anything is measured.
+
+    ``different_texts`` of the judged ones are no copies of each other.
+    """
 
     model: ModelInfo
     profile: LengthProfile
@@ -29,6 +32,7 @@ class Briefing:
     judged_texts: int
     resumed: bool
     calibration_texts: int = 0
+    different_texts: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,7 @@ class Settings:
 class Tuning:
     """The whole result of ``tune``: the plan and all the evidence for it.
 
+    ``judged_texts`` is how many there were, copies included; 0 where it was not kept.
     ``calibration_texts`` were held apart from those that judged, to set the ranges of integer
     candidates; ``probes`` are what the winner answered to a few texts. ``command`` repeats the
     whole, where it is known.
@@ -114,6 +115,7 @@ class Tuning:
     elapsed_s: float
     warnings: tuple[str, ...] = ()
     calibration_texts: int = 0
+    judged_texts: int = 0
     probes: Probes | None = None
     command: str | None = None
 

@@ -1,0 +1,74 @@
+"""hasten compress: a smaller model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hasten.cli import options
+from hasten.cli.app import app
+from hasten.cli.display import (
+    Display,
+    reporting,
+    show_student,
+)
+
+
+@app.command(
+    epilog="**Examples**\n\n"
+    "`hasten compress ./my-model --data texts.csv -o student --layers 6`\n\n"
+    "`hasten compress ./my-model --data texts.csv -o student --layers 4 --ffn-width 768 "
+    "--budget 45m`\n\n"
+    "`hasten tune student --data texts.csv -o bundle`"
+)
+def compress(  # noqa: PLR0917 - typer makes options of all of them
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A Hugging Face folder or hub id.")],
+    data: options.Data,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="A new folder for the student.")
+    ] = Path("student"),
+    layers: Annotated[
+        int | None, typer.Option(help="Blocks that stay; which ones is measured.")
+    ] = None,
+    ffn_width: Annotated[
+        int | None, typer.Option(help="Feed-forward units that stay in each block.")
+    ] = None,
+    text_column: options.TextColumn = None,
+    label_column: Annotated[
+        str | None, typer.Option(help="Column with the right labels; none are needed.")
+    ] = None,
+    budget: options.Budget = "1h",
+    allow_pickle: options.AllowPickle = False,
+    seed: options.Seed = 0,
+    restart: options.Restart = False,
+    as_json: options.AsJson = False,
+    debug: options.Debug = False,
+) -> None:
+    """Make a smaller model that answers as MODEL does, from unlabelled texts.
+
+    Takes out the blocks and feed-forward units that matter least, teaches what is left with
+    MODEL's own answers, and compares both on texts that taught nothing. The student is an
+    ordinary Hugging Face folder. An interrupted run continues when the same command is given.
+    """
+    from hasten import api, corpus
+
+    with reporting(debug):
+        read = corpus.read(data, text_column=text_column, label_column=label_column)
+        display = Display()
+        with display.live():
+            student = api.compress(
+                model,
+                read.texts,
+                labels=read.labels,
+                output=output,
+                layers=layers,
+                ffn_width=ffn_width,
+                budget=budget,
+                allow_pickle=allow_pickle,
+                seed=seed,
+                restart=restart,
+                on_event=display,
+            )
+        show_student(student, output, as_json=as_json)

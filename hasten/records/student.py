@@ -1,0 +1,31 @@
+"""What came out of making a model smaller."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hasten.records.measured import Parity
+
+
+@dataclass(frozen=True, slots=True)
+class Student:
+    """A smaller model beside its original.
+
+    ``layers`` are the original's blocks that it has, ``ffn_width`` the units of each block's
+    feed-forward part. ``before`` and ``after`` compare it with the original on texts that neither
+    taught nor chose anything, before and after it was taught. ``agreements`` are what was seen
+    while it was, on other texts, of 0 to 1.
+    """
+
+    layers: tuple[int, ...]
+    of_layers: int
+    ffn_width: int
+    of_ffn_width: int
+    parameter_count: int
+    of_parameter_count: int
+    taught_texts: int
+    steps: int
+    agreements: tuple[float, ...]
+    before: Parity
+    after: Parity
+    seconds: float
