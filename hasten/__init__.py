@@ -23,7 +23,16 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["HastenError", "__version__", "bench", "compress", "load", "predict", "predict_file", "tune"]
+__all__ = [
+    "HastenError",
+    "__version__",
+    "bench",
+    "compress",
+    "load",
+    "predict",
+    "predict_file",
+    "tune",
+]
 
 _HOME = {
     "bench": "hasten.api",

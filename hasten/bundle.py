@@ -218,10 +218,12 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise BundleError(f"{path} is damaged: {error}", fix=_AGAIN) from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        found = manifest.get("format") if isinstance(manifest, dict) else None
+    if not isinstance(manifest, dict) or "format" not in manifest:
+        raise BundleError(f"{path} is damaged: it is no bundle's manifest", fix=_AGAIN)
+    if manifest["format"] != FORMAT:
         raise BundleError(
-            f"{folder} has bundle format {found}; this version of hasten reads {FORMAT}",
+            f"{folder} has bundle format {manifest['format']}; this version of hasten reads "
+            f"{FORMAT}",
             fix="Install the version of hasten that made it, or tune again.",
         )
     # With this, whatever stands in it is what was written, and need not be doubted again.

@@ -36,8 +36,15 @@ int8 that visibly moves MiniLM's embeddings (worst cosine 0.94) reaches 0.27.
 MARGIN_PERCENTILES = (5, 25, 50, 75, 95)
 """Of the original's margins, as kept in :attr:`hasten.records.Parity.margin_quantiles`."""
 
+FEWEST_TEXTS = 30
+"""Different texts that a lossy candidate must answer: of fewer, one broken answer in ten may well
+not be among them (0.9**30 is 4 %, and 0.9**10 is 35 %)."""
+
 _CONSTANT = 1e-3
 """Share of the original's spread over the texts below which outputs do not depend on the text."""
+
+_ROUNDING = 1e-5
+"""Share of their own size by which fp32 outputs differ from batch to batch, with a margin."""
 
 _SHOWN_CHARACTERS = 200
 
@@ -54,6 +61,9 @@ def compare(
     examples: int = 10,
 ) -> Parity:
     """Compare a candidate's outputs with the fp32 original's on the same texts.
+
+    A text that occurs several times counts once, with the copy that fared worst: copies are no
+    further evidence. Only the largest difference looks at all of them.
 
     Rows in which the candidate has NaN or infinity are counted as ``non_finite`` and left out of
     flips and differences. For tasks without decisions, differences are in units of the
@@ -83,31 +93,66 @@ def compare(
     differences = np.abs(candidate.astype(np.float64) - reference)
     if not task.decides:
         differences /= _spread(reference)
-    changed = task.decisions(reference) != task.decisions(candidate)
-    flipped = np.flatnonzero(changed.reshape(len(reference), -1).any(axis=1))
+    decided_otherwise = task.decisions(reference) != task.decisions(candidate)
+    changed = decided_otherwise.reshape(len(reference), -1).any(axis=1)
     margins = task.margins(reference, candidate)
+    worst = np.lexsort((-differences.max(axis=1), -margins, ~changed, finite))
+    rows = _one_of_each(texts, worst)
+    flipped, sound = rows[changed[rows]], rows[finite[rows]]
     surest = flipped[np.argsort(-margins[flipped], kind="stable")][:examples]
     return Parity(
-        compared=len(reference),
+        compared=len(rows),
         max_abs_difference=float(differences.max()),
-        mean_abs_difference=float(differences[finite].mean()) if finite.any() else 0.0,
+        mean_abs_difference=float(differences[sound].mean()) if len(sound) else 0.0,
         flips=len(flipped),
         ties=int((margins[flipped] <= tie_margin).sum()),
-        flip_upper_bound=(
-            clopper_pearson_upper(len(flipped), len(reference)) if task.decides else 1.0
-        ),
-        non_finite=int((~finite).sum()),
+        flip_upper_bound=clopper_pearson_upper(len(flipped), len(rows)) if task.decides else 1.0,
+        non_finite=len(rows) - len(sound),
         decisions=task.decides,
         examples=_flips(surest, reference, candidate, task=task, labels=labels, texts=texts),
         flip_margins=tuple(map(float, np.sort(margins[flipped]))),
         margin_quantiles=(
-            tuple(map(float, np.percentile(task.sureness(reference), MARGIN_PERCENTILES)))
+            tuple(map(float, np.percentile(task.sureness(reference[rows]), MARGIN_PERCENTILES)))
             if task.decides
             else ()
         ),
         constant=_constant(candidate, reference),
-        quality=_quality(reference, candidate, finite, task=task, labels=labels, gold=gold),
+        quality=_quality(
+            reference[rows],
+            candidate[rows],
+            finite[rows],
+            task=task,
+            labels=labels,
+            gold=gold and [gold[row] for row in rows],
+        ),
     )
+
+
+def unprovable(reference: Outputs, texts: Sequence[str]) -> str | None:
+    """Why agreement with the original on these texts proves nothing of a lossy candidate, if so.
+
+    Args:
+        reference: the original's, float32 [n, k].
+        texts: the n texts.
+    """
+    different = len(set(texts))
+    if different < FEWEST_TEXTS:
+        return (
+            f"judging a lossy candidate takes at least {FEWEST_TEXTS} different texts, and there "
+            f"{'is' if different == 1 else 'are'} {different}"
+        )
+    if is_constant(reference):
+        return (
+            f"the original gives the same outputs for all {different} different texts, so "
+            "agreement with it proves nothing"
+        )
+    return None
+
+
+def is_constant(outputs: Outputs) -> bool:
+    """Whether these outputs, float32 [n, k], are the same for every text but for rounding."""
+    differs = float(np.ptp(outputs.astype(np.float64), axis=0).max())
+    return differs <= _ROUNDING * float(np.abs(outputs).max())
 
 
 def verdict(
@@ -183,6 +228,15 @@ def _check(reference: Outputs, candidate: Outputs) -> None:
             f"the candidate's outputs have the shape {candidate.shape}, "
             f"the original's {reference.shape}"
         )
+    require_finite(reference)
+
+
+def require_finite(reference: Outputs) -> None:
+    """Refuse an original, float32 [n, k], that gives NaN or infinity.
+
+    Raises:
+        ModelError: it does.
+    """
     broken = int((~_finite_rows(reference)).sum())
     if broken:
         raise ModelError(
@@ -190,6 +244,14 @@ def _check(reference: Outputs, candidate: Outputs) -> None:
             f"{len(reference)} texts, so there is nothing to compare with",
             fix="Check that its weights are complete and were not saved after they overflowed.",
         )
+
+
+def _one_of_each(texts: Sequence[str], order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The first copy of each text in this order of rows; int64 indices, ascending."""
+    first: dict[str, int] = {}
+    for row in order.tolist():
+        first.setdefault(texts[row], row)
+    return np.array(sorted(first.values()), np.int64)
 
 
 def _finite_rows(outputs: Outputs) -> NDArray[np.bool_]:

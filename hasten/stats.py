@@ -234,6 +234,18 @@ def clopper_pearson_upper(successes: int, trials: int, confidence: float = 0.95)
     return (low + high) / 2
 
 
+def clopper_pearson_lower(successes: int, trials: int, confidence: float = 0.95) -> float:
+    """Exact one-sided lower bound on a proportion: the upper one on that of the failures.
+
+    >>> round(clopper_pearson_lower(2, 32), 4)
+    0.0112
+
+    Raises:
+        ValueError: no trials, or more successes than trials.
+    """
+    return 1.0 - clopper_pearson_upper(trials - successes, trials, confidence)
+
+
 def mcnemar_p(only_first_right: int, only_second_right: int) -> float:
     """How probable so uneven disagreements are, or more uneven ones, of two equally good models.
 

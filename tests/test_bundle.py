@@ -156,6 +156,13 @@ def test_a_broken_manifest_is_refused(saved: Path, text: str) -> None:
         bundle.load(saved, here=MACHINE)
 
 
+@pytest.mark.parametrize("text", ["{}", "[]"])
+def test_a_manifest_without_a_format_is_damaged(saved: Path, text: str) -> None:
+    (saved / "hasten.json").write_text(text)
+    with pytest.raises(BundleError, match=r"hasten\.json is damaged"):
+        bundle.load(saved, here=MACHINE)
+
+
 def test_a_folder_without_manifest_is_no_bundle(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"no hasten\.json"):
         bundle.load(tmp_path)

@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 
 from hasten import tasks
 from hasten.errors import EngineError, InputError, ModelError
-from hasten.parity import FP32_TOLERANCE, TENSOR_TOLERANCE, TIE_MARGIN, compare, verdict
+from hasten.parity import (
+    FP32_TOLERANCE,
+    TENSOR_TOLERANCE,
+    TIE_MARGIN,
+    compare,
+    is_constant,
+    unprovable,
+    verdict,
+)
 from hasten.plain import from_json, to_json
 from hasten.records import Parity
 from hasten.stats import clopper_pearson_upper
@@ -187,6 +195,40 @@ class TestCompare:
         assert reason == "outputs are the same for all 100 texts"
         assert not compared(reference, reference).constant
         assert not compared(stuck, stuck).constant  # the original's own doing
+
+    def test_a_text_counts_once_however_often_it_occurs(self) -> None:
+        once = logits(40)
+        reference, texts = np.tile(once, (5, 1)), [f"text {i}" for i in range(40)] * 5
+        gold = [LABELS[int(row.argmax())] for row in reference]
+        # One copy of text 3 and all of text 7; one copy of text 9 is broken.
+        candidate = flipped(reference, 43, *range(7, 200, 40))
+        candidate[89] = np.nan
+        parity = compared(reference, candidate, texts=texts, gold=gold)
+        assert (parity.compared, parity.flips, parity.non_finite) == (40, 2, 1)
+        assert parity.flip_upper_bound == clopper_pearson_upper(2, 40)
+        assert {flip.index % 40 for flip in parity.examples} == {3, 7}
+        assert len(parity.flip_margins) == 2
+        assert parity.quality is not None
+        assert parity.quality.only_reference_right == 3
+        assert parity.quality.reference_accuracy == 1.0
+
+    def test_the_largest_difference_is_that_of_any_copy(self) -> None:
+        reference = np.tile(logits(1), (3, 1))
+        candidate = reference + np.array([[0.1], [0.0], [0.3]], np.float32)
+        parity = compared(reference, candidate, texts=["a"] * 3)
+        assert parity.max_abs_difference == pytest.approx(0.3, rel=1e-5)
+
+    def test_what_would_prove_nothing_is_said(self) -> None:
+        texts = [f"text {i}" for i in range(30)]
+        assert unprovable(logits(30), texts) is None
+        assert unprovable(logits(30), [*texts[:29], texts[0]]) == (
+            "judging a lossy candidate takes at least 30 different texts, and there are 29"
+        )
+        stuck = np.tile(logits(1), (30, 1)) * (1 + 1e-7 * np.arange(30)[:, np.newaxis])
+        assert is_constant(stuck)
+        assert "proves nothing" in (unprovable(stuck, texts) or "")
+        assert is_constant(np.zeros((30, 2), np.float32))
+        assert not is_constant(stuck * (1 + 1e-4 * np.arange(30)[:, np.newaxis]))
 
     def test_an_unknown_gold_label_is_an_error(self) -> None:
         with pytest.raises(InputError, match="'maybe'"):

@@ -16,8 +16,8 @@ from hasten import bundle, predictor, probes
 from hasten.errors import BundleError
 from hasten.probes import Memory
 from hasten.records import Probes, Tuning
-from tests.scripted import MACHINE, Lab
-from tests.test_bundle import FAST, save
+from tests.scripted import MACHINE, Lab, save_bundle
+from tests.test_bundle import FAST
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +50,7 @@ def test_a_bundle_that_answers_as_it_did_loads_and_is_remembered(
     monkeypatch: pytest.MonkeyPatch,
     own_cache: Path,
 ) -> None:
-    folder = save(tmp_path / "bundle", lab, tuning)
+    folder = save_bundle(tmp_path / "bundle", lab, tuning)
     with pytest.warns(UserWarning, match="bundle"):  # the lab's machine is another than this one
         hasten.load(folder).close()
     assert len(list(own_cache.rglob("checked/*"))) == 1
@@ -63,7 +63,7 @@ def test_a_bundle_that_answers_as_it_did_loads_and_is_remembered(
 def test_altered_outputs_are_refused_with_the_reason(
     tmp_path: Path, lab: Lab, tuning: Tuning, own_cache: Path
 ) -> None:
-    folder = save(tmp_path / "bundle", lab, altered(tuning, 0.5))
+    folder = save_bundle(tmp_path / "bundle", lab, altered(tuning, 0.5))
     with pytest.raises(BundleError, match="other answers here than where it was tuned") as caught:
         hasten.load(folder)
     assert "Tune on this machine" in (caught.value.fix or "")
@@ -74,7 +74,7 @@ def test_altered_outputs_are_refused_with_the_reason(
 def test_outputs_altered_in_the_file_alone_are_damage(
     tmp_path: Path, lab: Lab, tuning: Tuning
 ) -> None:
-    folder = save(tmp_path / "bundle", lab, tuning)
+    folder = save_bundle(tmp_path / "bundle", lab, tuning)
     path = folder / bundle.PROBES
     stored = json.loads(path.read_text())
     stored["outputs"][0][0] += 1.0
@@ -143,7 +143,7 @@ def test_a_home_that_may_not_be_looked_into_is_no_error(monkeypatch: pytest.Monk
 def test_bundles_without_probes_still_load(
     tmp_path: Path, lab: Lab, tuning: Tuning, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = save(tmp_path / "bundle", lab, replace(tuning, probes=None))
+    folder = save_bundle(tmp_path / "bundle", lab, replace(tuning, probes=None))
     monkeypatch.setattr(probes, "check", lambda *_, **__: pytest.fail("nothing to check with"))
     loaded = bundle.load(folder, here=MACHINE)
     assert loaded.probes is None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -21,6 +22,8 @@ from hasten.errors import StorageError
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 _UNFINISHED = ".unfinished"
+
+_RANDOM_BYTES = 4
 
 
 @contextmanager
@@ -69,7 +72,7 @@ def _write(file: IO[bytes], content: bytes) -> None:
 @contextmanager
 def _temporary(path: Path, write: Callable[[IO[bytes]], None]) -> Iterator[Path]:
     """A durable file beside ``path`` under a name of its own, gone at the end."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_UNFINISHED}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(_RANDOM_BYTES)}{_UNFINISHED}")
     try:
         with temporary.open("xb") as file:
             write(file)
@@ -95,11 +98,24 @@ def _link(temporary: Path, path: Path) -> bool:
     return True
 
 
-def sweep(*folders: Path) -> None:
-    """Remove what runs that were killed left unfinished; none must be running."""
+def sweep(*folders: Path, of: str | None = None) -> None:
+    """Remove what runs that were killed left unfinished: of all files, or of the one called ``of``.
+
+    Nobody must be writing these.
+    """
+    name = "*" if of is None else f"{glob.escape(of)}.{'?' * (2 * _RANDOM_BYTES)}"
     for folder in folders:
-        for path in folder.glob(f".*{_UNFINISHED}"):
+        for path in folder.glob(f".{name}{_UNFINISHED}"):
             path.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder that is still there after a power cut, and those above it."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -18,6 +18,10 @@ _ALIVE = 4
 """Shards in memory at once: one being prepared, two on the streams, one being written."""
 
 
+_PREPARING_S = 1.0
+"""At the end, wait so long for the thread that prepares; it only reads and counts tokens."""
+
+
 def flow(
     works: Iterable[Work], streams: int, ran: Callable[[Work, Batch], None] = lambda *_: None
 ) -> Generator[Work, None, None]:
@@ -47,8 +51,10 @@ def flow(
         yield from line.finished()
     finally:
         line.stop()
-        for thread in threads:
+        for thread in threads[1:]:
             thread.join()
+        # It may be waiting for a pipe from which nothing comes, and nobody waits for that.
+        threads[0].join(_PREPARING_S)
 
 
 class _Running:
@@ -85,6 +91,8 @@ class _Line:
         except BaseException as error:  # noqa: BLE001 - handed to the caller's thread
             self._error = error
         finally:
+            if isinstance(self._works, Generator):
+                self._works.close()  # here, where it runs: it may hold a file
             with self._changed:
                 self._ended = True
                 self._changed.notify_all()

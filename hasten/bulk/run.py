@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -102,7 +103,7 @@ def predict_file(
 
     if ray is not None:
         cluster.check(ray, str(input), str(output))
-    standard = pipes or (sys.stdin.buffer, sys.stdout.buffer)
+    standard = pipes or (_standard_input(), sys.stdout.buffer)
     given = Input(str(input), _dotted(input_format), standard[0])
     target = targets.decide(str(output), _dotted(output_format), given)
     _refuse_inside(Path(input), target)
@@ -277,6 +278,18 @@ def _summary(job: Job, meter: Meter) -> Summary:
         seconds=meter.seconds,
         load_s=meter.load_s,
     )
+
+
+def _standard_input() -> IO[bytes]:
+    """Standard input, by a reader of its own.
+
+    A thread may be waiting for more of it when the process ends. The interpreter would then want
+    to close its own reader, find that thread in it, and abort.
+    """
+    try:
+        return io.BufferedReader(io.FileIO(sys.stdin.fileno(), closefd=False))
+    except io.UnsupportedOperation:  # somebody put an object in its place
+        return sys.stdin.buffer
 
 
 def _dotted(name: str | None) -> str | None:

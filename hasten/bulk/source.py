@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import glob
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -94,7 +94,9 @@ class Input:
         except formats.UNREADABLE:
             return None
 
-    def shards(self, plan: BulkPlan, done: Mapping[int, Receipt]) -> Iterator[tuple[Shard, Rows]]:
+    def shards(
+        self, plan: BulkPlan, done: Mapping[int, Receipt]
+    ) -> Generator[tuple[Shard, Rows], None, None]:
         """The rows in shards, but for those that are ``done``; one without rows if there are none.
 
         Raises:
@@ -119,9 +121,7 @@ class Input:
         nothing = Records(self.sources[shard.source].path, shard.begin, [])
         return next(self._rows(plan, shard.source, shard.begin, shard.number), nothing)
 
-    def _rows(
-        self, plan: BulkPlan, index: int, place: Place | None, number: int
-    ) -> Iterator[Rows]:
+    def _rows(self, plan: BulkPlan, index: int, place: Place | None, number: int) -> Iterator[Rows]:
         """One file's rows from ``place`` on, shard by shard; ``number`` is the first one's."""
         if place is None:
             return

@@ -56,6 +56,7 @@ class Store:
         self._dataset = dataset
         self._books = self.folder / _BOOKS
         self._receipts = self._books / "receipts"
+        self._plan = self._books / "plan.json"
         self._lock = filelock.FileLock(self._books / "lock")
 
     def __enter__(self) -> Store:
@@ -67,27 +68,34 @@ class Store:
         """
         self._refuse_foreign()
         if self.output.is_file() and not self.folder.exists() and not self._restart:
+            self._tidy()
             raise self._complete()
         with durable.storing(self.folder):
-            self._receipts.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock.acquire(blocking=False)
-        except filelock.Timeout:
-            raise StorageError(
-                f"another run is writing {self.output} now",
-                fix="Wait until it has ended, or choose another -o.",
-            ) from None
+            durable.make_folder(self._receipts)
+            try:
+                self._lock.acquire(blocking=False)
+            except filelock.Timeout:
+                raise StorageError(
+                    f"another run is writing {self.output} now",
+                    fix="Wait until it has ended, or choose another -o.",
+                ) from None
+        if self.output.is_file() and not self._plan.exists() and not self._restart:
+            # Another run was at its end when we looked, and took its folder away before we had
+            # the lock: this folder is a new one, and has nothing in it.
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self._lock.release()
+            raise self._complete()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._lock.release()
 
     def _refuse_foreign(self) -> None:
-        there = self.folder
-        ours = self._books.is_dir() or (there.is_dir() and not any(there.iterdir()))
-        if there.exists() and not ours:
+        # One look, as another run may be making the folder: the books are the first thing in it.
+        there = _names(self.folder)
+        if there and _BOOKS not in there:
             raise StorageError(
-                f"{there} exists and is not the output of such a run",
+                f"{self.folder} exists and is not the output of such a run",
                 fix="Choose another -o, or move it away.",
             )
         if not self._dataset and self.output.is_dir():
@@ -105,12 +113,15 @@ class Store:
         """
         if self._restart:
             self._clear()
-        durable.sweep(self.folder, self._receipts, self._books, self.output.parent)
-        path = self._books / "plan.json"
-        if not path.exists():
-            durable.create(path, json.dumps(to_json(plan), indent=1).encode())
+        with durable.storing(self.folder):
+            durable.sweep(self.folder, self._receipts, self._books)
+            # Beside the output are other runs' outputs, which may be growing now.
+            durable.sweep(self.output.parent, of=self.output.name)
+        self._tidy()
+        if not self._plan.exists():
+            durable.create(self._plan, json.dumps(to_json(plan), indent=1).encode())
             return {}
-        _refuse_others(_read_plan(path), plan, self.output)
+        _refuse_others(_read_plan(self._plan), plan, self.output)
         if (self.folder / SUCCESS).exists():
             raise self._complete()
         return self.receipts()
@@ -122,20 +133,44 @@ class Store:
         )
 
     def _clear(self) -> None:
-        """Remove what earlier runs left, the plan last: without it nothing can be continued."""
+        """Remove what earlier runs left; killed at any moment, what remains can be continued.
+
+        So whatever says that something is there goes before it does, and the plan, by which
+        everything is understood, goes last.
+        """
         with durable.storing(self.folder):
-            for path in self.folder.iterdir():
-                if path != self._books:
+            (self.folder / SUCCESS).unlink(missing_ok=True)
+            durable.sync_folder(self.folder)
+            for folder, pattern in (self._receipts, "*.json"), (self.folder, "part-*"):
+                for path in folder.glob(pattern):
                     path.unlink()
-            for path in self._receipts.iterdir():
-                path.unlink()
-            (self._books / "plan.json").unlink(missing_ok=True)
+                durable.sync_folder(folder)
+            self._plan.unlink(missing_ok=True)
+
+    @property
+    def _done(self) -> Path:
+        """What the folder is called while it is being removed."""
+        return self.folder.with_name(f".{self.folder.name}.done")
+
+    def _tidy(self) -> None:
+        """Remove what a run left that was killed when its output was there already."""
+        if not self._dataset and self._done.exists():
+            shutil.rmtree(self._done, ignore_errors=True)
 
     def receipts(self) -> dict[int, Receipt]:
-        """What is done, by the shards' numbers."""
-        found = (p for p in self._receipts.iterdir() if p.suffix == ".json")
-        receipts = (from_json(Receipt, json.loads(path.read_text())) for path in found)
-        return {receipt.shard.number: receipt for receipt in receipts}
+        """What is done, by the shards' numbers.
+
+        Raises:
+            StorageError: a receipt cannot be read.
+        """
+        found = {}
+        for path in self._receipts.glob("[!.]*.json"):
+            try:
+                receipt = from_json(Receipt, json.loads(path.read_text()))
+            except (OSError, ValueError) as error:
+                raise StorageError(f"{path} cannot be read: {error}", fix=_RESTART) from error
+            found[receipt.shard.number] = receipt
+        return found
 
     def put(
         self, plan: BulkPlan, shard: Shard, end: Place | None, tally: Tally, part: bytes
@@ -148,7 +183,8 @@ class Store:
         name = f"part-{shard.number:05}{plan.output_format}{plan.packing}"
         if not durable.create(self.folder / name, part):
             # A run that was killed before its receipt, or another machine's, was first.
-            part = (self.folder / name).read_bytes()
+            with durable.storing(self.folder / name):
+                part = (self.folder / name).read_bytes()
         digest = hashlib.sha256(part).hexdigest()
         receipt = Receipt(shard, end, tally, name, len(part), digest)
         note = json.dumps(to_json(receipt)).encode()
@@ -172,8 +208,9 @@ class Store:
         durable.replace(self.output, lambda whole: self._join(plan, receipts, whole))
         with durable.storing(self.folder):
             # Renamed first: half a folder must not look like a run that can be continued.
-            old = self.folder.rename(self.folder.with_name(f".{self.folder.name}.done"))
-            shutil.rmtree(old)
+            self._tidy()
+            self.folder.rename(self._done)
+            self._tidy()
         return receipts
 
     def _check(self, receipts: list[Receipt]) -> None:
@@ -189,7 +226,7 @@ class Store:
                 )
         for receipt in receipts:
             path = self.folder / receipt.part
-            if not path.exists() or _sha256(path) != receipt.sha256:
+            if _sha256(path) != receipt.sha256:
                 raise StorageError(f"{path} is missing or has been altered", fix=_RESTART)
 
     def _join(self, plan: BulkPlan, receipts: list[Receipt], whole: IO[bytes]) -> None:
@@ -201,9 +238,24 @@ class Store:
         formats.BY_EXTENSION[plan.output_format].join(parts(), whole)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _names(folder: Path) -> set[str]:
+    """What is in a folder; nothing if there is none."""
+    with durable.storing(folder):
+        try:
+            return {path.name for path in folder.iterdir()}
+        except FileNotFoundError:
+            return set()
+
+
+def _sha256(path: Path) -> str | None:
+    """A file's digest, if it is there."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _read_plan(path: Path) -> BulkPlan:

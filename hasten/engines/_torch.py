@@ -238,15 +238,18 @@ def quiet_tracing() -> Iterator[None]:
         yield
 
 
-def matrix_product_flops_per_s(candidate: Candidate) -> float:
+def matrix_product_flops_per_s(candidate: Candidate) -> float | None:
     """The fastest of several products of BERT's shapes, in FLOP/s; it takes under two seconds.
 
     The candidate's precision, device and threads. In fp32 on all cores, NumPy's product counts
     too: its OpenBLAS beats PyTorch's MKL by half on AMD's CPUs (145 and 95 GFLOP/s on two
-    Zen 3 cores). It cannot be held to fewer threads without another library.
+    Zen 3 cores). It cannot be held to fewer threads without another library. None in precisions
+    that have no type of PyTorch's, such as int8, whose products need scales beside them.
     """
     import torch
 
+    if candidate.precision not in _DTYPES:
+        return None
     threads = candidate.streams * candidate.intra_op_num_threads
     pin_threads(threads)
     on_cpu = candidate.device == "cpu"

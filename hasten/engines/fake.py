@@ -53,7 +53,8 @@ class Script:
     batches on several streams add up, as they do on cores that are all busy. Exporting and
     loading take ``export_s`` and ``load_s``. ``shift`` is added to the first output column;
     ``fail`` names what goes wrong and ``when`` in which step: ``raise``, ``exit``, ``hang``,
-    ``nan`` or ``constant``, at ``export``, ``load`` or ``run``.
+    ``nan`` or ``constant``, at ``export``, ``load`` or ``run``. A batch with the token id
+    ``poison`` raises; texts with ``nan_on`` get NaN, and nothing happens to their neighbours.
     """
 
     call_s: float = 1e-3
@@ -64,6 +65,8 @@ class Script:
     fail: str | None = None
     when: str = "run"
     unsupported: str | None = None
+    poison: int | None = None
+    nan_on: int | None = None
 
     def act(self, step: str) -> None:
         """Fail as scripted, if this is the step for it."""
@@ -93,9 +96,14 @@ class FakeSession(Session):
         self._script.act("run")
         batch, length = input_ids.shape
         self._clock.advance(self._script.call_s + self._script.token_s * batch * length)
+        ids = np.where(attention_mask, input_ids, -1)
+        if self._script.poison is not None and (ids == self._script.poison).any():
+            raise EngineError("fake: scripted poison in a batch")
         sums = (input_ids * attention_mask).sum(axis=1, keepdims=True)
         outputs = np.sin(sums * np.arange(1.0, self._columns + 1)).astype(np.float32)
         outputs[:, 0] += self._script.shift
+        if self._script.nan_on is not None:
+            outputs[(ids == self._script.nan_on).any(axis=1)] = np.nan
         if self._script.fail == "nan":
             outputs[0, 0] = np.nan
         if self._script.fail == "constant":

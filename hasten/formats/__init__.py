@@ -11,7 +11,7 @@ import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePath
-from typing import IO, cast
+from typing import IO, Any, Protocol, cast
 
 import pyarrow as pa
 
@@ -39,6 +39,10 @@ BY_EXTENSION = {e: one for one in (CSV, TSV, JSON_LINES, PARQUET, PLAIN) for e i
 """Formats by the extension of a file's name."""
 
 
+_PIECE = 8192
+"""Bytes that are unpacked at once: at most so many good ones before a damage are lost."""
+
+
 def _gzip(raw: bytes) -> bytes:
     return gzip.compress(raw, mtime=0)  # the time would make every run's file another one
 
@@ -47,15 +51,53 @@ def _zstd(raw: bytes) -> bytes:
     return cast("bytes", pa.compress(raw, codec="zstd", asbytes=True))
 
 
-def _open_zstd(stream: IO[bytes]) -> IO[bytes]:
-    return cast("IO[bytes]", io.BufferedReader(pa.CompressedInputStream(stream, "zstd")))
+def _open_zstd(stream: IO[bytes]) -> _Unpacker:
+    return cast("_Unpacker", pa.CompressedInputStream(stream, "zstd"))
 
 
-def _open_gzip(stream: IO[bytes]) -> IO[bytes]:
-    return cast("IO[bytes]", gzip.open(stream))
+def _open_gzip(stream: IO[bytes]) -> _Unpacker:
+    return cast("_Unpacker", gzip.open(stream))
 
 
-_PACKINGS: dict[str, tuple[Callable[[IO[bytes]], IO[bytes]], Callable[[bytes], bytes]]] = {
+class _Unpacker(Protocol):
+    def read1(self, size: int, /) -> bytes: ...
+
+
+class _Steady(io.RawIOBase):
+    """Unpacked bytes, which end for good where the packed ones are damaged.
+
+    After an error some unpackers go on with bytes that they gave already, and how many good bytes
+    before it they still give depends on how many were asked for at once. Here it is always the
+    same number: whoever begins anew, further behind, meets the same bytes and the same error.
+    """
+
+    def __init__(self, unpacker: _Unpacker) -> None:
+        self._unpacker = unpacker
+        self._piece = memoryview(b"")
+        self._error: Exception | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        if not self._piece:
+            self._piece = memoryview(self._next())
+        asked = memoryview(buffer).cast("B")
+        count = min(len(asked), len(self._piece))
+        asked[:count], self._piece = self._piece[:count], self._piece[count:]
+        return count
+
+    def _next(self) -> bytes:
+        if self._error:
+            raise self._error
+        try:
+            return self._unpacker.read1(_PIECE)
+        except UNREADABLE as error:
+            self._error = error
+            raise
+
+
+_PACKINGS: dict[str, tuple[Callable[[IO[bytes]], _Unpacker], Callable[[bytes], bytes]]] = {
     ".gz": (_open_gzip, _gzip),
     ".zst": (_open_zstd, _zstd),
 }
@@ -98,7 +140,11 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         if not packing(path):
             yield file
             return
-        with _PACKINGS[packing(path)][0](file) as unpacked:
+        unpacker = _PACKINGS[packing(path)][0](file)
+        if extension(path) in BY_EXTENSION and named(path).seeks:
+            yield cast("IO[bytes]", unpacker)
+            return
+        with io.BufferedReader(_Steady(unpacker)) as unpacked:
             yield unpacked
 
 

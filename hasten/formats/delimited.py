@@ -15,7 +15,14 @@ import pyarrow as pa
 
 from hasten.errors import InputError
 from hasten.formats.base import LONGEST_LINE, Reader, Rows
-from hasten.formats.records import Lines, Record, RecordFormat, RecordReader, answered
+from hasten.formats.records import (
+    Lines,
+    Record,
+    RecordFormat,
+    RecordReader,
+    answered,
+    refuse_others,
+)
 from hasten.formats.values import as_field
 from hasten.records import Place
 
@@ -107,7 +114,8 @@ class Delimited(RecordFormat):
         careful = csv.writer(text, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
         if head:
             usual.writerow([*names, *answers.column_names])
-        for values, answer in answered(rows, answers):
+        for index, (values, answer) in enumerate(answered(rows, answers)):
+            refuse_others(rows, index, values, names)
             fields = [as_field(values.get(name)) for name in names]
             fields += map(as_field, answer.values())
             (careful if any("\r" in field for field in fields) else usual).writerow(fields)

@@ -56,8 +56,16 @@ class JsonLines(RecordFormat):
         return _JsonLinesReader(stream, name, begin, schema)
 
     def write(self, rows: Rows, answers: pa.Table, schema: pa.Schema, *, head: bool) -> bytes:
-        lines = (as_json({**values, **answer}) for values, answer in answered(rows, answers))
-        return "".join(f"{line}\n" for line in lines).encode()
+        lines = []
+        for index, (values, answer) in enumerate(answered(rows, answers)):
+            if not answer.keys().isdisjoint(values):  # the rows that were looked at had no such key
+                raise InputError(
+                    f"{rows.where(index)}: there is a {min(answer.keys() & values.keys())!r} "
+                    "already, which the answer would replace",
+                    fix="Give the answer another name: --columns, with --restart.",
+                )
+            lines.append(as_json({**values, **answer}) + "\n")
+        return "".join(lines).encode()
 
 
 JSON_LINES = JsonLines()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from itertools import accumulate
 from pathlib import Path
 from typing import IO
@@ -22,14 +23,22 @@ _CHUNK = 1024
 
 
 class _ParquetReader(Reader):
-    def __init__(self, stream: IO[bytes], name: str, begin: Place) -> None:
+    def __init__(
+        self, stream: IO[bytes], name: str, begin: Place, schema: pa.Schema | None
+    ) -> None:
         from pyarrow import parquet  # here, as no other format needs it: it takes 60 ms
 
-        self._file = parquet.ParquetFile(stream)
+        self._file = parquet.ParquetFile(stream, page_checksum_verification=True)
         self._name = name
         self._place = begin
         self._schema = self._file.schema_arrow.remove_metadata()
         self.columns = tuple(self._schema.names)
+        if schema is not None and set(schema.names) != set(self.columns):
+            raise InputError(
+                f"{name}: its columns are {', '.join(self.columns)}, and those of the first file "
+                f"{', '.join(schema.names)}",
+                fix="Predict it in a run of its own.",
+            )
         self.text_columns = tuple(f.name for f in self._schema if is_string(f.type))
         metadata = self._file.metadata
         groups = range(metadata.num_row_groups)
@@ -115,7 +124,7 @@ class Parquet(Format):
         return int(parquet.read_metadata(path).num_rows)
 
     def read(self, stream: IO[bytes], name: str, begin: Place, schema: pa.Schema | None) -> Reader:
-        return _ParquetReader(stream, name, begin)
+        return _ParquetReader(stream, name, begin, schema)
 
     def write(self, rows: Rows, answers: pa.Table, schema: pa.Schema, *, head: bool) -> bytes:
         from pyarrow import parquet
@@ -130,13 +139,13 @@ class Parquet(Format):
     def join(self, parts: Iterable[IO[bytes]], whole: IO[bytes]) -> None:
         from pyarrow import parquet
 
-        writer = None
-        for part in parts:
-            table = parquet.read_table(part)
-            writer = writer or parquet.ParquetWriter(whole, table.schema)
-            writer.write_table(table)
-        if writer:
-            writer.close()
+        with ExitStack() as closed:
+            writer = None
+            for part in parts:
+                table = parquet.read_table(part)
+                if writer is None:
+                    writer = closed.enter_context(parquet.ParquetWriter(whole, table.schema))
+                writer.write_table(table)
 
 
 PARQUET = Parquet()

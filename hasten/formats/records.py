@@ -156,19 +156,10 @@ class Records(Rows):
         return [values.get(name) for values in self._values]
 
     def table(self, schema: pa.Schema) -> pa.Table:
-        self._refuse_others(set(schema.names))
+        for index, values in enumerate(self._values):
+            refuse_others(self, index, values, schema.names)
         columns = [self._column(field) for field in schema]
         return pa.table(columns, schema=schema)
-
-    def _refuse_others(self, names: set[str]) -> None:
-        for index, values in enumerate(self._values):
-            if not values.keys() <= names:
-                other = min(values.keys() - names)
-                raise InputError(
-                    f"{self.where(index)}: there is a {other!r}, which the first rows did "
-                    "not have, so the output has no column for it",
-                    fix="Write JSON Lines (-o OUTPUT.jsonl), whose lines may differ.",
-                )
 
     def _column(self, field: pa.Field) -> pa.Array:
         values = self.column(field.name)
@@ -192,6 +183,19 @@ class Records(Rows):
 
     def objects(self) -> Iterable[Mapping[str, object]]:
         return self._values
+
+
+def refuse_others(
+    rows: Rows, index: int, values: Mapping[str, object], names: Sequence[str]
+) -> None:
+    """Raise for a row with values that none of the columns ``names`` is for."""
+    others = values.keys() - set(names)
+    if others:
+        raise InputError(
+            f"{rows.where(index)}: there is a {min(others)!r}, which the first rows did "
+            "not have, so the output has no column for it",
+            fix="Write JSON Lines (-o OUTPUT.jsonl), whose lines may differ.",
+        )
 
 
 class RecordReader(Reader):
@@ -253,10 +257,16 @@ class RecordReader(Reader):
 
     def _look_ahead(self) -> None:
         begin = self._place.offset
-        for record in self._records:
-            self._ahead.append(record)
-            if len(self._ahead) == HEAD_ROWS or record.end.offset - begin > HEAD_BYTES:
-                break
+        try:
+            for record in self._records:
+                self._ahead.append(record)
+                if len(self._ahead) == HEAD_ROWS or record.end.offset - begin > HEAD_BYTES:
+                    break
+        except UNREADABLE:
+            if not self._ahead:
+                raise
+            # Whoever takes the rows before the damage meets it then, if it is still there.
+            self._records = self.records(self._lines)
         self.columns = self.columns or tuple(
             dict.fromkeys(key for record in self._ahead for key in record.values)
         )

@@ -114,7 +114,16 @@ def to_values(column: pa.ChunkedArray | pa.Array) -> list[object]:
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         raw = array.to_pylist()
         return [None if value is None else b64encode(value).decode() for value in raw]
-    return list(array.to_pylist())
+    return _texts(array) if is_string(kind) else list(array.to_pylist())
+
+
+def _texts(array: pa.Array) -> list[object]:
+    """Texts as they are; Parquet may hold bytes that are not UTF-8, which become U+FFFD."""
+    try:
+        return list(array.to_pylist())
+    except UnicodeDecodeError:
+        raw = array.cast(pa.large_string()).view(pa.large_binary()).to_pylist()
+        return [None if value is None else value.decode(errors="replace") for value in raw]
 
 
 def _structs(array: pa.StructArray) -> list[object]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from hasten.records import Bench, EndToEnd, Interval, Row, Tuning
-from hasten.report import content, content_bench, figures
+from hasten.report import command, content, content_bench, figures
 from hasten.report.compose import filled, given
 from hasten.report.document import Axis, Document, Figure, Panel, Point, Section, Table
 from hasten.stats import independent_ratio_interval, percentile
@@ -91,7 +91,7 @@ def of(a: Side, b: Side, *, drawn: bool = True) -> Document:
         conditions=tuple(
             f"{side.label}, {line}" for side in (a, b) for line in content.setting(side.result)
         ),
-        command="\n".join(content.repeat(side.result) or "" for side in (a, b)).strip() or None,
+        command="\n".join(command.repeat(side.result) or "" for side in (a, b)).strip() or None,
     )
 
 
@@ -356,7 +356,7 @@ def _size(run: EndToEnd) -> str:
 
 
 def _each_s(run: EndToEnd) -> float:
-    return run.total.median_s / run.texts
+    return run.total.mean_s / run.texts
 
 
 def _ratio(a: EndToEnd, b: EndToEnd) -> Interval | None:

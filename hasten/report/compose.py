@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from hasten.records import Bench, Row, Tuning
-from hasten.report import content, content_bench, figures, figures_bench
+from hasten.report import command, content, content_bench, figures, figures_bench
 from hasten.report.document import Document, Figure, Section, Table
 
 _WHOLE = (400, 10)
@@ -59,7 +59,7 @@ def _tuning(raw: Tuning, drawn: bool) -> Document:
             Section("Not tried here", lines=content.unavailable(tuning.rows)),
         ),
         conditions=content.setting(tuning),
-        command=content.repeat(tuning),
+        command=command.repeat(tuning),
     )
 
 

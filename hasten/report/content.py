@@ -23,12 +23,14 @@ from hasten.records import (
     Parity,
     Quality,
     Row,
-    Settings,
     Strategy,
     Tuning,
 )
 from hasten.report.document import Table
 from hasten.stats import percentile, speed_up
+
+HIGHEST_SHARE = 1.05
+"""More of the fastest matrix product than this is no share: what measured that was disturbed."""
 
 _ORDER = ("chosen", "finalist", "refused", "dropped", "failed")
 
@@ -101,7 +103,7 @@ def facts(tuning: Tuning) -> Iterator[tuple[str, str]]:
         yield f"{parity.flips} of {parity.compared:,}", bound
     elif parity:
         yield f"{parity.mean_abs_difference:.0e}", "mean difference, in standard deviations"
-    if chosen.ceiling_share is not None:
+    if chosen.ceiling_share is not None and chosen.ceiling_share <= HIGHEST_SHARE:
         yield f"{chosen.ceiling_share:.0%}", "of the machine's fastest matrix product"
 
 
@@ -132,8 +134,9 @@ def quality(found: Quality) -> str:
     both = found.only_candidate_right, found.only_reference_right
     return (
         f"Accuracy {found.accuracy:.1%}, the original's {found.reference_accuracy:.1%}; macro-F1 "
-        f"{found.macro_f1:.3f} and {found.reference_macro_f1:.3f}. It alone is right on {both[0]} "
-        f"texts, the original alone on {both[1]} (McNemar's p = {found.mcnemar_p:.2g})."
+        f"{found.macro_f1:.3f} and {found.reference_macro_f1:.3f}. The chosen one alone is "
+        f"right on {both[0]} texts, the original alone on {both[1]} "
+        f"(McNemar's p = {found.mcnemar_p:.2g})."
     )
 
 
@@ -183,17 +186,27 @@ def setting(result: Tuning | Bench) -> tuple[str, ...]:
     baseline = result.baseline.main
     rounds = len(baseline.total.samples_s) if baseline else 0
     judged = f"{baseline.texts:,} texts in each of {rounds}" if baseline else "no"
-    held = result.calibration_texts if isinstance(result, Tuning) else 0
-    apart = f"; {held:,} others calibrated int8 and judged nothing" if held else ""
     return (
         f"Model: {model(result.model)}",
-        f"Texts: {lengths(result.profile)}{apart}",
+        f"Texts: {lengths(result.profile)}{_shares(result)}",
         f"Machine: {machine(result.hardware)}",
         f"Threads: {threads} for every candidate",
         f"Rounds: {judged} interleaved rounds; {result.elapsed_s:.0f} s in all",
         f"Fastest matrix product measured here: {ceilings(result.ceilings) or 'not measured'}",
         f"Versions: {', '.join(f'{name} {v}' for name, v in result.versions.items())}",
     )
+
+
+def _shares(result: Tuning | Bench) -> str:
+    """Which of the texts judged, and which set the ranges of int8."""
+    if isinstance(result, Bench):
+        return ""
+    judged, held, parity = result.judged_texts, result.calibration_texts, result.chosen.parity
+    copies = f" ({parity.compared:,} different)" if parity and parity.compared < judged else ""
+    parts = [f"{judged:,} of them judged{copies}"] if judged and (held or copies) else []
+    if held:
+        parts.append(f"{held:,} of them calibrated int8")
+    return "; " + ", ".join(parts) if parts else ""
 
 
 def model(info: ModelInfo) -> str:
@@ -222,35 +235,6 @@ def ceilings(measured: Iterable[Ceiling]) -> str:
     return "; ".join(
         f"{c.precision} {c.flops_per_s / 1e9:.0f} GFLOP/s on {c.device}" for c in measured
     )
-
-
-def repeat(result: Tuning | Bench) -> str | None:
-    """The command that repeats a result; of a tuning from Python, one that asks for the same."""
-    if result.command or isinstance(result, Bench):
-        return result.command
-    return again(result.settings)
-
-
-def again(settings: Settings) -> str:
-    """The command that tunes so again; a tuning does not keep what the files were called."""
-    asked, usual = settings, Settings()
-    options = {
-        "budget": f"{asked.budget_s:g}s" if asked.budget_s != usual.budget_s else None,
-        "engines": ",".join(asked.engines),
-        "precisions": ",".join(asked.precisions),
-        "batch-sizes": ",".join(map(str, asked.batch_sizes))
-        if asked.batch_sizes != usual.batch_sizes
-        else None,
-    }
-    for name in ("objective", "max_latency_ms", "max_flips", "threads", "device", "texts"):
-        if getattr(asked, name) != getattr(usual, name):
-            options[name.replace("_", "-")] = str(getattr(asked, name))
-    for name in ("calibration", "rounds", "seed"):
-        if getattr(asked, name) != getattr(usual, name):
-            options[name] = str(getattr(asked, name))
-    words = [f"--{name} {value}" for name, value in options.items() if value]
-    strict = ["--strict"] if asked.strict else []
-    return " ".join(["hasten tune MODEL --data FILE -o BUNDLE", *words, *strict])
 
 
 def comparable(tuning: Tuning) -> Tuning:
@@ -328,7 +312,7 @@ def batching(tuning: Tuning) -> Table | None:
                 f"{run.texts_per_s / best.texts_per_s:.2f}",
                 f"{run.padding_share:.1%}",
                 f"{run.predicted_s:.3f}" if run.predicted_s else "",
-                f"{run.total.median_s:.3f}",
+                f"{run.total.mean_s:.3f}",
             )
             for run in sorted(runs, key=lambda run: -run.texts_per_s)
         ),
@@ -373,7 +357,16 @@ def unavailable(rows: Iterable[Row]) -> tuple[str, ...]:
 
 def _cells(tuning: Tuning, row: Row) -> tuple[str, ...]:
     log = "; logs/ in the bundle tells more" if row.status == "failed" else ""
-    return (short(row.candidate), row.status, *_figures(tuning, row), f"{row.reason or ''}{log}")
+    note = f"{_in_words(row.reason or '', tuning.rows)}{log}"
+    return (short(row.candidate), row.status, *_figures(tuning, row), note)
+
+
+def _in_words(reason: str, rows: Iterable[Row]) -> str:
+    """A reason with candidates called as everywhere else, instead of by their labels."""
+    named = {row.candidate.label: short(row.candidate) for row in rows}
+    for label in sorted(named, key=len, reverse=True):  # one may begin as a longer one does
+        reason = reason.replace(label, named[label])
+    return reason
 
 
 def _figures(tuning: Tuning, row: Row) -> tuple[str, ...]:
@@ -427,15 +420,25 @@ def _lead(tuning: Tuning) -> str:
             "the simpler one was taken."
         )
     lead = f"The runner-up, {title(runner_up.candidate)}, takes {ratio} times as long."
-    if tuning.ratio_to_runner_up.holds(1.0):
-        lead += " The rounds do not decide between them: the faster in the mean was taken."
-    return lead
+    if not tuning.ratio_to_runner_up.holds(1.0):
+        return lead
+    taken = "the faster in the mean was taken"
+    if tuning.ratio_to_runner_up.estimate < 1.0:
+        taken = "a lossy one is only taken where it is clearly faster than an exact one"
+    return f"{lead} The rounds do not decide between them: {taken}."
 
 
 def _ceiling(tuning: Tuning, run: EndToEnd) -> list[str]:
     share, precision = tuning.chosen.ceiling_share, tuning.chosen.candidate.precision
     if share is None:
-        return []
+        unknown = f"No fastest matrix product is measured in {precision} to compare it with."
+        return [unknown] if precision == "int8" and tuning.ceilings else []
+    if share > HIGHEST_SHARE:
+        busy = (
+            f"The fastest {precision} matrix product was measured while the machine was busy: it "
+            "came out slower than the model's own products, so no share of it is given."
+        )
+        return [busy]
     sentence = (
         f"That is {share:.0%} of the fastest {precision} matrix product measured on this machine, "
         f"with {run.padding_share:.1%} of the tokens being padding."

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hasten.records import Bench, EndToEnd, Format
-from hasten.report.content import interval, order, short, title
+from hasten.records import Bench, EndToEnd, Format, Row
+from hasten.report.content import HIGHEST_SHARE, interval, order, short, title
 from hasten.report.document import Table
 from hasten.report.figures_bench import arrival, shows_orders
 from hasten.stats import FEWEST_FOR_P99, percentile, speed_up
@@ -16,7 +16,7 @@ Best = tuple[Format, EndToEnd]
 def best(bench: Bench) -> Best | None:
     """The fastest run in arrival order whose answers are the original's; None before any."""
     runs = [(f, run) for f in bench.formats if _usable(f) for run in arrival(f)]
-    return min(runs, key=lambda pair: pair[1].total.median_s, default=None)
+    return min(runs, key=lambda pair: pair[1].total.mean_s, default=None)
 
 
 def headline(bench: Bench) -> tuple[str, ...]:
@@ -82,8 +82,8 @@ def facts(bench: Bench) -> Iterator[tuple[str, str]]:
     if format_.row.parity and format_.row.parity.decisions:
         parity = format_.row.parity
         yield f"{parity.flips} of {parity.compared:,}", "answers changed"
-    if format_.row.ceiling_share is not None:
-        yield f"{format_.row.ceiling_share:.0%}", "of the machine's ceiling"
+    if share := _share(format_.row):
+        yield share, "of the machine's ceiling"
 
 
 def batch_sizes(bench: Bench) -> Table | None:
@@ -154,7 +154,7 @@ def candidates(bench: Bench) -> Table:
                 interval(row.ratio_to_baseline) if row.ratio_to_baseline else "",
                 changed if parity is None or parity.decisions else "-",
                 f"{parity.max_abs_difference:.1e}" if parity else "",
-                f"{row.ceiling_share:.0%}" if row.ceiling_share is not None else "",
+                _share(row),
                 f"{row.export_s:.1f}" if row.export_s is not None else "",
                 f"{start.load_s:.1f}" if start else "",
                 f"{start.peak_bytes / 2**20:,.0f}" if start else "",
@@ -180,7 +180,7 @@ def candidates(bench: Bench) -> Table:
 
 def _sorting(bench: Bench, fastest: EndToEnd) -> Iterator[str]:
     runs = [(f, run) for f in bench.formats if _usable(f) for run in f.row.runs]
-    format_, run = min(runs, key=lambda pair: pair[1].total.median_s)
+    format_, run = min(runs, key=lambda pair: pair[1].total.mean_s)
     if run.strategy.name == "arrival":
         return
     gain = speed_up(fastest, run, seed=bench.settings.seed)
@@ -213,3 +213,9 @@ def _has(bench: Bench, experiment: str) -> bool:
 
 def _usable(format_: Format) -> bool:
     return format_.refusal is None and format_.row.status == "finalist"
+
+
+def _share(row: Row) -> str:
+    """Of the machine's ceiling; nothing where what measured the ceiling was disturbed."""
+    share = row.ceiling_share
+    return f"{share:.0%}" if share is not None and share <= HIGHEST_SHARE else ""

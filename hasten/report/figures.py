@@ -384,7 +384,7 @@ def ceiling(
     highest = {(c.precision, c.device): c.flops_per_s for c in ceilings}
     points: list[Point] = []
     for row in rows:
-        if row.ceiling_share is None:
+        if row.ceiling_share is None or row.ceiling_share > content.HIGHEST_SHARE:
             continue
         kind = (row.candidate.precision, row.candidate.device)
         top = f"{highest[kind] / 1e9:,.0f} GFLOP/s" if kind in highest else "not kept"
@@ -465,7 +465,7 @@ def orders(
     if len(row.runs) < 2:
         return None
     points: list[Point] = []
-    for run in sorted(row.runs, key=lambda run: run.total.median_s / run.texts):
+    for run in sorted(row.runs, key=lambda run: run.total.mean_s / run.texts):
         each_s = per_text_s(run, seed)
         words = run_words(row, run, each_s, speed_up(baseline, run, seed=seed))
         place: Point = {

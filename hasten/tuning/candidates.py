@@ -29,6 +29,9 @@ _TOO_FEW = (
 )
 
 
+_NOT_WANTED = "it needs texts to calibrate with, and --calibration 0 holds none apart"
+
+
 def tries_int8(settings: Settings) -> bool:
     """Whether int8 is among what is tried on the CPU."""
     if settings.device == "cuda":
@@ -62,7 +65,8 @@ def enumerate_rows(
             elif reason := engine.supports(candidate, hardware):
                 unavailable.append(Row(candidate, "unavailable", reason))
             elif not calibration and engine.calibrates(candidate):
-                unavailable.append(Row(candidate, "unavailable", _TOO_FEW))
+                reason = _TOO_FEW if settings.calibration else _NOT_WANTED
+                unavailable.append(Row(candidate, "unavailable", reason))
             else:
                 possible.append(candidate)
     possible.sort(key=lambda candidate: PRECISIONS.index(candidate.precision))

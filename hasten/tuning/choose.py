@@ -17,7 +17,8 @@ class Choice:
     """The winner, and how sure its lead is.
 
     ``ratio_to_runner_up`` is the runner-up's time over the winner's; where it holds 1 and is near
-    it, the two are tied, and the simpler one was taken.
+    it, the two are tied, and the simpler one was taken. It may lie below 1 where a lossy runner-up
+    was faster in the mean, but not clearly faster than the exact winner.
     """
 
     winner: Row
@@ -33,15 +34,22 @@ _AS_GOOD = 1.05
 def choose(rows: Sequence[Row], engines: Mapping[str, Engine], settings: Settings) -> Choice:
     """Pick the fastest accepted candidate; among those tied with it, the simplest.
 
+    A lossy one is only picked where it is clearly faster than every exact one: the rounds must
+    exclude that it gains nothing, or the changed answers would be given away for noise.
+
     Raises:
         NoCandidate: no candidate was accepted.
     """
     ranked = sorted((row for row in rows if row.status == "finalist" and row.runs), key=_time_s)
     if not ranked:
         raise no_candidate(rows)
-    fastest = ranked[0]
+    allowed = [row for row in ranked if _may_win(row, ranked, settings)]
+    fastest = allowed[0]
     tied = [row for row in ranked if row is fastest or _tie(fastest, row, settings)]
-    winner = min(tied, key=lambda row: simplicity(row.candidate, engines))
+    winner = min(
+        (row for row in tied if row in allowed),
+        key=lambda row: simplicity(row.candidate, engines),
+    )
     # Beside a winner that was picked from a tie stands who it is tied with.
     rivals = tied if len(tied) > 1 else ranked
     runner_up = next((row for row in rivals if row is not winner), None)
@@ -81,9 +89,19 @@ def _time_s(row: Row) -> float:
     return statistics.geometric_mean(row.main.total.samples_s)
 
 
+def _may_win(row: Row, ranked: Sequence[Row], settings: Settings) -> bool:
+    exact = next((other for other in ranked if other.candidate.precision == "fp32"), None)
+    if exact is None or row.candidate.precision == "fp32":
+        return True
+    gain = _ratio(exact, row, settings)
+    return gain is not None and gain.low > 1.0
+
+
 def _tie(fastest: Row, row: Row, settings: Settings) -> bool:
     ratio = _ratio(row, fastest, settings)
-    return ratio is not None and ratio.holds(1.0) and ratio.estimate <= _AS_GOOD
+    if ratio is None or not ratio.holds(1.0):
+        return False
+    return 1 / _AS_GOOD <= ratio.estimate <= _AS_GOOD
 
 
 def _ratio(slower: Row, faster: Row, settings: Settings) -> Interval | None:

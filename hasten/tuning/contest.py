@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasten.errors import BudgetError
+from hasten.parity import is_constant, unprovable
 from hasten.records import Ceiling, Plan, Probes, Row, Tuning
 from hasten.stats import speed_up
 from hasten.tuning import candidates, ceiling, choose, finals, original, repair, screening
@@ -26,6 +27,7 @@ def run(context: Context, *, baseline_engine: str = "torch_eager") -> Tuning:
         BudgetError: the budget does not hold the baseline.
         NoCandidate: nothing that can run here gives the original's answers.
         EngineError: the original itself does not run.
+        ModelError: it gives NaN or infinity.
     """
     settings, hardware = context.settings, context.hardware
     possible, unavailable = candidates.enumerate_rows(
@@ -40,7 +42,8 @@ def run(context: Context, *, baseline_engine: str = "torch_eager") -> Tuning:
         if context.gold is not None:
             # Unknown labels are the user's mistake: say so now, not when the budget is spent.
             context.task.gold(context.gold, context.info.labels)
-        screening.first_looks(context, entrants, baseline, truth)
+        _refuse_unprovable(context, entrants, truth)
+        screening.first_looks(context, [e for e in entrants if e.in_play], baseline, truth)
         finals.measure_tables(context, [e for e in entrants if e.in_play])
         finalists = finals.choose_finalists(context, entrants, truth)
         repaired = repair.repair(context, entrants, finalists, truth)
@@ -58,7 +61,17 @@ def run(context: Context, *, baseline_engine: str = "torch_eager") -> Tuning:
     _judge(context, finalists, baseline, sample, ceilings)
     rows = [entrant.row() for entrant in entrants] + unavailable
     probes = {e.label: e.probes for e in finalists if e.probes}
-    return _decide(context, baseline.row(), rows, ceilings, probes)
+    return _decide(context, baseline.row(), rows, ceilings, probes, constant=is_constant(truth))
+
+
+def _refuse_unprovable(
+    context: Context, entrants: Sequence[Entrant], truth: NDArray[np.float32]
+) -> None:
+    """Refuse lossy candidates, before any time goes into them, where no proof would mean much."""
+    reason = unprovable(truth, context.texts)
+    for entrant in entrants:
+        if reason and entrant.candidate.precision != "fp32":
+            entrant.end("refused", reason)
 
 
 def _check_budget(context: Context, pass_s: float) -> None:
@@ -94,7 +107,7 @@ def _judge(
             entrant.end("dropped", "accepted, but no time was left to run it; raise --budget")
             continue
         entrant.ratio_to_baseline = speed_up(reference, run, seed=context.settings.seed)
-        speed = flops / run.total.median_s
+        speed = flops / run.total.mean_s
         entrant.ceiling_share = ceiling.share(ceilings, entrant.candidate, speed)
         reason = choose.too_slow_batches(run, context.settings)
         if reason:
@@ -107,6 +120,8 @@ def _decide(
     rows: list[Row],
     ceilings: tuple[Ceiling, ...],
     probes: Mapping[str, Probes],
+    *,
+    constant: bool,
 ) -> Tuning:
     choice = choose.choose(rows, context.engines, context.settings)
     winner = choice.winner
@@ -131,10 +146,36 @@ def _decide(
         settings=context.settings,
         versions=context.versions,
         elapsed_s=context.budget.spent_s,
-        warnings=_warnings(context, baseline, winner),
+        warnings=(*_doubts(context, constant), *_warnings(context, baseline, winner)),
+        judged_texts=len(context.texts),
         calibration_texts=len(context.calibration_lengths),
         probes=probes.get(winner.candidate.label),
     )
+
+
+def _doubts(context: Context, constant: bool) -> tuple[str, ...]:
+    """What makes the proof of the answers weaker than it looks."""
+    judged, different = len(context.texts), len(set(context.texts))
+    doubts = []
+    if constant and different > 1:
+        doubts.append(
+            f"The original gives the same outputs for all {different} different texts, so "
+            "agreement with it proves nothing, and lossy candidates were refused. Was its head "
+            "trained, and are its weights complete?"
+        )
+    if different < _FEW_TEXTS:
+        copies = f" ({judged:,} with their copies)" if judged > different else ""
+        only = "1 different text was" if different == 1 else f"{different} different texts were"
+        doubts.append(
+            f"Only {only} judged{copies}: give at least {_FEW_TEXTS} of the "
+            "kind that the model will see, or neither the speed nor the proof says much."
+        )
+    elif different < judged:
+        doubts.append(
+            f"Of {judged:,} judged texts {different:,} are different; copies prove nothing and "
+            "count once in changed answers and their bound."
+        )
+    return tuple(doubts)
 
 
 def _warnings(context: Context, baseline: Row, winner: Row) -> tuple[str, ...]:
@@ -148,10 +189,11 @@ def _warnings(context: Context, baseline: Row, winner: Row) -> tuple[str, ...]:
             f"The machine was noisy: the middle half of a candidate's rounds spread over "
             f"{spread:.0%} of their median. Close other programs, or raise --rounds and --budget."
         )
-    if winner.parity and winner.parity.compared < _FEW_TEXTS:
+    rounds = len(baseline.main.total.samples_s)
+    if rounds < context.settings.rounds:
         warnings.append(
-            f"Only {winner.parity.compared} texts were judged: give at least {_FEW_TEXTS} of the "
-            "kind that the model will see, or neither the speed nor the proof says much."
+            f"The final rounds took longer than predicted: {rounds} were run instead of "
+            f"{context.settings.rounds}, to keep the budget. Raise --budget for narrower intervals."
         )
     lengths = context.calibration_lengths
     if len(lengths) and not np.ptp(lengths):

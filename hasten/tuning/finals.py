@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,7 @@ _MOST_ROUNDS = 15
 # Rounds are predicted to about 10 %; the budget is kept within 20 %.
 _GRACE = 1.1
 _MUST_RUN = 2  # the baseline and the favourite
+_FEWEST_ROUNDS = 3  # of which there still is an interval
 # Rather a little over the budget than all of it spent for nothing; it is kept within 20 %.
 _OVERRUN = 0.15
 
@@ -84,16 +86,19 @@ def choose_finalists(
     batch mates are part of the proof. ``truth`` is float32 [texts, k].
     """
     predicted = {e: plan[1] for e in survivors if e.in_play and (plan := best_plan(context, e))}
-    ranked = sorted(predicted, key=lambda entrant: predicted[entrant])
+    ranked = _exact_early(sorted(predicted, key=lambda entrant: predicted[entrant]))
     accepted: list[Entrant] = []
     deadline_s = context.budget.deadline("proof", _PROOF_SHARE)
     for entrant in ranked:
-        if accepted and not _needed(entrant, accepted, predicted):
-            factor = predicted[entrant] / predicted[accepted[0]]
-            entrant.end("dropped", f"predicted {factor:.2f}x slower than {accepted[0].label}")
+        best = min(accepted, key=lambda other: predicted[other], default=None)
+        if best and not _needed(entrant, accepted, predicted):
+            factor = predicted[entrant] / predicted[best]
+            entrant.end("dropped", f"predicted {factor:.2f}x slower than {best.label}")
             continue
         late = context.budget.spent_s + predicted[entrant] > deadline_s
-        if accepted and late and not entrant.has_proved("parity"):
+        # Without an exact one there is nothing that a lossy one must beat.
+        waits = any(map(_exact, accepted)) or not _exact(entrant)
+        if accepted and late and waits and not entrant.has_proved("parity"):
             entrant.end("dropped", "no time was left to prove its answers; raise --budget")
             continue
         context.tell("proof", f"{entrant.label}: {len(context.texts)} texts against the original")
@@ -104,9 +109,11 @@ def choose_finalists(
 
 
 def line_up(context: Context, accepted: Sequence[Entrant]) -> list[Entrant]:
-    """Those still in play, the fastest first; no more of them than rounds are run for.
+    """Those still in play, no more of them than rounds are run for.
 
-    Who was repaired was accepted last and is, as a rule, the fastest.
+    The fastest comes first, and an exact one second at the latest: where the time does not hold
+    all of them, the last ones are left out. Who was repaired was accepted last and is, as a rule,
+    the fastest.
     """
     running = {e: plan[1] for e in accepted if e.in_play and (plan := best_plan(context, e))}
     kept: list[Entrant] = []
@@ -116,14 +123,26 @@ def line_up(context: Context, accepted: Sequence[Entrant]) -> list[Entrant]:
             kept.append(entrant)
         else:
             entrant.end("dropped", f"accepted, but {len(kept)} faster ones were as well")
-    return kept
+    return _exact_early(kept)
+
+
+def _exact_early(ranked: list[Entrant]) -> list[Entrant]:
+    """The same with the first exact one no later than second: a lossy one has to beat it."""
+    exact = next(filter(_exact, ranked), None)
+    if exact is None or exact is ranked[0]:
+        return ranked
+    return [ranked[0], exact, *(entrant for entrant in ranked[1:] if entrant is not exact)]
+
+
+def _exact(entrant: Entrant) -> bool:
+    return entrant.candidate.precision == "fp32"
 
 
 def _last_resort(
     context: Context, entrants: Sequence[Entrant], truth: NDArray[np.float32]
 ) -> list[Entrant]:
     """The fastest exact candidate of those that had been dropped, if its answers are right."""
-    dropped = [e for e in entrants if e.status == "dropped" and e.candidate.precision == "fp32"]
+    dropped = [e for e in entrants if e.status == "dropped" and _exact(e)]
     for entrant in sorted(dropped, key=lambda e: -(e.screen_tokens_per_s or 0.0)):
         plan = best_plan(context, entrant)
         if plan is None:
@@ -136,10 +155,12 @@ def _last_resort(
 
 
 def _needed(entrant: Entrant, accepted: list[Entrant], predicted: dict[Entrant, float]) -> bool:
-    if predicted[entrant] <= _WITHIN_REACH * predicted[accepted[0]]:
-        return len(accepted) < _MOST_FINALISTS
     # The fastest of each precision stays to show what each step down gains.
-    return entrant.candidate.precision not in {e.candidate.precision for e in accepted}
+    if entrant.candidate.precision not in {e.candidate.precision for e in accepted}:
+        return True
+    fastest_s = min(predicted[other] for other in accepted)
+    near = predicted[entrant] <= _WITHIN_REACH * fastest_s
+    return near and len(accepted) < _MOST_FINALISTS
 
 
 def prove(
@@ -189,6 +210,13 @@ class _Heat:
     aside: bool = False
     """Whether it only shows what another way of batching makes of the favourite."""
 
+    def expected_s(self, texts: int) -> float:
+        """Seconds for the texts of a round: as seen in earlier ones, or else as predicted."""
+        runs = self.entrant.runs.get(self.strategy, [])
+        if not runs:
+            return self.per_text_s * texts
+        return fmean(run["total_s"] / run["texts"] for run in runs) * texts
+
 
 def run_rounds(
     context: Context, finalists: Sequence[Entrant], baseline: Entrant
@@ -210,26 +238,43 @@ def run_rounds(
     heats = entries[: fits["heats"]]
     sample = stratified_sample(context.lengths, fits["texts"], context.settings.seed)
     indices = tuple(map(int, sample))
-    for number in range(fits["rounds"]):
-        heats = _still_fitting(context, heats, len(indices), fits["rounds"] - number)
+    number, rounds = 0, int(fits["rounds"])
+    while number < rounds:
+        heats = _still_fitting(context, heats, len(indices), rounds - number)
         turn = number % len(heats)
         for heat in heats[turn:] + heats[:turn]:
             what = f"{heat.entrant.label} {heat.strategy.label}, {len(indices)} texts"
-            rounds = f"round {number + 1} of {fits['rounds']}"
-            context.tell("finals", f"{rounds}: {what}")
+            context.tell("finals", f"round {number + 1} of {rounds}: {what}")
             message = message_for(context, heat.entrant, indices, strategy=heat.strategy)
-            heat.entrant.run_texts(message, number, heat.per_text_s * len(indices))
+            heat.entrant.run_texts(message, number, heat.expected_s(len(indices)))
             if not baseline.in_play:
                 raise EngineError(
                     f"the original model failed in the final rounds: {baseline.reason}"
                 )
+        number += 1
+        if number == 1:
+            rounds = _rounds_left(context, heats, len(indices), rounds)
     return sample
+
+
+def _rounds_left(context: Context, heats: Sequence[_Heat], texts: int, rounds: int) -> int:
+    """How many rounds there can be after all, now that one has shown what a round takes.
+
+    Kept in the journal, since a resume has other time left.
+    """
+    round_s = sum(h.expected_s(texts) for h in heats if not h.aside and h.entrant.in_play)
+
+    def fit() -> int:
+        left_s = min(context.budget.left_s * _GRACE, rounds * round_s)  # finite, whatever is left
+        return min(rounds, max(_FEWEST_ROUNDS, 1 + int(left_s / round_s)))
+
+    return context.journal.once("rounds", fit)
 
 
 def _still_fitting(context: Context, heats: list[_Heat], texts: int, rounds: int) -> list[_Heat]:
     """The heats of the next round: comparisons of strategies go first when time runs short."""
     contest = [heat for heat in heats if not heat.aside]
-    full_s = sum(heat.per_text_s for heat in heats) * texts * rounds
+    full_s = sum(heat.expected_s(texts) for heat in heats) * rounds
     context.budget.expect(full_s)
     return heats if full_s <= context.budget.left_s * _GRACE else contest
 

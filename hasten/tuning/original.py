@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from hasten import probes
 from hasten.errors import EngineError, StorageError
+from hasten.parity import require_finite
 from hasten.tuning.context import Context
 from hasten.tuning.entrant import Entrant
 from hasten.tuning.worker import RunTexts
@@ -27,6 +28,7 @@ def answers(context: Context, baseline: Entrant, check: Check) -> NDArray[np.flo
 
     Raises:
         EngineError: the original does not run.
+        ModelError: it gives NaN or infinity.
     """
     context.tell("prepare", f"the original, {baseline.label}")
     baseline.prepare()
@@ -51,6 +53,7 @@ def answers(context: Context, baseline: Entrant, check: Check) -> NDArray[np.flo
         indices = tuple(range(len(context.texts)))
         _store(stored, baseline.outputs(RunTexts(indices, probes.STRATEGY, outputs=True), pass_s))
     truth: NDArray[np.float32] = np.load(stored)
+    require_finite(truth)  # before anything is exported that could not be compared
     return truth
 
 

@@ -13,6 +13,7 @@ from hasten.batching import best_strategy, plan, predict_s
 from hasten.corpus import stratified_sample
 from hasten.parity import TENSOR_TOLERANCE, verdict
 from hasten.records import Candidate, Settings, Strategy
+from hasten.stats import clopper_pearson_lower
 from hasten.tuning.context import Context
 from hasten.tuning.entrant import Entrant, Shape
 from hasten.tuning.worker import RunTexts
@@ -62,7 +63,8 @@ def first_looks(
     for entrant in entrants:
         if entrant.in_play:
             _score(context, entrant)
-    _drop_slower([entrant for entrant in entrants if entrant.in_play])
+    still = [entrant for entrant in entrants if entrant.in_play]
+    _drop_slower(still, context.settings.max_flips)
 
 
 def prepare_all(
@@ -204,17 +206,17 @@ def _probe(context: Context, entrant: Entrant, truth: NDArray[np.float32]) -> No
     parity = entrant.prove("probe", message, truth)
     if parity is None:
         return
-    # The flip rate of so few texts says little; what it cannot hide is a broken export.
-    max_flips = max(_PROBE_FLIPS, context.settings.max_flips)
+    precision = entrant.candidate.precision
     reason = verdict(
-        parity,
-        entrant.candidate.precision,
-        max_flips=max_flips,
-        strict=False,
-        tensor_tolerance=_PROBE_TOLERANCE,
+        parity, precision, max_flips=1.0, strict=False, tensor_tolerance=_PROBE_TOLERANCE
     )
+    # The flip rate of so few texts says little; what it cannot hide is a broken export.
+    most = max(_PROBE_FLIPS, context.settings.max_flips)
     if reason:
         entrant.end("refused", f"on {parity.compared} texts: {reason}")
+    elif precision != "fp32" and parity.flip_rate > most:
+        changed = f"{parity.flips} of {parity.compared} answers changed"
+        entrant.end("refused", f"{changed}; the first look stops at {100 * most:.0f} %")
 
 
 def _screen_shapes(context: Context) -> list[Shape]:
@@ -273,26 +275,45 @@ def _leaders(running: Sequence[Entrant]) -> dict[str, Entrant]:
     return leaders
 
 
-def _drop_slower(running: list[Entrant]) -> None:
-    """Keep the few fastest, and the fastest of each precision with its closest rival.
+def _drop_slower(running: list[Entrant], max_flips: float) -> None:
+    """Keep the few most promising, and the best of each precision with its closest rival.
 
-    Those stay in case a lossier one is refused, and to show what each step down gains.
+    Those stay in case a lossier one is refused, and to show what each step down gains. Whose
+    first answers speak against it comes after all whose do not, however fast it is.
     """
-    ranked = sorted(running, key=lambda e: -(e.screen_tokens_per_s or 0.0))
+
+    def promise(entrant: Entrant) -> tuple[bool, float]:
+        return not _may_pass(entrant, max_flips), -(entrant.screen_tokens_per_s or 0.0)
+
+    ranked = sorted(running, key=promise)
     if not ranked:
         return
-    best, leaders = ranked[0].screen_tokens_per_s or 0.0, _leaders(ranked)
+    best, first = ranked[0].screen_tokens_per_s or 0.0, dict[str, float]()
     places: Counter[str] = Counter()
     for entrant in ranked:
         speed, precision = entrant.screen_tokens_per_s, entrant.candidate.precision
         if not speed:
             entrant.end("dropped", "the budget left no time to time it; raise --budget")
             continue
-        place, own = places[precision], leaders[precision].screen_tokens_per_s or 0.0
+        place, own = places[precision], first.setdefault(precision, speed)
         places[precision] += 1
         most = _MOST_EXACT if precision == "fp32" else _MOST_LOSSY
-        near = place < most and speed * _CLEARLY_SLOWER >= best
+        near = speed * _CLEARLY_SLOWER >= best
         rival = place < _RIVALS and speed * _TIED >= own
-        if not (near or rival or place == 0):
-            crowded = f"; {most} in {precision} go on" if best <= speed * _TIED else ""
-            entrant.end("dropped", f"{best / speed:.2f}x slower than {ranked[0].label}{crowded}")
+        if place == 0 or rival or (near and place < most):
+            continue
+        why = f"{best / speed:.2f}x slower than {ranked[0].label}"
+        if near:
+            behind = "is slower"
+            if not _may_pass(entrant, max_flips):
+                behind = "changed more answers on the first texts"
+            why = f"only the {most} most promising {precision} candidates go on, and it {behind}"
+        entrant.end("dropped", why)
+
+
+def _may_pass(entrant: Entrant, max_flips: float) -> bool:
+    """Whether the few answers of the first look leave it open that no more than these change."""
+    parity = entrant.parity
+    if parity is None or not parity.decisions:
+        return True
+    return clopper_pearson_lower(parity.flips, parity.compared) <= max_flips

@@ -32,7 +32,7 @@ def test_a_recipe_answers_every_row(
     (tmp_path / "bundle").symlink_to(scripted_bundle)
     monkeypatch.chdir(tmp_path)
     scope: dict[str, object] = {}
-    exec(recipe(engine), scope)  # noqa: S102 - our own page
+    exec(recipe(engine), scope)
     rows = scope["answered"]
     with hasten.load("bundle") as classify:
         expected = [answer["label"] for answer in classify(TEXTS)]

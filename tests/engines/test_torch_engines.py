@@ -93,6 +93,11 @@ def test_example_inputs_are_padded_and_follow_the_models_inputs(reference: Refer
     assert 0 < (mask == 0).sum() < mask.numel()
 
 
+def test_int8_has_no_ceiling() -> None:
+    candidate = Candidate("torch_eager", "int8", "cpu", 1, recipe="dynamic")
+    assert get("torch_eager").ceiling_flops_per_s(candidate) is None
+
+
 def test_the_ceiling_is_the_fastest_product(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_torch, "_CEILING_S", 0.02)
     engine = get("torch_eager")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hasten.records import Bench, Settings, Strategy
-from hasten.report import comparison, compose, content, markdown
+from hasten.report import command, comparison, compose, markdown
 from tests.report.results import FAST, SLOW, benched, tuned
 
 
@@ -65,11 +65,11 @@ def test_latency_alone_has_its_answer(tmp_path: Path) -> None:
 
 def test_a_tunings_command_names_what_was_not_usual() -> None:
     asked = Settings(budget_s=90, strict=True, engines=("a", "b"), batch_sizes=(1, 8), seed=4)
-    assert content.again(asked) == (
+    assert command.again(asked) == (
         "hasten tune MODEL --data FILE -o BUNDLE --budget 90s --engines a,b --batch-sizes 1,8 "
         "--seed 4 --strict"
     )
-    assert content.again(Settings()) == "hasten tune MODEL --data FILE -o BUNDLE"
+    assert command.again(Settings()) == "hasten tune MODEL --data FILE -o BUNDLE"
 
 
 def test_markdown_shows_the_pictures_that_were_drawn(bench: Bench) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from hasten.records import Candidate, Flip, Parity, Quality, Row, Tuning
-from hasten.report import compose, content, markdown, terminal
+from hasten.records import Candidate, Flip, Interval, Parity, Quality, Row, Tuning
+from hasten.report import command, compose, content, markdown, terminal
 from tests.scripted import Lab
 
 SLOW = {"call_s": 5e-3, "token_s": 1e-4}
@@ -111,7 +111,52 @@ def test_changed_answers_are_shown_with_both_labels() -> None:
     assert "1 of them ties in the original itself" in told
     assert "preferred its answer by 0.5 logits in the median, and by 3 over all texts" in told
     assert "Accuracy 91.0%, the original's 92.0%; macro-F1 0.900 and 0.930." in told
-    assert "alone is right on 2 texts, the original alone on 3 (McNemar's p = 1)" in told
+    assert (
+        "The chosen one alone is right on 2 texts, the original alone on 3 (McNemar's p = 1)"
+        in told
+    )
+
+
+def test_reasons_call_candidates_as_tables_do(tuning: Tuning) -> None:
+    reason = "1.50x slower than fake-bf16-cpu-2x1"
+    rows = tuple(
+        replace(row, reason=reason) if row.status == "refused" else row for row in tuning.rows
+    )
+    table = content.candidates(replace(tuning, rows=rows))
+    (note,) = {row[-1] for row in table.rows if row[1] == "refused"}
+    assert note == "1.50x slower than Fake bf16 2x1"
+
+
+def test_which_texts_judged_and_which_calibrated_add_up(tuning: Tuning) -> None:
+    lines = content.setting(replace(tuning, judged_texts=50, calibration_texts=10))
+    assert any("; 50 of them judged, 10 of them calibrated int8" in line for line in lines)
+    lines = content.setting(replace(tuning, judged_texts=100))
+    assert any("; 100 of them judged (60 different)" in line for line in lines)
+    assert not any("of them judged" in line for line in content.setting(tuning))
+
+
+def test_a_share_above_the_ceiling_is_none(tuning: Tuning) -> None:
+    def told(share: float) -> tuple[str, str]:
+        chosen = replace(tuning.chosen, ceiling_share=share)
+        rows = tuple(chosen if row.status == "chosen" else row for row in tuning.rows)
+        shown = replace(tuning, rows=rows)
+        return " ".join(content.headline(shown)), str(list(content.facts(shown)))
+
+    sentence, tiles = told(1.19)
+    assert "measured while the machine was busy" in sentence
+    assert "119%" not in sentence + tiles
+    sentence, tiles = told(0.6)
+    assert "That is 60% of the fastest" in sentence
+    assert "60%" in tiles
+
+
+def test_a_faster_lossy_runner_up_is_explained(tuning: Tuning) -> None:
+    runner_up = next(r for r in tuning.rows if r.runs and r.status != "chosen")
+    ratio = Interval(0.44, 0.79, 1.39)
+    shown = replace(
+        tuning, runner_up=runner_up.candidate.label, ratio_to_runner_up=ratio, tie=False
+    )
+    assert any("only taken where it is clearly faster" in s for s in content.headline(shown))
 
 
 def test_each_step_down_tells_what_it_gains_and_costs(tmp_path: Any) -> None:
@@ -131,8 +176,8 @@ def test_a_recipe_and_what_it_spares_are_part_of_the_name() -> None:
 def test_a_command_that_is_known_is_shown_and_else_one_that_asks_for_the_same(
     tuning: Tuning,
 ) -> None:
-    assert content.repeat(replace(tuning, command="hasten tune ./m")) == "hasten tune ./m"
-    assert (content.repeat(tuning) or "").startswith("hasten tune MODEL --data FILE")
+    assert command.repeat(replace(tuning, command="hasten tune ./m")) == "hasten tune ./m"
+    assert (command.repeat(tuning) or "").startswith("hasten tune MODEL --data FILE")
 
 
 def test_tensors_are_not_called_answers() -> None:

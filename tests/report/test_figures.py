@@ -53,6 +53,14 @@ def test_speed_ups_are_paired_by_round_as_far_as_both_have_come() -> None:
     assert speed_up(replace(baseline, texts=5), now, seed=7) is None
 
 
+def test_speeds_have_the_speed_up_as_their_quotient() -> None:
+    baseline, now = run(4.0, 6.0, 9.0), run(1.0, 2.0, 2.0)
+    found = speed_up(baseline, now, seed=0)
+    assert found is not None
+    assert now.texts_per_s / baseline.texts_per_s == pytest.approx(found.estimate)
+    assert now.tokens_per_s / baseline.tokens_per_s == pytest.approx(found.estimate)
+
+
 def test_hover_says_what_a_run_was() -> None:
     row = Row(OPENVINO, "finalist")
     words = figures.run_words(row, run(1.0, 1.0), figures.per_text_s(run(1.0, 1.0), 0), None)
@@ -134,6 +142,8 @@ def test_agreement_is_seen_and_bounded() -> None:
 def test_ceilings_and_start_up_are_bars() -> None:
     row = Row(OPENVINO, "chosen", start_up=StartUp(1.5, 0.5, 2**30), ceiling_share=0.76)
     bar = figures.ceiling([row], [Ceiling("fp32", "cpu", 2e11)], FORMATS)
+    beyond = replace(row, ceiling_share=1.19)
+    assert figures.ceiling([beyond], [Ceiling("fp32", "cpu", 2e11)], FORMATS) is None
     assert bar is not None
     (point,) = bar.points
     assert point["Fastest matrix product"] == "200 GFLOP/s in fp32"

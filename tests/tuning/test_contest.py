@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from hasten.errors import BudgetError, EngineError, NoCandidate
-from hasten.records import Row
+from hasten.errors import BudgetError, EngineError, ModelError, NoCandidate
+from hasten.records import Row, Tuning
 from hasten.tuning import contest
 from hasten.tuning.process import Connection
-from hasten.tuning.worker import Message, RunTexts
+from hasten.tuning.worker import Export, Message, RunTexts
 from tests.scripted import Lab
 
 SLOW = {"call_s": 5e-3, "token_s": 1e-4}
@@ -39,7 +39,7 @@ def test_a_fast_but_wrong_candidate_loses_and_keeps_its_row(tmp_path: Path) -> N
     assert tuning.plan.candidate.precision == "fp32"
     refused = lab.rows(tuning)["fake-bf16-cpu-2x1"]
     assert refused.status == "refused"
-    assert "32 texts" in (refused.reason or "")
+    assert refused.reason == "16 of 32 answers changed; the first look stops at 25 %"
 
 
 def test_nan_disqualifies(tmp_path: Path) -> None:
@@ -188,6 +188,135 @@ def test_a_failure_of_the_original_in_the_last_round_is_told(tmp_path: Path) -> 
     context = replace(subject.context(), spawn=lambda name: Failing(subject.spawn(name)))
     with pytest.raises(EngineError, match="the original model failed in the final rounds"):
         contest.run(context, baseline_engine="fake")
+
+
+def test_copies_prove_nothing(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, {"*": SLOW, "fake-bf16-cpu-2x1": FAST})
+    lab.texts = lab.texts[:1] * 60
+    tuning = lab.tune()
+    assert tuning.plan.candidate.precision == "fp32"
+    assert tuning.chosen.parity is not None
+    assert tuning.chosen.parity.compared == 1
+    reason = lab.rows(tuning)["fake-bf16-cpu-2x1"].reason or ""
+    assert "at least 30 different texts, and there is 1" in reason
+    assert "Only 1 different text was judged (60 with their copies)" in tuning.warnings[0]
+    assert not any("bf16" in name for name, _ in lab.messages)
+
+
+def test_copies_among_enough_texts_are_told_and_count_once(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, {"*": SLOW, "fake-bf16-cpu-2x1": FAST}, texts=110)
+    lab.texts = lab.texts * 2
+    tuning = lab.tune()
+    assert tuning.plan.candidate.precision == "bf16"
+    assert tuning.chosen.parity is not None
+    assert tuning.chosen.parity.compared == 110
+    assert tuning.judged_texts == 220
+    assert any("Of 220 judged texts 110 are different" in note for note in tuning.warnings)
+
+
+def test_an_original_that_answers_all_texts_alike_proves_nothing(tmp_path: Path) -> None:
+    stuck = {"fail": "constant"}
+    lab = Lab(tmp_path, {"*": {**SLOW, **stuck}, "fake-bf16-cpu-2x1": {**FAST, **stuck}})
+    tuning = lab.tune()
+    assert tuning.plan.candidate.precision == "fp32"
+    assert "the same outputs for all 60 different texts" in tuning.warnings[0]
+    row = lab.rows(tuning)["fake-bf16-cpu-2x1"]
+    assert (row.status, "proves nothing" in (row.reason or "")) == ("refused", True)
+
+
+def test_a_broken_original_stops_all_before_anything_else_is_exported(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, {"*": {**SLOW, "fail": "nan"}}, precisions=("bf16",))
+    with pytest.raises(ModelError, match="the original model itself gives NaN"):
+        lab.tune()
+    assert sum(isinstance(message, Export) for _, message in lab.messages) == 1
+
+
+class Slowing:
+    """Runs texts more slowly than shapes, as a machine does that something else begins to use."""
+
+    def __init__(self, lab: Lab, inner: Connection, factor: float) -> None:
+        self._lab, self._inner, self._factor = lab, inner, factor
+
+    def call(self, message: Message, timeout_s: float) -> Any:
+        found = self._inner.call(message, timeout_s)
+        if isinstance(message, RunTexts) and not message.outputs:
+            self._lab.engine.virtual_clock.advance((self._factor - 1) * found.total_s)
+            return replace(found, total_s=self._factor * found.total_s)
+        return found
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+def slowed(lab: Lab, factor: float) -> Tuning:
+    context = lab.context()
+    spawn = lab.spawn
+    slow = replace(context, spawn=lambda name: Slowing(lab, spawn(name), factor))
+    return contest.run(slow, baseline_engine="fake")
+
+
+def test_rounds_that_take_longer_than_predicted_become_fewer(tmp_path: Path) -> None:
+    script = {"*": {"call_s": 0.02, "token_s": 4e-4}}
+
+    def lab() -> Lab:
+        return Lab(tmp_path, script, texts=200, budget_s=60.0)
+
+    tuning = slowed(first := lab(), 2.0)
+    assert tuning.chosen.main is not None
+    assert len(tuning.chosen.main.total.samples_s) == 3
+    assert any("3 were run instead of 5" in note for note in tuning.warnings)
+    assert '"key": "rounds", "value": 3' in (tmp_path / "results.jsonl").read_text()
+    assert first.messages
+    assert tuning.elapsed_s < 1.15 * 60.0
+    again = slowed(resumed := lab(), 2.0)
+    assert [_course(row) for row in again.rows] == [_course(row) for row in tuning.rows]
+    assert resumed.messages == []
+
+
+def test_comparisons_of_batching_are_given_up_before_rounds(tmp_path: Path) -> None:
+    script = {"*": {"call_s": 0.02, "token_s": 4e-4}}
+    tuning = slowed(Lab(tmp_path, script, texts=200, budget_s=130.0), 1.6)
+    main, *aside = tuning.chosen.runs
+    assert len(main.total.samples_s) == 4
+    assert [len(run.total.samples_s) for run in aside] == [1, 1]
+    assert tuning.elapsed_s < 130.0
+
+
+def test_an_exact_one_is_in_the_finals_whatever_lossy_ones_there_are(tmp_path: Path) -> None:
+    recipes = ("a", "b", "c", "d")
+    lossy = {
+        f"fake-int8-{name}-cpu-{layout}": FAST for name in recipes for layout in ("1x2", "2x1")
+    }
+    exact = {"call_s": 1.1e-3, "token_s": 2.2e-5}
+    lab = Lab(
+        tmp_path,
+        {"*": exact, "recipes": {"int8": list(recipes)}, **lossy},
+        precisions=("fp32", "int8"),
+    )
+    tuning = lab.tune()
+    assert [row for row in tuning.rows if row.candidate.precision == "fp32" and row.runs]
+    assert len([row for row in tuning.rows if row.runs]) == 3
+    assert tuning.plan.candidate.precision == "int8"  # its lead is beyond doubt
+
+
+def test_what_the_first_answers_speak_against_comes_after_the_others(tmp_path: Path) -> None:
+    quick, right = {"call_s": 0.9e-3, "token_s": 1.8e-5, "shift": 0.3}, FAST
+    scripts = {"a": quick, "b": quick, "c": quick, "d": right}
+    lossy = {f"fake-int8-{name}-cpu-1x2": script for name, script in scripts.items()}
+    lab = Lab(
+        tmp_path,
+        {"*": SLOW, "recipes": {"int8": list(scripts)}, **lossy},
+        precisions=("fp32", "int8"),
+        objective="latency",
+    )
+    tuning = lab.tune()
+    assert tuning.plan.candidate.recipe == "d"
+    crowded = [row for row in tuning.rows if "most promising" in (row.reason or "")]
+    (reason,) = {row.reason for row in crowded}
+    assert reason == (
+        "only the 3 most promising int8 candidates go on, and it changed more answers on the "
+        "first texts"
+    )
 
 
 @pytest.mark.parametrize("budget_s", [30.0, 60.0, 300.0])

@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
-from hasten.records import Tuning
+from hasten import job
+from hasten.errors import ChoiceError
+from hasten.records import Settings, Tuning
+from hasten.report import content
 from hasten.tuning.worker import RankLayers
 from tests.scripted import Lab
 
@@ -113,6 +117,27 @@ def test_without_calibration_texts_the_row_says_how_many_are_needed(tmp_path: Pa
     reasons = {row.reason for row in rows if row.candidate.precision == "int8"}
     (reason,) = reasons
     assert "at least 107 different texts" in (reason or "")
+
+
+def test_who_wants_no_calibration_reads_that_and_not_how_many_texts_it_takes(
+    tmp_path: Path,
+) -> None:
+    tried = lab(tmp_path, both(INT8, FAST), calibration=0)
+    tried.calibration = np.empty(0, np.int64)
+    reasons = {row.reason for row in tried.tune().rows if row.candidate.recipe == "static"}
+    assert any("--calibration 0 holds none apart" in (reason or "") for reason in reasons)
+    job.check(Settings(calibration=0))
+    with pytest.raises(ChoiceError) as caught:
+        job.check(Settings(calibration=5))
+    assert "0 holds no texts apart" in (caught.value.fix or "")
+
+
+def test_no_ceiling_is_asked_for_in_int8(tmp_path: Path) -> None:
+    tried = lab(tmp_path, both(INT8, FAST))
+    tuning = tried.tune()
+    assert {ceiling.precision for ceiling in tuning.ceilings} == {"fp32"}
+    assert tuning.chosen.ceiling_share is None
+    assert any("in int8 to compare it with" in line for line in content.headline(tuning))
 
 
 def test_calibration_texts_of_one_length_are_warned_about(tmp_path: Path) -> None:

@@ -1,0 +1,34 @@
+"""The command that gives a result once more."""
+
+from __future__ import annotations
+
+from hasten.records import Bench, Settings, Tuning
+
+
+def repeat(result: Tuning | Bench) -> str | None:
+    """The command that repeats a result; of a tuning from Python, one that asks for the same."""
+    if result.command or isinstance(result, Bench):
+        return result.command
+    return again(result.settings)
+
+
+def again(settings: Settings) -> str:
+    """The command that tunes so again; a tuning does not keep what the files were called."""
+    asked, usual = settings, Settings()
+    options = {
+        "budget": f"{asked.budget_s:g}s" if asked.budget_s != usual.budget_s else None,
+        "engines": ",".join(asked.engines),
+        "precisions": ",".join(asked.precisions),
+        "batch-sizes": ",".join(map(str, asked.batch_sizes))
+        if asked.batch_sizes != usual.batch_sizes
+        else None,
+    }
+    for name in ("objective", "max_latency_ms", "max_flips", "threads", "device", "texts"):
+        if getattr(asked, name) != getattr(usual, name):
+            options[name.replace("_", "-")] = str(getattr(asked, name))
+    for name in ("calibration", "rounds", "seed"):
+        if getattr(asked, name) != getattr(usual, name):
+            options[name] = str(getattr(asked, name))
+    words = [f"--{name} {value}" for name, value in options.items() if value]
+    strict = ["--strict"] if asked.strict else []
+    return " ".join(["hasten tune MODEL --data FILE -o BUNDLE", *words, *strict])
