@@ -4,9 +4,8 @@
 >>> hasten.__all__
 ['HastenError', '__version__', 'bench', 'compress', 'load', 'predict', 'predict_file', 'tune']
 
-Importing it loads no framework; ``tune`` and ``bench`` need the extra ``[tune]``, ``compress``
-``[compress]``, ``load``,
-``predict`` and ``predict_file`` only what the bundle's winner needs.
+Importing it loads no framework. ``tune`` and ``bench`` need the extra ``[tune]``, ``compress``
+needs ``[compress]``; ``load``, ``predict`` and ``predict_file`` need only what runs the winner.
 """
 
 from __future__ import annotations

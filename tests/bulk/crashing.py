@@ -3,10 +3,11 @@
 A step is a call by which files or names on disk change. A process is killed there, or the call
 fails; then the same command is given again. A line of JSON tells what came of every step::
 
-    python tests/bulk/crashing.py FOLDER KIND BUNDLE INPUT OUTPUT [OPTION ...]
+    python tests/bulk/crashing.py FOLDER KIND EVERY BUNDLE INPUT OUTPUT [OPTION ...]
 
 KIND is ``before`` or ``after`` (killed then), ``torn`` (killed while bytes go to the disk: half of
-them are there), or the name of an error, such as ``ENOSPC``. A folder ``FOLDER/ready`` is copied to
+them are there), or the name of an error, such as ``ENOSPC``. EVERY is 1 for all steps, 2 for every
+second one. A folder ``FOLDER/ready`` is copied to
 begin each attempt with.
 
 Forking spares starting Python two hundred times: here nothing has run yet but imports, so there are
@@ -53,7 +54,7 @@ class Strike:
             if self._kind == "torn":
                 os.ftruncate(arguments[0], os.fstat(arguments[0]).st_size // 2)
             elif self._kind == "after":
-                with suppress(FileNotFoundError):  # a call that changes nothing is a step as well
+                with suppress(OSError):  # a call that finds all as it wants it is a step as well
                     real(*arguments, **options)
             elif self._kind != "before":
                 number = getattr(errno, self._kind)
@@ -159,10 +160,10 @@ def warm_up(folder: Path, command: list[str]) -> None:
 
 
 def main() -> None:
-    folder, kind, bundle, given, output, *options = sys.argv[1:]
+    folder, kind, every, bundle, given, output, *options = sys.argv[1:]
     (Path(folder) / "ready").mkdir(exist_ok=True)
     warm_up(Path(folder), [bundle, given, *options])
-    for number in count():
+    for number in count(0, int(every)):
         made = attempt(Path(folder), number, kind, [bundle, given, *options], output)
         print(json.dumps({"number": number, **made}), flush=True)  # noqa: T201
         if made["step"] is None:

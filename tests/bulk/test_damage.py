@@ -264,7 +264,7 @@ def shown(shard: Shard, rows: Rows) -> tuple[Any, ...]:
     return shard, rows.end, list(rows.numbers), errors, list(rows.column("text"))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 1 << 32))
 def test_whoever_goes_on_in_a_damaged_file_reads_what_the_first_would_have(
     tmp_path_factory: pytest.TempPathFactory, seed: int
@@ -415,7 +415,9 @@ def fit(value: str | None) -> str:
     return "" if value is None else value.encode("utf-8", "replace").decode().replace("?", "?")
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+@pytest.mark.parametrize(
+    "suffix", [".jsonl", ".csv", pytest.param(".parquet", marks=pytest.mark.faults)]
+)
 def test_strange_texts_have_answers_and_harm_no_neighbour(
     scripted_bundle: Path, tmp_path: Path, suffix: str
 ) -> None:
@@ -474,7 +476,7 @@ SURROGATES = st.one_of(VALUES, st.text(alphabet=st.characters(), max_size=10))
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet", ".txt"])
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_whatever_the_rows_are_each_has_its_row_and_its_own_answer(
     scripted_bundle: Path,
