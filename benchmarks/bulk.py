@@ -161,3 +161,7 @@ class _FirstRow:
             self._loaded_s = time.perf_counter()
         elif not self.first_s:
             self.first_s = time.perf_counter() - self._loaded_s
+
+
+if __name__ == "__main__":
+    main()

@@ -62,6 +62,13 @@ class Bundle:
     here: Hardware
 
     @property
+    def columns(self) -> int:
+        """How many numbers the model gives for a text."""
+        if not self.model.labels and self.probes:
+            return len(self.probes.outputs[0])
+        return max(len(self.model.labels), 1)
+
+    @property
     def tokenizer(self) -> Path:
         return self.folder / "tokenizer.json"
 

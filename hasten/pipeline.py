@@ -194,7 +194,9 @@ class Pipeline:
         begin = self._clock()
         tokens = self.tokenizer.encode(texts)
         tokenized = self._clock()
-        batches = plan(tokens.lengths, strategy, cost, max_batch_latency_s=max_batch_latency_s)
+        # Some tokenizers make nothing of an empty text; its batch has one column all the same.
+        lengths = np.maximum(tokens.lengths, 1)
+        batches = plan(lengths, strategy, cost, max_batch_latency_s=max_batch_latency_s)
         planned = self._clock()
         outputs, batch_latency_s = self.streams.run(tokens, batches)
         end = self._clock()
@@ -206,8 +208,8 @@ class Pipeline:
             batch_latency_s=batch_latency_s,
             texts=len(texts),
             tokens=int(tokens.lengths.sum()),
-            padding_share=padding_share(tokens.lengths, batches),
-            predicted_s=predict_s(tokens.lengths, batches, cost) if cost else None,
+            padding_share=padding_share(lengths, batches),
+            predicted_s=predict_s(lengths, batches, cost) if cost else None,
         )
 
     def run_one_by_one(self, texts: Sequence[str]) -> PipelineRun:

@@ -70,6 +70,10 @@ def choose(
                 fix=f"--columns takes {', '.join(allowed)}, each also with a name of its own: "
                 f"--columns {allowed[0]}=NAME",
             )
+        if what in names:
+            raise ChoiceError(
+                f"--columns names {what!r} twice", fix=f"Once: --columns {','.join(allowed)}"
+            )
         names[what] = name or what
     if record_errors:
         names.setdefault(ERROR, ERROR)

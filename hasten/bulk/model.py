@@ -56,7 +56,7 @@ class Model:
         distinct = tokens.select(kept)
         bundle = self.predictor.bundle
         batches = plan(
-            distinct.lengths,
+            np.maximum(distinct.lengths, 1),  # some tokenizers make nothing of an empty text
             bundle.plan.strategy,
             self.predictor.cost,
             max_batch_latency_s=bundle.plan.max_batch_latency_s,
@@ -125,8 +125,7 @@ class Work:
 
     def _outputs(self) -> NDArray[np.float32]:
         """Of the distinct sequences, in their order; nan where the engine failed."""
-        labels = max(len(self.predictor.bundle.model.labels), 1)
-        width = self._done[0][1].shape[1] if self._done else labels
+        width = self._done[0][1].shape[1] if self._done else self.predictor.bundle.columns
         outputs = np.full((len(self.tokens), width), np.nan, np.float32)
         for batch, rows in self._done:
             outputs[batch] = rows

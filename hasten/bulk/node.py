@@ -148,7 +148,8 @@ class _Station:
 
     def _refuse_orphaned(self) -> None:
         """A run that was started anew has taken this one's fence away, with other answers maybe."""
-        if not Path(self._order.fence).exists():
+        # Read, not looked for: a network file system may remember for a minute that it was there.
+        if _token(self._order) != self._order.token:
             raise StorageError(f"another run has taken over {self._order.output}")
 
 
@@ -218,16 +219,19 @@ def _refuse_other_input(plan: BulkPlan) -> None:
 
 
 def _read_fence(order: Order) -> None:
-    try:
-        found = Path(order.fence).read_text(encoding="ascii")
-    except OSError:
-        found = None
-    if found != order.token:
+    if _token(order) != order.token:
         raise StorageError(
             f"{Path(order.fence).parent} is not the folder into which the run writes: what was "
             "written there cannot be read here",
             fix="Give -o on storage that all nodes see under the same path, such as NFS.",
         )
+
+
+def _token(order: Order) -> str | None:
+    try:
+        return Path(order.fence).read_text(encoding="ascii")
+    except OSError:
+        return None
 
 
 def temporary_name() -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import io
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from os import PathLike
 from pathlib import Path
 from typing import IO
@@ -103,8 +105,8 @@ def predict_file(
 
     if ray is not None:
         cluster.check(ray, str(input), str(output))
-    standard = pipes or (_standard_input(), sys.stdout.buffer)
-    given = Input(str(input), _dotted(input_format), standard[0])
+    pipe = (pipes[0] if pipes else _standard_input()) if str(input) == PIPE else None
+    given = Input(str(input), _dotted(input_format), pipe)
     target = targets.decide(str(output), _dotted(output_format), given)
     _refuse_inside(Path(input), target)
     describe = verified if ray is None else cluster.described
@@ -119,7 +121,7 @@ def predict_file(
     )
     if target.path is None:
         with _loaded(job, on_event) as (model, meter):
-            _to_pipe(job, model, meter, standard[1])
+            _to_pipe(job, model, meter, pipes[1] if pipes else sys.stdout.buffer)
         return _summary(job, meter)
     with Store(target.path, dataset=target.dataset, restart=restart) as store:
         done = store.begin(job.plan)
@@ -301,6 +303,10 @@ def _refuse_inside(given: Path, target: Target) -> None:
     if target.path is None:
         return
     inside = given.is_dir() and target.path.absolute().is_relative_to(given.absolute())
+    # Generous: here a star stands for slashes as well.
+    inside |= glob.has_magic(str(given)) and fnmatch(
+        str(target.path.absolute()), str(given.absolute())
+    )
     same = target.path.exists() and given.exists() and target.path.samefile(given)
     if inside or same:
         raise InputError(

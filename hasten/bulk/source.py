@@ -23,6 +23,15 @@ from hasten.records import BulkPlan, Place, Receipt, Shard, Source
 PIPE = "-"
 """The name of standard input and output."""
 
+BOOKS = "_hasten"
+"""Where a run keeps its books, in the folder of its parts."""
+
+PARTS = ".parts"
+"""Behind the name of an output, while there are only parts of it."""
+
+_PIPE_HEAD_ROWS = 32
+"""Rows of a pipe that are waited for before the first answer: somebody may type them."""
+
 _HIDDEN = (".", "_")  # as Spark, Arrow and others pass over such files in a dataset
 
 
@@ -142,7 +151,9 @@ class Input:
                 yield self.format.read(stream, source.path, begin, schema)
             return
         # It can be read once, so the reader that looked at its head is the one that goes on.
-        self._reader = self._reader or self.format.read(self._pipe, source.path, begin, schema)
+        self._reader = self._reader or self.format.read(
+            self._pipe, source.path, begin, schema, _PIPE_HEAD_ROWS
+        )
         yield self._reader
 
 
@@ -177,7 +188,9 @@ def find(given: str) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        inside = (p for p in sorted(path.rglob("*")) if _is_data(p.relative_to(path)))
+        inside = (
+            p for p in sorted(path.rglob("*")) if _is_data(p.relative_to(path)) and not _is_part(p)
+        )
         found = [p for p in inside if p.is_file() and formats.extension(p) in formats.BY_EXTENSION]
         problem = InputError(
             f"there is no file in {given} that can be read",
@@ -186,7 +199,11 @@ def find(given: str) -> list[Path]:
     else:
         root = Path(path.anchor)
         matching = root.glob(str(path.relative_to(root))) if glob.has_magic(given) else ()
-        found = sorted(match for match in matching if match.is_file())
+        found = sorted(
+            match
+            for match in matching
+            if match.is_file() and _is_data(Path(match.name)) and not _is_part(match)
+        )
         problem = no_such_file(path)
     if not found:
         raise problem
@@ -196,6 +213,11 @@ def find(given: str) -> list[Path]:
 def _is_data(path: Path) -> bool:
     """Whether a file of a dataset holds data, and not what somebody keeps beside it."""
     return not any(part.startswith(_HIDDEN) for part in path.parts)
+
+
+def _is_part(path: Path) -> bool:
+    """Whether it belongs to an output that is not finished."""
+    return any(parent.name.endswith(PARTS) and (parent / BOOKS).is_dir() for parent in path.parents)
 
 
 def _common_format(given: str, paths: Sequence[Path]) -> tuple[str, Format]:

@@ -25,12 +25,12 @@ import filelock
 
 from hasten import formats
 from hasten.bulk import durable
-from hasten.errors import ResumeError, StorageError
+from hasten.bulk.source import BOOKS, PARTS
+from hasten.errors import InputError, ResumeError, StorageError
 from hasten.plain import from_json, to_json
 from hasten.records import BulkPlan, Place, Receipt, Shard, Source, Tally
 
 SUCCESS = "_SUCCESS"
-_BOOKS = "_hasten"
 _RESTART = "--restart throws away what was done and begins anew."
 
 
@@ -52,9 +52,9 @@ class Store:
         """
         self.output = output
         self._restart = restart
-        self.folder = output if dataset else output.with_name(f"{output.name}.parts")
+        self.folder = output if dataset else output.with_name(f"{output.name}{PARTS}")
         self._dataset = dataset
-        self._books = self.folder / _BOOKS
+        self._books = self.folder / BOOKS
         self._receipts = self._books / "receipts"
         self._plan = self._books / "plan.json"
         self._lock = filelock.FileLock(self._books / "lock")
@@ -93,7 +93,7 @@ class Store:
     def _refuse_foreign(self) -> None:
         # One look, as another run may be making the folder: the books are the first thing in it.
         there = _names(self.folder)
-        if there and _BOOKS not in there:
+        if there and BOOKS not in there:
             raise StorageError(
                 f"{self.folder} exists and is not the output of such a run",
                 fix="Choose another -o, or move it away.",
@@ -202,6 +202,9 @@ class Store:
         """
         receipts = [receipt for _, receipt in sorted(self.receipts().items())]
         self._check(receipts)
+        _refuse_changed(plan)
+        with durable.storing(self.folder):
+            durable.sweep(self.folder, self._receipts)
         if self._dataset:
             durable.create(self.folder / SUCCESS, b"")
             return receipts
@@ -236,6 +239,20 @@ class Store:
                     yield part
 
         formats.BY_EXTENSION[plan.output_format].join(parts(), whole)
+
+
+def _refuse_changed(plan: BulkPlan) -> None:
+    """Make sure that the input still is what was read."""
+    for source in plan.sources:
+        if source.size_bytes is None:
+            continue
+        try:
+            status = Path(source.path).stat()
+        except OSError as error:
+            raise InputError(f"{source.path} can no longer be read: {error.strerror}") from error
+        now = Source(source.path, status.st_size, status.st_mtime_ns)
+        for what in _changed(source.path, source, now):
+            raise InputError(f"the input changed while it was read: {what}", fix=_RESTART)
 
 
 def _names(folder: Path) -> set[str]:

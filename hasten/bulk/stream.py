@@ -15,7 +15,7 @@ from hasten.bulk.flow import flow
 from hasten.bulk.model import Model
 from hasten.corpus import choose_text_column
 from hasten.errors import InputError
-from hasten.formats.tables import TableRows, text_bytes
+from hasten.formats.tables import TableRows, row_bytes
 from hasten.formats.values import is_string, whole
 from hasten.predictor import Predictor, load
 from hasten.records import Place, Shard
@@ -120,7 +120,7 @@ def _shards(tables: Iterable[pa.Table]) -> Iterator[tuple[Shard, TableRows]]:
     for table in tables:
         for piece in _pieces(table):
             waiting.append(piece)
-            rows, size = rows + len(piece), size + int(text_bytes(piece)[-1])
+            rows, size = rows + len(piece), size + int(row_bytes(piece)[-1])
             if rows >= _SHARD_ROWS or size >= _SHARD_BYTES:
                 made = TableRows("data", place, pa.concat_tables(waiting), {})
                 yield Shard(number, 0, place), made

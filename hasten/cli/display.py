@@ -122,8 +122,10 @@ def _minutes(seconds: float) -> str:
 
 
 @contextmanager
-def reporting(debug: bool) -> Iterator[None]:
-    """Turn our errors into a message and an exit status.
+def reporting(
+    debug: bool, interrupted: str = "What was done is kept; the same command continues."
+) -> Iterator[None]:
+    """Turn our errors into a message and an exit status; ``interrupted`` is said after Ctrl-C.
 
     2 for what the user can change in the command, 1 for a run that failed, 130 for Ctrl-C.
     Anything else is a bug and shows its traceback.
@@ -138,7 +140,7 @@ def reporting(debug: bool) -> Iterator[None]:
             raise
         _fail(error)
     except KeyboardInterrupt:
-        err.print("\nInterrupted. What was done is kept; the same command continues.")
+        err.print(f"\nInterrupted. {interrupted}")
         raise typer.Exit(_INTERRUPTED) from None
 
 

@@ -95,7 +95,7 @@ def predict(  # noqa: PLR0917 - typer makes options of all of them
     """
     from hasten import predict_file
 
-    with reporting(debug):
+    with reporting(debug, _interrupted(given, output, restart=restart)):
         display = Display()
         with display.live():
             summary = predict_file(
@@ -114,3 +114,11 @@ def predict(  # noqa: PLR0917 - typer makes options of all of them
                 on_event=display,
             )
         show_summary(summary, as_json=as_json)
+
+
+def _interrupted(given: str, output: str, *, restart: bool) -> str:
+    """What becomes of a run that is interrupted."""
+    if "-" in {given, output}:
+        return "What comes from a pipe or goes into one has to begin anew."
+    kept = "What was done is kept; the same command continues"
+    return f"{kept}, if --restart is left out." if restart else f"{kept}."

@@ -138,11 +138,12 @@ def _part(
     """What a tensor of the student is in the original."""
     import torch
 
-    inside = re.fullmatch(rf"{re.escape(blocks.path)}\.(\d+)\.(.+)\.(weight|bias)", name)
+    inside = re.fullmatch(rf"{re.escape(blocks.path)}\.(\d+)\.(.+)", name)
     if inside is None:
         return kept[name]
-    index, layer, kind = int(inside[1]), inside[2], inside[3]
-    tensor = kept[f"{blocks.path}.{layers[index]}.{layer}.{kind}"]
+    index, inner = int(inside[1]), inside[2]
+    tensor = kept[f"{blocks.path}.{layers[index]}.{inner}"]
+    layer, _, kind = inner.rpartition(".")
     chosen = torch.tensor(units[index])
     if layer == blocks.up:
         return tensor[chosen]

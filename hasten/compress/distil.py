@@ -9,6 +9,7 @@ Unlabelled texts suffice.
 from __future__ import annotations
 
 import copy
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -73,6 +74,10 @@ def teach(lesson: Lesson, folder: Path, tell: Callable[[int, float | None], None
     Returns:
         The agreement at each look, in order.
     """
+    for checkpoint in folder.glob("checkpoint-*"):
+        # The state is written last: without it, a run was killed while it wrote the rest.
+        if not (checkpoint / "trainer_state.json").exists():
+            shutil.rmtree(checkpoint)
     with quiet():
         trainer = _trainer()(lesson, folder, tell)
         trainer.train(resume_from_checkpoint=any(folder.glob("checkpoint-*")))
@@ -159,7 +164,7 @@ def _trainer() -> Any:
                 lesson.student,
                 TrainingArguments(
                     output_dir=str(folder),
-                    use_cpu=not _gpu(),
+                    use_cpu=True,  # the original and what it is compared with stay there too
                     max_steps=lesson.steps,
                     per_device_train_batch_size=BATCH_SIZE,
                     learning_rate=LEARNING_RATE,
@@ -209,12 +214,6 @@ def _trainer() -> Any:
             return metrics
 
     return Distiller
-
-
-def _gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
 
 
 class _Texts:

@@ -312,8 +312,13 @@ def _gold(
     taught: Sequence[str],
 ) -> list[int] | None:
     """The right class of the texts that teach; of a text that is there twice, the last."""
-    if labels is None or reference.info.task != "single_label":
+    if labels is None:
         return None
+    if reference.info.task != "single_label":
+        raise ChoiceError(
+            f"labels can teach a single_label model, and this one is {reference.info.task}",
+            fix="Leave --label-column out: the original's answers teach as well.",
+        )
     right = tasks.get(reference.info.task).gold(
         [str(label) for label in labels], reference.info.labels
     )

@@ -125,7 +125,14 @@ class Format(ABC):
     """Whether there is a place for answers beside what was read."""
 
     @abstractmethod
-    def read(self, stream: IO[bytes], name: str, begin: Place, schema: pa.Schema | None) -> Reader:
+    def read(
+        self,
+        stream: IO[bytes],
+        name: str,
+        begin: Place,
+        schema: pa.Schema | None,
+        head_rows: int = HEAD_ROWS,
+    ) -> Reader:
         """Open a file.
 
         Args:
@@ -133,6 +140,7 @@ class Format(ABC):
             name: what messages call it.
             begin: where to begin.
             schema: the columns, where they are known from an earlier look at its beginning.
+            head_rows: else so many rows are waited for, to look at.
 
         Raises:
             InputError: it is not such a file.

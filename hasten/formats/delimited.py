@@ -14,7 +14,7 @@ from typing import IO
 import pyarrow as pa
 
 from hasten.errors import InputError
-from hasten.formats.base import LONGEST_LINE, Reader, Rows
+from hasten.formats.base import HEAD_ROWS, LONGEST_LINE, Reader, Rows
 from hasten.formats.records import (
     Lines,
     Record,
@@ -34,10 +34,12 @@ class _DelimitedReader(RecordReader):
         name: str,
         begin: Place,
         schema: pa.Schema | None,
+        head_rows: int,
+        *,
         delimiters: str,
     ) -> None:
         self._delimiters = delimiters
-        super().__init__(stream, name, begin, schema)
+        super().__init__(stream, name, begin, schema, head_rows)
 
     def open(self) -> None:
         # Spreadsheets set to a decimal comma write semicolons; the header tells which it is.
@@ -47,7 +49,7 @@ class _DelimitedReader(RecordReader):
             raise error
         self._header = tuple(header)
         self.columns = self.columns or self._header
-        if set(self._header) != set(self.columns):
+        if sorted(self._header) != sorted(self.columns):
             raise InputError(
                 f"{self._name}: its columns are {', '.join(self._header)}, and those of the first "
                 f"file {', '.join(self.columns)}",
@@ -102,8 +104,15 @@ class Delimited(RecordFormat):
         self.extensions = (extension,)
         self._delimiters = delimiters
 
-    def read(self, stream: IO[bytes], name: str, begin: Place, schema: pa.Schema | None) -> Reader:
-        return _DelimitedReader(stream, name, begin, schema, self._delimiters)
+    def read(
+        self,
+        stream: IO[bytes],
+        name: str,
+        begin: Place,
+        schema: pa.Schema | None,
+        head_rows: int = HEAD_ROWS,
+    ) -> Reader:
+        return _DelimitedReader(stream, name, begin, schema, head_rows, delimiters=self._delimiters)
 
     def write(self, rows: Rows, answers: pa.Table, schema: pa.Schema, *, head: bool) -> bytes:
         names = schema.names

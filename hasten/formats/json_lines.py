@@ -9,7 +9,7 @@ from typing import IO
 import pyarrow as pa
 
 from hasten.errors import InputError
-from hasten.formats.base import Reader, Rows
+from hasten.formats.base import HEAD_ROWS, Reader, Rows
 from hasten.formats.records import Lines, Record, RecordFormat, RecordReader, answered
 from hasten.formats.values import as_json
 from hasten.records import Place
@@ -52,8 +52,15 @@ class JsonLines(RecordFormat):
 
     extensions = (".jsonl", ".ndjson", ".json")
 
-    def read(self, stream: IO[bytes], name: str, begin: Place, schema: pa.Schema | None) -> Reader:
-        return _JsonLinesReader(stream, name, begin, schema)
+    def read(
+        self,
+        stream: IO[bytes],
+        name: str,
+        begin: Place,
+        schema: pa.Schema | None,
+        head_rows: int = HEAD_ROWS,
+    ) -> Reader:
+        return _JsonLinesReader(stream, name, begin, schema, head_rows)
 
     def write(self, rows: Rows, answers: pa.Table, schema: pa.Schema, *, head: bool) -> bytes:
         lines = []

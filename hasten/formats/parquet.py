@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from hasten.errors import InputError
-from hasten.formats.base import UNREADABLE, Format, Reader, Rows
-from hasten.formats.tables import TableRows, text_bytes
+from hasten.formats.base import HEAD_ROWS, UNREADABLE, Format, Reader, Rows
+from hasten.formats.tables import TableRows, refuse_other_types, row_bytes
 from hasten.formats.values import is_string
 from hasten.records import Place
 
@@ -31,14 +31,12 @@ class _ParquetReader(Reader):
         self._file = parquet.ParquetFile(stream, page_checksum_verification=True)
         self._name = name
         self._place = begin
-        self._schema = self._file.schema_arrow.remove_metadata()
+        # Rows that cannot be read have nulls, whatever the file says of its columns.
+        fields = self._file.schema_arrow.remove_metadata()
+        self._schema = pa.schema([field.with_nullable(True) for field in fields])
         self.columns = tuple(self._schema.names)
-        if schema is not None and set(schema.names) != set(self.columns):
-            raise InputError(
-                f"{name}: its columns are {', '.join(self.columns)}, and those of the first file "
-                f"{', '.join(schema.names)}",
-                fix="Predict it in a run of its own.",
-            )
+        if schema is not None:
+            refuse_other_types(name, self._schema, schema)
         self.text_columns = tuple(f.name for f in self._schema if is_string(f.type))
         metadata = self._file.metadata
         groups = range(metadata.num_row_groups)
@@ -63,7 +61,7 @@ class _ParquetReader(Reader):
                 break
             count = min(len(chunk), max_rows)
             if max_bytes is not None:
-                sizes = text_bytes(chunk.slice(0, count))
+                sizes = row_bytes(chunk.slice(0, count))
                 count = min(count, int(np.searchsorted(sizes, max_bytes - size)) + 1)
                 size += int(sizes[count - 1])
             taken.append(chunk.slice(0, count))
@@ -123,7 +121,14 @@ class Parquet(Format):
 
         return int(parquet.read_metadata(path).num_rows)
 
-    def read(self, stream: IO[bytes], name: str, begin: Place, schema: pa.Schema | None) -> Reader:
+    def read(
+        self,
+        stream: IO[bytes],
+        name: str,
+        begin: Place,
+        schema: pa.Schema | None,
+        head_rows: int = HEAD_ROWS,
+    ) -> Reader:
         return _ParquetReader(stream, name, begin, schema)
 
     def write(self, rows: Rows, answers: pa.Table, schema: pa.Schema, *, head: bool) -> bytes:

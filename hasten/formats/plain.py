@@ -8,7 +8,7 @@ from typing import IO
 import pyarrow as pa
 
 from hasten.errors import ChoiceError
-from hasten.formats.base import Reader, Rows
+from hasten.formats.base import HEAD_ROWS, Reader, Rows
 from hasten.formats.records import Lines, Record, RecordFormat, RecordReader
 from hasten.records import Place
 
@@ -32,8 +32,15 @@ class Plain(RecordFormat):
     extensions = (".txt",)
     holds_answers = False
 
-    def read(self, stream: IO[bytes], name: str, begin: Place, schema: pa.Schema | None) -> Reader:
-        return _PlainReader(stream, name, begin, schema)
+    def read(
+        self,
+        stream: IO[bytes],
+        name: str,
+        begin: Place,
+        schema: pa.Schema | None,
+        head_rows: int = HEAD_ROWS,
+    ) -> Reader:
+        return _PlainReader(stream, name, begin, schema, 0)  # its one column is known
 
     def write(self, rows: Rows, answers: pa.Table, schema: pa.Schema, *, head: bool) -> bytes:
         raise ChoiceError(

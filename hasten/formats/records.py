@@ -17,7 +17,6 @@ import pyarrow as pa
 from hasten.errors import InputError
 from hasten.formats.base import (
     HEAD_BYTES,
-    HEAD_ROWS,
     LONGEST_LINE,
     UNREADABLE,
     Format,
@@ -202,7 +201,12 @@ class RecordReader(Reader):
     """Reads records one after the other; a format says how."""
 
     def __init__(
-        self, stream: IO[bytes], name: str, begin: Place, schema: pa.Schema | None
+        self,
+        stream: IO[bytes],
+        name: str,
+        begin: Place,
+        schema: pa.Schema | None,
+        head_rows: int,
     ) -> None:
         self._name = name
         self._lines = Lines(stream, name)
@@ -215,8 +219,8 @@ class RecordReader(Reader):
             self._lines.jump(begin)
         self._place = self._lines.place
         self._records = self.records(self._lines)
-        if schema is None:
-            self._look_ahead()
+        if schema is None and head_rows:
+            self._look_ahead(head_rows)
         self.text_columns = tuple(
             column
             for column in self.columns
@@ -255,12 +259,12 @@ class RecordReader(Reader):
     def give_up(self, error: InputError, max_rows: int) -> Records:
         return Records.lost(self._name, self._place, error)
 
-    def _look_ahead(self) -> None:
+    def _look_ahead(self, head_rows: int) -> None:
         begin = self._place.offset
         try:
             for record in self._records:
                 self._ahead.append(record)
-                if len(self._ahead) == HEAD_ROWS or record.end.offset - begin > HEAD_BYTES:
+                if len(self._ahead) == head_rows or record.end.offset - begin > HEAD_BYTES:
                     break
         except UNREADABLE:
             if not self._ahead:

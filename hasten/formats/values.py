@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,8 +24,21 @@ def whole(text: str) -> str:
 
 def as_json(value: object) -> str:
     """A value as JSON on one line, in plain characters where they have a UTF-8 form."""
-    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:  # NaN, or what is too large for a number, from somebody's JSON
+        value = _finite(value)
+        text = json.dumps(value, ensure_ascii=False)
     return text if text.isascii() or not _SURROGATES.search(text) else json.dumps(value)
+
+
+def _finite(value: object) -> object:
+    """The same with null for numbers that JSON has no name for."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list) else value
 
 
 def as_field(value: object) -> str:
@@ -99,22 +113,41 @@ def to_values(column: pa.ChunkedArray | pa.Array) -> list[object]:
     [[0.1, None]]
     """
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    kind = array.type
-    if pa.types.is_dictionary(kind):
+    if isinstance(array.type, pa.BaseExtensionType):
+        return to_values(array.storage)
+    kind = str(array.type).partition("<")[0].partition("[")[0]
+    if kind == "dictionary":
         return to_values(array.dictionary_decode())
-    if pa.types.is_float32(kind) or pa.types.is_float16(kind):
-        texts = array.cast(pa.float32()).cast(pa.string()).to_pylist()
-        return [None if text is None else float(text) for text in texts]
-    if pa.types.is_struct(kind):
+    if kind in {"float", "halffloat", "double"}:
+        return _numbers(array)
+    if kind == "struct":
         return _structs(array)
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+    if kind == "map":
+        return [None if item.values is None else _pairs(item.values) for item in array]
+    if "list" in kind:
         return [None if item.values is None else to_values(item.values) for item in array]
-    if pa.types.is_temporal(kind) or pa.types.is_decimal(kind):
+    if pa.types.is_temporal(array.type) or pa.types.is_decimal(array.type):
         return list(array.cast(pa.string()).to_pylist())
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+    if "binary" in kind:
         raw = array.to_pylist()
         return [None if value is None else b64encode(value).decode() for value in raw]
-    return _texts(array) if is_string(kind) else list(array.to_pylist())
+    return _texts(array) if is_string(array.type) else list(array.to_pylist())
+
+
+def _numbers(array: pa.Array) -> list[object]:
+    """Numbers; what is none, or infinite, JSON has no name for, and it becomes null."""
+    if pa.types.is_float64(array.type):
+        values = array.to_pylist()
+    else:
+        texts = array.cast(pa.float32()).cast(pa.string()).to_pylist()
+        values = [None if text is None else float(text) for text in texts]
+    return [value if value is not None and math.isfinite(value) else None for value in values]
+
+
+def _pairs(entries: pa.Array) -> dict[str, object]:
+    """A map as an object."""
+    pairs = _structs(entries)
+    return {str(pair["key"]): pair["value"] for pair in pairs if isinstance(pair, dict)}
 
 
 def _texts(array: pa.Array) -> list[object]:

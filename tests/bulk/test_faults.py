@@ -438,7 +438,7 @@ def check_every_error(desk: Desk, error: str, output: str, every: int) -> None:
         desk, error, given, output, "--shard-rows", 8, "--json", every=every
     )
     assert untouched["struck"] == 0
-    assert len(struck) * every > 40
+    assert len(struck) * every > 30
     text = os.strerror(getattr(errno, error))
     for attempt in struck:
         where = f"{attempt['number']} {attempt['step']}: {attempt['said']}"
