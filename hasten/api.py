@@ -142,6 +142,7 @@ def compress(
     output: str | PathLike[str] = "student",
     layers: int | None = None,
     ffn_width: int | None = None,
+    int8: bool = False,
     budget: str | float = "1h",
     allow_pickle: bool = False,
     seed: int = 0,
@@ -161,6 +162,8 @@ def compress(
         output: the folder for the student; it must be new or empty.
         layers: how many blocks stay; which ones is chosen by their agreement.
         ffn_width: how many feed-forward units stay in each block, rounded down to a multiple of 16.
+        int8: also teach it with 8-bit integers, and keep their ranges beside the weights, where
+            :func:`tune` finds them.
         budget: how long it may take, in seconds or as ``"45m"``, ``"1h"``.
         allow_pickle: accept a folder whose weights are a pickle.
         seed: of everything that is drawn.
@@ -175,7 +178,7 @@ def compress(
     """
     from hasten.compress import run as compression
 
-    wanted = compression.Wanted(layers, ffn_width, parse_duration(budget), seed)
+    wanted = compression.Wanted(layers, ffn_width, parse_duration(budget), seed, int8)
     job.require_tune_extra()
     if find_spec("accelerate") is None:
         raise Unavailable(

@@ -44,7 +44,7 @@ LOGS = "logs"
 _MOST_PROFILED = 20_000
 MARKER = ".hasten.lock"
 _OURS = (RESULTS, LOGS, TRUTH, "reference", "artifacts", "bench.json")
-_STUDENTS = ("asked.json", "choice.json", "steps.json", "checkpoints", "student")
+_STUDENTS = ("asked.json", "choice.json", "steps.json", "checkpoints", "int8", "student")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +152,7 @@ class Job:
             report=self.report,
             spawn=lambda name: WorkerProcess(name, work / LOGS / f"{name}.log"),
             calibration_lengths=chosen.calibration_lengths,
+            trained=reference.trained_ranges.exists(),
         )
         self.report(
             Briefing(

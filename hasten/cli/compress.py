@@ -21,6 +21,7 @@ from hasten.cli.display import (
     "`hasten compress ./my-model --data texts.csv -o student --layers 6`\n\n"
     "`hasten compress ./my-model --data texts.csv -o student --layers 4 --ffn-width 768 "
     "--budget 45m`\n\n"
+    "`hasten compress ./my-model --data texts.csv -o student --int8`\n\n"
     "`hasten tune student --data texts.csv -o bundle`"
 )
 def compress(  # noqa: PLR0917 - typer makes options of all of them
@@ -35,6 +36,10 @@ def compress(  # noqa: PLR0917 - typer makes options of all of them
     ffn_width: Annotated[
         int | None, typer.Option(help="Feed-forward units that stay in each block.")
     ] = None,
+    int8: Annotated[
+        bool,
+        typer.Option("--int8", help="Also teach it with 8-bit integers; tune finds the ranges."),
+    ] = False,
     text_column: options.TextColumn = None,
     label_column: Annotated[
         str | None, typer.Option(help="Column with the right labels; none are needed.")
@@ -50,7 +55,9 @@ def compress(  # noqa: PLR0917 - typer makes options of all of them
 
     Takes out the blocks and feed-forward units that matter least, teaches what is left with
     MODEL's own answers, and compares both on texts that taught nothing. The student is an
-    ordinary Hugging Face folder. An interrupted run continues when the same command is given.
+    ordinary Hugging Face folder. With --int8, alone or with the others, it learns to round as
+    8-bit integers do, and `hasten tune` has one more int8 recipe for it. An interrupted run
+    continues when the same command is given.
     """
     from hasten import api, corpus
 
@@ -65,6 +72,7 @@ def compress(  # noqa: PLR0917 - typer makes options of all of them
                 output=output,
                 layers=layers,
                 ffn_width=ffn_width,
+                int8=int8,
                 budget=budget,
                 allow_pickle=allow_pickle,
                 seed=seed,

@@ -223,13 +223,22 @@ def show_student(student: Student, folder: Path, *, as_json: bool) -> None:
     )
     for name, now, then in rows:
         out.print(f"{name}: {now:,} of {then:,}", highlight=False)
+    steps = content.count(student.steps + student.int8_steps, "step")
     out.print(
-        f"Taught {content.count(student.taught_texts, 'text')} in "
-        f"{content.count(student.steps, 'step')}, {_minutes(student.seconds)} in all. On "
+        f"Taught {content.count(student.taught_texts, 'text')} in {steps}, "
+        f"{_minutes(student.seconds)} in all. On "
         f"{content.count(student.after.compared, 'other text')}:",
         highlight=False,
     )
-    for name, parity in (("before", student.before), ("after", student.after)):
+    compared = {
+        "before": student.before if student.steps else None,
+        "after": student.after if student.steps else None,
+        "int8, ranges from a few texts": student.int8_before,
+        "int8, ranges learnt": student.int8_after,
+    }
+    for name, parity in compared.items():
+        if parity is None:
+            continue
         bound = f" (at most {parity.flip_upper_bound:.2%})" if parity.decisions else ""
         changed = (
             f"{parity.flips:,} answers changed{bound}"

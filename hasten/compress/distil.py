@@ -9,6 +9,7 @@ Unlabelled texts suffice.
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 import statistics
 import time
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hasten.reference.folder import storing, write_json
 from hasten.reference.module import quiet
 from hasten.tokenization import Tokens
 
@@ -50,6 +52,8 @@ class Lesson:
         agreement: of the student with the original on texts that are not taught, 0 to 1.
         steps: batches in all.
         seed: for the order of the texts and dropout.
+        learning_rate: at its highest.
+        dropout: whether the student's dropout is on.
     """
 
     original: nn.Module
@@ -61,6 +65,8 @@ class Lesson:
     agreement: Callable[[nn.Module], float]
     steps: int
     seed: int
+    learning_rate: float = LEARNING_RATE
+    dropout: bool = True
 
 
 def teach(lesson: Lesson, folder: Path, tell: Callable[[int, float | None], None]) -> list[float]:
@@ -84,6 +90,28 @@ def teach(lesson: Lesson, folder: Path, tell: Callable[[int, float | None], None
     return [
         entry["eval_agreement"] for entry in trainer.state.log_history if "eval_agreement" in entry
     ]
+
+
+def teach_once(
+    lesson: Lesson, folder: Path, tell: Callable[[int, float | None], None]
+) -> list[float]:
+    """As :func:`teach`; what an earlier run has taught to the end is taken from ``folder``.
+
+    Raises:
+        StorageError: ``folder`` cannot be written.
+    """
+    from safetensors.torch import load_model, save_model
+
+    weights, looks = folder / "taught.safetensors", folder / "taught.json"
+    if looks.exists():  # written last
+        load_model(lesson.student, weights)
+        agreements: list[float] = json.loads(looks.read_text(encoding="utf-8"))["agreements"]
+        return agreements
+    agreements = teach(lesson, folder, tell)
+    with storing(weights):
+        save_model(lesson.student, str(weights))
+    write_json(looks, {"agreements": agreements})
+    return agreements
 
 
 def time_steps(lesson: Lesson, count: int) -> float:
@@ -167,7 +195,7 @@ def _trainer() -> Any:
                     use_cpu=True,  # the original and what it is compared with stay there too
                     max_steps=lesson.steps,
                     per_device_train_batch_size=BATCH_SIZE,
-                    learning_rate=LEARNING_RATE,
+                    learning_rate=lesson.learning_rate,
                     warmup_steps=lesson.steps // 20,
                     lr_scheduler_type="linear",
                     weight_decay=0.01,
@@ -202,6 +230,8 @@ def _trainer() -> Any:
             return_outputs: bool = False,
             num_items_in_batch: Any = None,
         ) -> Any:
+            if not self._lesson.dropout:
+                model.eval()  # the Trainer has just turned it on
             total, outputs = loss(self._lesson, model, dict(inputs))
             return (total, outputs) if return_outputs else total
 

@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 
 from hasten import tasks
 from hasten.batching import plan
-from hasten.compress import blocks, distil, importance
+from hasten.compress import blocks, distil, importance, quantized
 from hasten.compress.distil import Lesson
 from hasten.errors import BudgetError, ChoiceError, InputError, ResumeError
 from hasten.parity import compare
 from hasten.records import Event, Parity, Progress, Strategy, Student
 from hasten.reference import Reference
-from hasten.reference.folder import TOKENIZER_FILES, storing, write_json
+from hasten.reference.folder import TOKENIZER_FILES, TRAINED_RANGES, storing, write_json
 from hasten.reference.module import load_original, quiet
+from hasten.reference.quantized import save_trained
 from hasten.tokenization import Tokens
 
 if TYPE_CHECKING:
@@ -48,6 +49,10 @@ _MULTIPLE = 16
 _MOST_EPOCHS = 20
 """A budget that holds more is not used up: little is learnt after so many."""
 
+_INT8_SHARE = 0.3
+"""Of the time for teaching, where blocks or units were left out too: rounding moves the answers far
+less than that does, and ranges settle within a few hundred steps."""
+
 _TIMED_STEPS = 4
 """The first warms up and is not counted."""
 
@@ -68,6 +73,7 @@ class Wanted:
     ffn_width: int | None
     budget_s: float
     seed: int
+    int8: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,20 +142,29 @@ def make(
         steps=0,
         seed=wanted.seed,
     )
+    pruned = (layers, width) != (found.count, found.width)
+    shares = _shares(pruned, wanted.int8)
+    some = runner.some(lesson.tokens)
     spent_s = time.monotonic() - begin_s
-    steps = _once(work / "steps.json", lambda: {"steps": _steps(lesson, wanted, spent_s)})["steps"]
-    agreements = distil.teach(
-        replace(lesson, steps=steps),
-        work / "checkpoints",
-        lambda step, best: tell(
-            "teach",
-            f"step {step:,} of {steps:,}" + (f", {best:.1%} of answers agree" if best else ""),
-            max(step / steps, 0.03),
-        ),
+    steps = _once(
+        work / "steps.json",
+        lambda: {
+            "steps": _steps(lesson, wanted, spent_s, shares[0]),
+            "int8_steps": _steps(quantized.lesson_of(lesson, some), wanted, spent_s, shares[1])
+            if wanted.int8
+            else 0,
+        },
     )
+    agreements: list[float] = []
+    if pruned:
+        agreements = distil.teach_once(
+            replace(lesson, steps=steps["steps"]),
+            work / "checkpoints",
+            tell.teaching("teach", steps["steps"], 0.0, shares[0]),
+        )
     after = runner.parity(student, judge)
     _write(student, reference, work / "student")
-    return Student(
+    result = Student(
         layers=tuple(choice["layers"]),
         of_layers=found.count,
         ffn_width=width,
@@ -157,12 +172,38 @@ def make(
         parameter_count=_parameters(student),
         of_parameter_count=_parameters(original),
         taught_texts=len(taught),
-        steps=steps,
+        steps=steps["steps"],
         agreements=tuple(agreements),
         before=before,
         after=after,
         seconds=time.monotonic() - begin_s,
     )
+    if not wanted.int8:
+        return result
+    rounding = replace(quantized.lesson_of(lesson, some), steps=steps["int8_steps"])
+    int8_before = runner.parity(quantized.settled(rounding.student), judge)
+    tell_int8 = tell.teaching("teach int8", steps["int8_steps"], shares[0], shares[1])
+    int8_agreements = distil.teach_once(rounding, work / "int8", tell_int8)
+    int8_after = runner.parity(quantized.settled(rounding.student), judge)
+    _write_int8(rounding.student, work / "student")
+    return replace(
+        result,
+        seconds=time.monotonic() - begin_s,
+        int8_steps=steps["int8_steps"],
+        int8_agreements=tuple(int8_agreements),
+        int8_before=int8_before,
+        int8_after=int8_after,
+    )
+
+
+def _shares(pruned: bool, int8: bool) -> tuple[float, float]:
+    """Of the time for teaching: in floating point, and with 8-bit integers.
+
+    What was not pruned has nothing to learn in floating point: it is the original.
+    """
+    if not pruned:
+        return 0.0, 1.0
+    return (1.0 - _INT8_SHARE, _INT8_SHARE) if int8 else (1.0, 0.0)
 
 
 def _refuse_others(
@@ -177,7 +218,7 @@ def _refuse_others(
     asked = {
         "model": reference.fingerprint(),
         "texts": digest.hexdigest(),
-        **{name: getattr(wanted, name) for name in ("layers", "ffn_width", "seed")},
+        **{name: getattr(wanted, name) for name in ("layers", "ffn_width", "seed", "int8")},
     }
     then = _once(path, lambda: asked)
     if then != asked:
@@ -203,10 +244,11 @@ def _sizes(found: blocks.Blocks, wanted: Wanted) -> tuple[int, int]:
         )
     if width < found.width:
         width = max(_MULTIPLE, width // _MULTIPLE * _MULTIPLE)
-    if (layers, width) == (found.count, found.width):
+    if (layers, width) == (found.count, found.width) and not wanted.int8:
         raise ChoiceError(
             "nothing was asked to be left out",
-            fix=f"--layers {max(1, found.count // 2)} or --ffn-width {found.width // 2}, or both.",
+            fix=f"--layers {max(1, found.count // 2)} or --ffn-width {found.width // 2}, or both; "
+            "--int8 goes with all of them as well.",
         )
     return layers, width
 
@@ -223,7 +265,7 @@ def _choose(
     found = blocks.find(original)
     everything = [list(range(found.width))] * found.count
 
-    some = watch.tokens.select(np.arange(min(_WEIGHING, len(watch.texts))))
+    some = runner.first(watch.tokens)
     truth = watch.truth[: len(some)]
 
     def loss(kept: Sequence[int]) -> float:
@@ -257,6 +299,14 @@ class _Runner:
         """Texts with what the original answers."""
         tokens = self.tokens(texts)
         return _Lot(tuple(texts), tokens, self.outputs(original, tokens))
+
+    def first(self, tokens: Tokens) -> Tokens:
+        """A few of them; they stand in random order."""
+        return tokens.select(np.arange(min(_WEIGHING, len(tokens))))
+
+    def some(self, tokens: Tokens) -> list[dict[str, Any]]:
+        """A few of them as batches."""
+        return list(self.batches(self.first(tokens)))
 
     def batches(self, tokens: Tokens) -> Iterator[dict[str, Any]]:
         """The model's inputs, a few texts at a time."""
@@ -326,22 +376,24 @@ def _gold(
     return [by_text[text] for text in taught]
 
 
-def _steps(lesson: Lesson, wanted: Wanted, spent_s: float) -> int:
-    """How many batches the rest of the time holds.
+def _steps(lesson: Lesson, wanted: Wanted, spent_s: float, share: float) -> int:
+    """How many batches this share of the rest of the time holds.
 
     Raises:
         BudgetError: not even one pass over the texts.
     """
+    if not share:
+        return 0
     step_s = distil.time_steps(lesson, _TIMED_STEPS)
-    left_s = wanted.budget_s * (1.0 - _RESERVE) - spent_s
+    left_s = share * (wanted.budget_s * (1.0 - _RESERVE) - spent_s)
     epoch = -(-len(lesson.tokens) // distil.BATCH_SIZE)
     steps = min(int(left_s / step_s), _MOST_EPOCHS * epoch)
     if steps < epoch:
-        needed_s = (spent_s + epoch * step_s) / (1.0 - _RESERVE)
+        needed_s = (spent_s + epoch * step_s / share) / (1.0 - _RESERVE)
         fitting = max(int(left_s / step_s), 0) * distil.BATCH_SIZE
         raise BudgetError(
             f"one pass over {len(lesson.tokens):,} texts takes {epoch * step_s:,.0f} s, and "
-            f"{max(left_s, 0):,.0f} s are left of the budget",
+            f"{max(left_s, 0):,.0f} s are left for it of the budget",
             fix=f"--budget {needed_s / 60 + 1:.0f}m, or fewer texts: {fitting:,} would fit.",
         )
     return steps
@@ -365,6 +417,13 @@ def _write(student: Any, reference: Reference, folder: Path) -> None:
                 shutil.copyfile(reference.folder / name, folder / name)
 
 
+def _write_int8(rounding: Any, folder: Path) -> None:
+    path = folder / TRAINED_RANGES
+    with storing(path):
+        path.parent.mkdir()
+        save_trained(rounding, quantized.layers_of(rounding), path)
+
+
 def _parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
@@ -379,6 +438,19 @@ class _Teller:
         spent_s = time.monotonic() - self._begin_s
         left_s = spent_s / done * (1.0 - done) if done > _KNOWN else None
         self._report(Progress(stage, message, done, left_s))
+
+    def teaching(
+        self, stage: str, steps: int, begun: float, share: float
+    ) -> Callable[[int, float | None], None]:
+        """Tells of ``steps`` that are this share of all the work, after what has ``begun`` it."""
+
+        def tell(step: int, best: float | None) -> None:
+            seen = f", {best:.1%} of answers agree" if best else ""
+            self(
+                stage, f"step {step:,} of {steps:,}{seen}", max(begun + share * step / steps, 0.03)
+            )
+
+        return tell
 
 
 def split(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:

@@ -133,3 +133,25 @@ def _reader(batches: Iterator[Mapping[str, NDArray[np.int64]]]) -> Any:
             return next(batches, None)
 
     return Reader()
+
+
+def fold_weights(exported: Path, path: Path) -> None:
+    """Write the model ``exported`` to ``path``, with the weights that it rounds stored as int8."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(str(exported))
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in [node for node in graph.node if node.op_type == "QuantizeLinear"]:
+        if any(name not in constants for name in node.input):
+            continue  # an activation
+        weight, scale, zero_point = (numpy_helper.to_array(constants[n]) for n in node.input)
+        axis = next(a.i for a in node.attribute if a.name == "axis")
+        shape = [-1 if dimension == axis else 1 for dimension in range(weight.ndim)]
+        levels = np.rint(weight / scale.reshape(shape)) + zero_point.reshape(shape)
+        kept = np.clip(levels, -128, 127).astype(np.int8)
+        graph.initializer.append(numpy_helper.from_array(kept, node.output[0]))
+        graph.node.remove(node)
+        del graph.initializer[[t.name for t in graph.initializer].index(node.input[0])]
+    onnx.save_model(model, str(path))

@@ -76,6 +76,10 @@ class Engine(ABC):
     recipes_export_with: Mapping[str, Mapping[str, str]] = {}
     """The same, needed in addition to make one by a recipe, by the recipe's name."""
 
+    trained_recipes: Sequence[str] = ()
+    """Further ways to reach int8, for models that bring ranges learnt in training, and only
+    those: see :func:`hasten.reference.load_trained`."""
+
     extra: str
     """The extra in ``pyproject.toml`` that installs ``requires``."""
 

@@ -31,6 +31,7 @@ _OFFERED = {"cpu": ("fp32", "int8"), "cuda": ("fp32", "fp16")}
 _BYTES = {"fp32": 4, "fp16": 2, "int8": 4}  # of what is exported first
 _MODEL = "model.onnx"
 _WEIGHTS = "model.onnx_data"
+_TRAINED = "trained"
 # A protobuf message ends at 2 GiB; some is left for the graph around the weights.
 _LARGEST_FILE_BYTES = 2**31 - 2**26
 # The first opset with LayerNormalization as one operator.
@@ -77,6 +78,7 @@ class OnnxRuntime(Engine):
         "onnx": "onnx",
     }
     recipes_export_with: Mapping[str, Mapping[str, str]] = {"weights": {"onnx_ir": "onnx-ir"}}
+    trained_recipes = (_TRAINED,)
     extra = "onnx"
     simplicity = 0
 
@@ -111,6 +113,9 @@ class OnnxRuntime(Engine):
         return f"{self.name}-{candidate.precision}"
 
     def export(self, reference: Reference, candidate: Candidate, folder: Path) -> None:
+        if candidate.recipe == _TRAINED:
+            self._export_trained(reference, candidate, folder)
+            return
         module = reference.module()
         with foreign_errors(self.title, f"export {reference.info.architecture} to ONNX"):
             parameters = sum(parameter.numel() for parameter in module.parameters())
@@ -125,9 +130,23 @@ class OnnxRuntime(Engine):
                     return
                 _rewrite(Path(scratch, _MODEL), folder, candidate.precision, large)
 
+    def _export_trained(self, reference: Reference, candidate: Candidate, folder: Path) -> None:
+        # Here, as they are not needed where a bundle runs.
+        from hasten.engines import _onnx_int8
+        from hasten.reference import load_trained
+
+        module = load_trained(reference, candidate.spared)
+        with (
+            foreign_errors(self.title, f"export {reference.info.architecture} to ONNX"),
+            tempfile.TemporaryDirectory(dir=folder) as scratch,
+        ):
+            _export(module, reference, Path(scratch, _MODEL))
+            _onnx_int8.fold_weights(Path(scratch, _MODEL), folder / _MODEL)
+
     def base(self, candidate: Candidate) -> Candidate | None:
         exact = replace(candidate, precision="fp32", recipe="", spared=())
-        return exact if candidate.precision == "int8" else None
+        derived = candidate.precision == "int8" and candidate.recipe != _TRAINED
+        return exact if derived else None
 
     def derive(self, base: Path, reference: Reference, candidate: Candidate, folder: Path) -> None:
         # Here, as it is not needed where a bundle runs.

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _OFFERED = {"cpu": ("fp32", "bf16", "int8")}
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # of int8, for what is no integer product
 _REST_IN_BF16 = "-bf16"
+_TRAINED = "trained"
 _MODEL = "openvino_model.xml"
 
 
@@ -75,6 +76,7 @@ class OpenVino(Engine):
     recipes_export_with: Mapping[str, Mapping[str, str]] = {
         name: {"nncf": "nncf"} for name in ("static", "static-reduced", "static-bf16", "weights")
     }
+    trained_recipes = (_TRAINED,)
     extra = "openvino"
     simplicity = 1
 
@@ -100,10 +102,12 @@ class OpenVino(Engine):
         return self.name
 
     def export(self, reference: Reference, candidate: Candidate, folder: Path) -> None:
-        # Here, as it is not needed where a bundle runs, and takes a while to import.
+        # Here, as they are not needed where a bundle runs, and take a while to import.
         from hasten.engines import _torch
+        from hasten.reference import load_trained
 
-        info, module = reference.info, reference.module()
+        info, trained = reference.info, candidate.recipe == _TRAINED
+        module = load_trained(reference, candidate.spared) if trained else reference.module()
         with (
             foreign_errors(self.title, f"convert {info.architecture}"),
             _torch.quiet_tracing(),
@@ -115,13 +119,13 @@ class OpenVino(Engine):
             for port, name in zip(model.inputs, info.input_names, strict=True):
                 port.get_tensor().set_names({name})
             model.outputs[0].get_tensor().set_names({info.output_names[0]})
-            if candidate.recipe:
+            if candidate.recipe and not trained:
                 model = _quantized(model, reference, candidate)
             openvino.save_model(model, str(folder / _MODEL), compress_to_fp16=False)
 
     def base(self, candidate: Candidate) -> Candidate | None:
         exact = replace(candidate, precision="fp32", recipe="", spared=())
-        return exact if candidate.recipe else None
+        return exact if candidate.recipe not in ("", _TRAINED) else None
 
     def derive(self, base: Path, reference: Reference, candidate: Candidate, folder: Path) -> None:
         doing = f"quantize {reference.info.architecture}"

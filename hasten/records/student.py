@@ -15,6 +15,10 @@ class Student:
     feed-forward part. ``before`` and ``after`` compare it with the original on texts that neither
     taught nor chose anything, before and after it was taught. ``agreements`` are what was seen
     while it was, on other texts, of 0 to 1.
+
+    Where it was also taught with 8-bit integers, ``int8_before`` and ``int8_after`` compare its
+    int8 model with the original in the same way: with the ranges that a few texts gave, and with
+    those that were learnt.
     """
 
     layers: tuple[int, ...]
@@ -29,3 +33,7 @@ class Student:
     before: Parity
     after: Parity
     seconds: float
+    int8_steps: int = 0
+    int8_agreements: tuple[float, ...] = ()
+    int8_before: Parity | None = None
+    int8_after: Parity | None = None

@@ -9,6 +9,7 @@ Whatever the user has (a Hugging Face folder or hub id, a factory, a module in m
       module/          huggingface  config.json and model.safetensors (or its shards)
                        factory      factory.json, which names it, and weights.safetensors
                        pickle       module.pkl, classes from __main__ and notebooks included
+      int8/            model.safetensors, where hasten compress --int8 made the model
 
 Every engine exports from this one truth, and every answer is compared with it.
 """
@@ -16,6 +17,15 @@ Every engine exports from this one truth, and every answer is compared with it.
 from hasten.reference.folder import Kind, Reference
 from hasten.reference.module import load_module, runs_code
 from hasten.reference.preparation import prepare
+from hasten.reference.quantized import load_trained
 from hasten.reference.sensitivity import rank_layers
 
-__all__ = ["Kind", "Reference", "load_module", "prepare", "rank_layers", "runs_code"]
+__all__ = [
+    "Kind",
+    "Reference",
+    "load_module",
+    "load_trained",
+    "prepare",
+    "rank_layers",
+    "runs_code",
+]

@@ -31,6 +31,9 @@ PICKLE_IDENTITY = "module.sha256"
 
 _CALIBRATION = "calibration.json"
 
+TRAINED_RANGES = "int8/model.safetensors"
+"""An int8 model that came with the original: see :mod:`hasten.reference.quantized`."""
+
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -59,6 +62,11 @@ class Reference:
     def module(self) -> nn.Module:
         """The fp32 original, as :func:`hasten.reference.load_module` describes it."""
         return load_module(self.folder / "module", self.info)
+
+    @property
+    def trained_ranges(self) -> Path:
+        """Where the int8 model is that came with the original, if one did."""
+        return self.folder / TRAINED_RANGES
 
     def tokenizer(self) -> TextTokenizer:
         """A tokenizer of the caller's own, set to the model's ``max_length``."""
@@ -124,7 +132,7 @@ class Reference:
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) over the names and contents of all files: another model, another value."""
-        names = ("reference.json", "config.json", *TOKENIZER_FILES)
+        names = ("reference.json", "config.json", TRAINED_RANGES, *TOKENIZER_FILES)
         files = [self.folder / name for name in names if (self.folder / name).exists()]
         stored = sorted(path for path in (self.folder / "module").rglob("*") if path.is_file())
         # Two pickles of one module differ.

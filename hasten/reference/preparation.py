@@ -72,7 +72,8 @@ def prepare(
     options = Options(Path(weights) if weights else None, random_weights, allow_pickle, seed)
     origin = find(model, options)
     with storing(folder):
-        shutil.rmtree(folder / "module", ignore_errors=True)  # left by a run that was interrupted
+        for name in ("module", "int8"):  # left by a run that was interrupted
+            shutil.rmtree(folder / name, ignore_errors=True)
         (folder / "module").mkdir(parents=True)
     source = origin.tokenizer if tokenizer is None else tokenizer
     if source is None:

@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hasten.errors import ModelError
-from hasten.reference.folder import PICKLE_IDENTITY, TOKENIZER_FILES, Kind, storing, write_json
+from hasten.reference.folder import (
+    PICKLE_IDENTITY,
+    TOKENIZER_FILES,
+    TRAINED_RANGES,
+    Kind,
+    storing,
+    write_json,
+)
 from hasten.reference.module import build, pretrained, quiet
 from hasten.reference.tokenizer import SLOW_TOKENIZER_FILES
 
@@ -30,7 +37,7 @@ _DOWNLOADED = (
     *("config.json", *TOKENIZER_FILES),
     *(*SLOW_TOKENIZER_FILES, "merges.txt", "added_tokens.json"),
 )
-_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
+_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json", TRAINED_RANGES)
 _FORMS = (
     "A model is a local folder, a hub id (org/name), package.module:factory, or in Python a "
     "torch.nn.Module."
@@ -186,6 +193,11 @@ def _copy_weights(source: Path, files: tuple[str, ...], target: Path) -> None:
     for name in ("config.json", *files):
         with storing(target / name):
             shutil.copyfile(source / name, target / name)
+    if (source / TRAINED_RANGES).exists():
+        ranges = target.parent / TRAINED_RANGES
+        with storing(ranges):
+            ranges.parent.mkdir(exist_ok=True)
+            shutil.copyfile(source / TRAINED_RANGES, ranges)
 
 
 def _check_pickled(source: Path, options: Options) -> None:

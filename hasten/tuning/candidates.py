@@ -45,20 +45,25 @@ def baseline(hardware: Hardware, settings: Settings, engine: str = "torch_eager"
 
 
 def enumerate_rows(
-    hardware: Hardware, settings: Settings, engines: Mapping[str, Engine], calibration: int = 0
+    hardware: Hardware,
+    settings: Settings,
+    engines: Mapping[str, Engine],
+    calibration: int = 0,
+    trained: bool = False,
 ) -> tuple[list[Candidate], list[Row]]:
     """All candidates that can run here, and a row for the others.
 
     The most exact come first, and of those the simplest to deploy: where time runs out, it is
     the other ones that are left out.
 
-    ``calibration`` is how many texts there are to calibrate with.
+    ``calibration`` is how many texts there are to calibrate with; ``trained`` is whether the model
+    brings int8 ranges learnt in training. Without, what needs them is no row: nobody expects it.
     """
     possible: list[Candidate] = []
     unavailable: list[Row] = []
     chosen = [engines[name] for name in settings.engines or engines]
     for engine in sorted(chosen, key=lambda engine: engine.simplicity):
-        for candidate in _candidates_of(engine, hardware, settings):
+        for candidate in _candidates_of(engine, hardware, settings, trained):
             missing = engine.missing() or engine.missing_to_export(candidate.recipe)
             if missing:
                 unavailable.append(Row(candidate, "unavailable", str(missing)))
@@ -103,7 +108,9 @@ def _threads(hardware: Hardware, settings: Settings) -> int:
     return settings.threads or hardware.usable_cores
 
 
-def _candidates_of(engine: Engine, hardware: Hardware, settings: Settings) -> list[Candidate]:
+def _candidates_of(
+    engine: Engine, hardware: Hardware, settings: Settings, trained: bool
+) -> list[Candidate]:
     devices = DEVICES if settings.device == "auto" else (settings.device,)
     shares = layouts(_threads(hardware, settings), settings.objective)
     return [
@@ -111,7 +118,10 @@ def _candidates_of(engine: Engine, hardware: Hardware, settings: Settings) -> li
         for device in devices
         # A precision that was asked for by name gets its row, be it only to say why not.
         for precision in settings.precisions or _worth_trying(device, settings)
-        for recipe in engine.recipes(precision, hardware)
+        for recipe in (
+            *engine.recipes(precision, hardware),
+            *(engine.trained_recipes if trained and precision == "int8" else ()),
+        )
         for streams, threads in (shares if device == "cpu" else [(1, 1)])
     ]
 

@@ -31,7 +31,7 @@ def run(context: Context, *, baseline_engine: str = "torch_eager") -> Tuning:
     """
     settings, hardware = context.settings, context.hardware
     possible, unavailable = candidates.enumerate_rows(
-        hardware, settings, context.engines, len(context.calibration_lengths)
+        hardware, settings, context.engines, len(context.calibration_lengths), context.trained
     )
     if not possible:
         raise choose.no_candidate(unavailable)

@@ -68,6 +68,7 @@ class Context:
 
     ``lengths`` holds the tokens of every judged text, int64 [texts], after truncation, and
     ``calibration_lengths`` those of the texts that set the ranges of int8 candidates, if any.
+    ``trained`` is whether the model brings int8 ranges of its own.
     """
 
     settings: Settings
@@ -87,6 +88,7 @@ class Context:
     report: Report
     spawn: Spawn
     calibration_lengths: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    trained: bool = False
 
     @property
     def patience_s(self) -> float:

@@ -1,0 +1,236 @@
+"""Quantization-aware training: a model that rounds as 8-bit integers do while it is taught.
+
+Every linear layer of the blocks gets a fake quantizer in front of its inputs and one on its
+weights. Their ranges begin where a few texts put them, and are then learnt with the weights: the
+gradient passes where a number is within its range, and a range is moved by its own gradient
+(Esser et al., "Learned Step Size Quantization", ICLR 2020; with a zero point: Bhalgat et al.,
+"LSQ+", CVPR Workshops 2020). The head, embeddings and normalization stay in floating point, as
+do the products inside attention: as in ONNX Runtime's ``static``.
+
+NNCF has such quantizers too, but needs torchao to export what it has trained, and compiles C++ on
+the user's machine when it first rounds (3.4).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
+
+from hasten.compress import blocks
+from hasten.compress.distil import Lesson
+from hasten.reference.quantized import LARGEST_INPUT, LARGEST_WEIGHT, QuantizedLayer, with_layers
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_GAIN = 30.0
+"""How much faster than weights ranges move, relative to their size: at a learning rate of 3e-5, by
+a thousandth a step. Adam's steps have one size, and weights are about a tenth."""
+
+_LEARNING_RATE = 3e-5
+"""Lower than that of new students: little is wrong yet, and all of it is rounding."""
+
+_LEAST = 1e-6
+"""Of a range, so that a layer whose inputs are all zero divides by something."""
+
+
+def lesson_of(lesson: Lesson, batches: Iterable[Mapping[str, Tensor]]) -> Lesson:
+    """The same lesson for a :func:`quantizable` copy of the student as it is now.
+
+    Without dropout: it would be noise beside the rounding that is to be learnt.
+    """
+    student = quantizable(lesson.student, batches)
+    return replace(lesson, student=student, learning_rate=_LEARNING_RATE, dropout=False)
+
+
+def quantizable(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> Any:
+    """A copy of ``model`` that computes as int8 would, and can be trained.
+
+    Args:
+        model: a ``transformers`` model, in eval mode.
+        batches: its inputs by name, each [batch, length]; they set the ranges to begin with.
+
+    Returns:
+        A model of the same class; see :func:`layers_of` for what was learnt.
+
+    Raises:
+        ModelError: its blocks are unknown.
+    """
+    quantized = copy.deepcopy(model).eval()
+    linear = _inside_blocks(quantized)
+    ranges, sources = _observed(quantized, linear, batches)
+    make_inputs, make_layer = _classes()
+    shared: dict[str, nn.Module] = {}
+    for name, layer in linear.items():
+        # Query, key and value read the same tensor: rounded once, it is rounded for all.
+        source = sources[name]
+        first = source not in shared
+        inputs = shared.setdefault(source, make_inputs(*ranges[name]))
+        quantized.set_submodule(name, make_layer(layer, inputs, first))
+    return quantized.requires_grad_()
+
+
+def _inside_blocks(model: nn.Module) -> dict[str, nn.Linear]:
+    from torch import nn
+
+    stack = blocks.find(model).path
+    return {
+        name: layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear) and name.startswith(f"{stack}.")
+    }
+
+
+def _observed(
+    model: nn.Module, linear: Mapping[str, nn.Linear], batches: Iterable[Mapping[str, Tensor]]
+) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
+    """The range of every layer's inputs, and the first layer that reads the same tensor.
+
+    Smallest and largest number are averaged over the batches: an outlier in one does not cost all
+    others a part of their levels.
+    """
+    import torch
+
+    seen: dict[str, list[tuple[float, float]]] = {name: [] for name in linear}
+    sources: dict[str, str] = {}
+    read: dict[int, tuple[Tensor, str]] = {}
+
+    def note(name: str, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        del layer
+        (values,) = inputs
+        seen[name].append((float(values.min()), float(values.max())))
+        # The tensor is kept, so that no other gets its identity.
+        sources[name] = read.setdefault(id(values), (values, name))[1]
+
+    hooks = [layer.register_forward_pre_hook(partial(note, name)) for name, layer in linear.items()]
+    with torch.no_grad():
+        for batch in batches:
+            read.clear()
+            model(**batch)
+    for hook in hooks:
+        hook.remove()
+    ranges = {name: _mean(pairs) for name, pairs in seen.items()}
+    return ranges, sources
+
+
+def _mean(pairs: list[tuple[float, float]]) -> tuple[float, float]:
+    lows, highs = zip(*pairs, strict=True)
+    return sum(lows) / len(lows), sum(highs) / len(highs)
+
+
+@cache
+def _classes() -> tuple[Any, Any]:
+    """The quantizer of inputs, and the linear layer; made here, since torch is slow to import."""
+    import torch
+    from torch import nn
+    from torch.nn import functional
+
+    rounding = _rounding()
+
+    class InputRange(nn.Module):
+        """Rounds to 256 levels between two learnt ends; 0 is always one of them."""
+
+        def __init__(self, low: float, high: float) -> None:
+            super().__init__()
+            self.register_buffer("begin", torch.tensor([min(low, 0.0), max(high, _LEAST)]))
+            self.ends = nn.Parameter(torch.zeros(2))
+
+        def grid(self) -> tuple[Tensor, Tensor]:
+            own: Any = self  # buffers have no types
+            low, high = own.begin * torch.exp(_GAIN * self.ends)
+            scale = (high - low) / LARGEST_INPUT
+            return scale, torch.round(-low / scale).detach()
+
+        def forward(self, values: Tensor) -> Tensor:
+            rounded: Tensor = rounding.apply(values, *self.grid(), (0, LARGEST_INPUT))
+            return rounded
+
+    class QuantizedLinear(nn.Linear):
+        """A linear layer with 7-bit weights, a learnt scale a row, and rounded inputs."""
+
+        def __init__(self, layer: nn.Linear, inputs: InputRange, own_inputs: bool) -> None:
+            super().__init__(layer.in_features, layer.out_features, layer.bias is not None)
+            self.load_state_dict(layer.state_dict())
+            largest = self.weight.detach().abs().amax(dim=1).clamp(min=_LEAST)
+            self.register_buffer("weight_begin", largest / LARGEST_WEIGHT)
+            self.weight_range = nn.Parameter(torch.zeros(self.out_features))
+            if own_inputs:
+                self.inputs = inputs
+            # Beside the modules: a state with one tensor under several names could not be stored.
+            self._shared = (inputs,)
+
+        def weight_scale(self) -> Tensor:
+            own: Any = self
+            scale: Tensor = own.weight_begin * torch.exp(_GAIN * self.weight_range)
+            return scale
+
+        def forward(self, values: Tensor) -> Tensor:
+            scale, zeros = self.weight_scale(), torch.zeros(self.out_features)
+            weight = rounding.apply(self.weight, scale, zeros, (-LARGEST_WEIGHT, LARGEST_WEIGHT))
+            return functional.linear(self._shared[0](values), weight, self.bias)
+
+        def learnt(self) -> QuantizedLayer:
+            with torch.no_grad():
+                scale, (input_scale, zero_point) = self.weight_scale(), self._shared[0].grid()
+                levels = torch.round(self.weight / scale[:, None])
+                weight = levels.clamp(-LARGEST_WEIGHT, LARGEST_WEIGHT).to(torch.int8)
+                bias = None if self.bias is None else self.bias.detach()
+                return QuantizedLayer(weight, scale, float(input_scale), int(zero_point), bias)
+
+    return InputRange, QuantizedLinear
+
+
+@cache
+def _rounding() -> Any:
+    import torch
+
+    class Rounding(torch.autograd.Function):
+        """Rounds to ``(round(values / scale + zero_point) clamped - zero_point) * scale``.
+
+        Of a number ``v`` that becomes ``r``, the derivative by the scale is ``(r - v) / scale``
+        within the range and ``r / scale`` outside.
+        """
+
+        @staticmethod
+        def forward(
+            ctx: Any, values: Tensor, scale: Tensor, zero_point: Tensor, levels: tuple[int, int]
+        ) -> Tensor:
+            low, high = levels
+            zeros = zero_point.to(torch.int32)
+            if scale.ndim:
+                grid: Any = (scale, zeros, 0, low, high)
+                rounded = torch.fake_quantize_per_channel_affine(values, *grid)
+                scale, zero_point = scale[:, None], zero_point[:, None]
+            else:
+                rounded = torch.fake_quantize_per_tensor_affine(values, scale, zeros, low, high)
+            smallest, largest = (low - zero_point) * scale, (high - zero_point) * scale
+            ctx.save_for_backward(values, rounded, scale, smallest, largest)
+            return rounded
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Any) -> Any:
+            (gradient,) = gradients
+            values, rounded, scale, smallest, largest = ctx.saved_tensors
+            passed = gradient * ((values >= smallest) & (values <= largest))
+            moved = gradient * rounded - passed * values
+            if scale.ndim:
+                return passed, moved.sum(dim=1) / scale[:, 0], None, None
+            return passed, moved.sum() / scale, None, None
+
+    return Rounding
+
+
+def layers_of(quantized: nn.Module) -> dict[str, QuantizedLayer]:
+    """What the layers of a :func:`quantizable` model compute with now, by name."""
+    _, kind = _classes()
+    return {
+        name: layer.learnt() for name, layer in quantized.named_modules() if isinstance(layer, kind)
+    }
+
+
+def settled(quantized: nn.Module) -> Any:
+    """A copy that computes with what was learnt so far, and that no training changes."""
+    return with_layers(copy.deepcopy(quantized), layers_of(quantized))
