@@ -38,12 +38,22 @@ _LEAST = 1e-6
 
 
 def lesson_of(lesson: Lesson, batches: Iterable[Mapping[str, Tensor]]) -> Lesson:
-    """The same lesson for a :func:`quantizable` copy of the student as it is now.
+    """A :func:`quantizable` copy of the lesson's student, taught by the student as it is now.
 
-    Without dropout: it would be noise beside the rounding that is to be learnt.
+    By the student and not by the original: the two are one folder, and what ``hasten tune`` asks
+    of int8 is the fp32 model's answers. Labels have taught it already. Without dropout, which
+    would be noise beside the rounding that is to be learnt.
     """
-    student = quantizable(lesson.student, batches)
-    return replace(lesson, student=student, learning_rate=_LEARNING_RATE, dropout=False)
+    teacher = copy.deepcopy(lesson.student).requires_grad_(False).eval()
+    return replace(
+        lesson,
+        original=teacher,
+        student=quantizable(teacher, batches),
+        layers=range(blocks.find(teacher).count),
+        gold=None,
+        learning_rate=_LEARNING_RATE,
+        dropout=False,
+    )
 
 
 def quantizable(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> Any:

@@ -146,22 +146,19 @@ def make(
     shares = _shares(pruned, wanted.int8)
     some = runner.some(lesson.tokens)
     spent_s = time.monotonic() - begin_s
+    rounding = quantized.lesson_of(lesson, some) if wanted.int8 else lesson
     steps = _once(
         work / "steps.json",
         lambda: {
             "steps": _steps(lesson, wanted, spent_s, shares[0]),
-            "int8_steps": _steps(quantized.lesson_of(lesson, some), wanted, spent_s, shares[1])
-            if wanted.int8
-            else 0,
+            "int8_steps": _steps(rounding, wanted, spent_s, shares[1]),
         },
     )
+    lesson = replace(lesson, steps=steps["steps"])
     agreements: list[float] = []
     if pruned:
-        agreements = distil.teach_once(
-            replace(lesson, steps=steps["steps"]),
-            work / "checkpoints",
-            tell.teaching("teach", steps["steps"], 0.0, shares[0]),
-        )
+        begun = tell.teaching("teach", lesson.steps, 0.0, shares[0])
+        agreements = distil.teach_once(lesson, work / "checkpoints", begun)
     after = runner.parity(student, judge)
     _write(student, reference, work / "student")
     result = Student(
@@ -172,7 +169,7 @@ def make(
         parameter_count=_parameters(student),
         of_parameter_count=_parameters(original),
         taught_texts=len(taught),
-        steps=steps["steps"],
+        steps=lesson.steps,
         agreements=tuple(agreements),
         before=before,
         after=after,
@@ -180,20 +177,34 @@ def make(
     )
     if not wanted.int8:
         return result
-    rounding = replace(quantized.lesson_of(lesson, some), steps=steps["int8_steps"])
-    int8_before = runner.parity(quantized.settled(rounding.student), judge)
-    tell_int8 = tell.teaching("teach int8", steps["int8_steps"], shares[0], shares[1])
-    int8_agreements = distil.teach_once(rounding, work / "int8", tell_int8)
-    int8_after = runner.parity(quantized.settled(rounding.student), judge)
-    _write_int8(rounding.student, work / "student")
-    return replace(
-        result,
-        seconds=time.monotonic() - begin_s,
-        int8_steps=steps["int8_steps"],
-        int8_agreements=tuple(int8_agreements),
-        int8_before=int8_before,
-        int8_after=int8_after,
+    watching = partial(runner.agreement, runner.lot(student, watched))
+    rounding = replace(
+        quantized.lesson_of(lesson, some), agreement=watching, steps=steps["int8_steps"]
     )
+    begun = tell.teaching("teach int8", rounding.steps, shares[0], shares[1])
+    int8 = _teach_int8(rounding, work, partial(runner.parity, judge=judge), begun)
+    return replace(result, **int8, seconds=time.monotonic() - begin_s)
+
+
+def _teach_int8(
+    rounding: Lesson,
+    work: Path,
+    parity: Callable[[Any], Parity],
+    tell: Callable[[int, float | None], None],
+) -> dict[str, Any]:
+    """Teach the int8 model and write it beside the student; gives the record's fields of it."""
+    before = parity(quantized.settled(rounding.student))
+    agreements = distil.teach_once(rounding, work / "int8", tell)
+    path = work / "student" / TRAINED_RANGES
+    with storing(path):
+        path.parent.mkdir()
+        save_trained(rounding.student, quantized.layers_of(rounding.student), path)
+    return {
+        "int8_steps": rounding.steps,
+        "int8_agreements": tuple(agreements),
+        "int8_before": before,
+        "int8_after": parity(quantized.settled(rounding.student)),
+    }
 
 
 def _shares(pruned: bool, int8: bool) -> tuple[float, float]:
@@ -415,13 +426,6 @@ def _write(student: Any, reference: Reference, folder: Path) -> None:
         for name in TOKENIZER_FILES:
             if (reference.folder / name).exists():
                 shutil.copyfile(reference.folder / name, folder / name)
-
-
-def _write_int8(rounding: Any, folder: Path) -> None:
-    path = folder / TRAINED_RANGES
-    with storing(path):
-        path.parent.mkdir()
-        save_trained(rounding, quantized.layers_of(rounding), path)
 
 
 def _parameters(model: nn.Module) -> int:

@@ -142,7 +142,7 @@ def fold_weights(exported: Path, path: Path) -> None:
 
     model = onnx.load(str(exported))
     graph = model.graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
+    constants = _constants(graph)
     for node in [node for node in graph.node if node.op_type == "QuantizeLinear"]:
         if any(name not in constants for name in node.input):
             continue  # an activation
@@ -153,5 +153,18 @@ def fold_weights(exported: Path, path: Path) -> None:
         kept = np.clip(levels, -128, 127).astype(np.int8)
         graph.initializer.append(numpy_helper.from_array(kept, node.output[0]))
         graph.node.remove(node)
-        del graph.initializer[[t.name for t in graph.initializer].index(node.input[0])]
+    needed = {name for node in graph.node for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in needed]:
+        graph.initializer.remove(tensor)
     onnx.save_model(model, str(path))
+
+
+def _constants(graph: Any) -> dict[str, Any]:
+    """What is known beforehand, by name; equal tensors share one, by way of ``Identity``."""
+    found = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:  # in the order in which they run
+        if node.op_type == "Constant":
+            found[node.output[0]] = node.attribute[0].t
+        elif node.op_type == "Identity" and node.input[0] in found:
+            found[node.output[0]] = found[node.input[0]]
+    return found
