@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from hasten import api, engines
+from hasten.cli.display import show_student
 from hasten.compress import distil, quantized
 from hasten.errors import ChoiceError, EngineError, ModelError, Unavailable
 from hasten.records import Candidate, Hardware, Settings
@@ -129,6 +130,16 @@ def test_the_folder_is_an_ordinary_one_with_the_original_in_fp32(model: Path, st
     assert small.stat().st_size < large.stat().st_size
 
 
+def test_a_person_sees_both_int8_models(student: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, record = student
+    show_student(record, folder, as_json=False)
+    shown = capsys.readouterr().out
+    assert f"in {record.int8_steps} steps" in shown
+    for ranges, parity in (("from a few texts", record.int8_before), ("learnt", record.int8_after)):
+        assert f"int8, ranges {ranges}: {parity.flips:,} answers changed" in shown
+    assert "before:" not in shown  # nothing was taught in floating point
+
+
 def test_teaching_brings_the_int8_answers_nearer(student: Any) -> None:
     record = student[1]
     assert record.int8_after.mean_abs_difference < record.int8_before.mean_abs_difference
@@ -141,7 +152,8 @@ def test_an_interrupted_run_ends_with_the_same_integers(model: Path, tmp_path: P
         api.compress(model, TEXTS, output=tmp_path / name, **given)
 
     def stop(event: Any) -> None:
-        if event.stage == "teach int8" and "step 23 " in event.message:
+        # A checkpoint is kept every third step of these.
+        if event.stage == "teach int8" and "step 8 " in event.message:
             raise KeyboardInterrupt
 
     compress("whole")
