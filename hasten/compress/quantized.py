@@ -14,7 +14,7 @@ the user's machine when it first rounds (3.4).
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,9 @@ a thousandth a step. Adam's steps have one size, and weights are about a tenth."
 
 _LEARNING_RATE = 3e-5
 """Lower than that of new students: little is wrong yet, and all of it is rounding."""
+
+_SMOOTHING = 0.5
+"""How much of what makes single inputs large moves to the weights; SmoothQuant's own."""
 
 _LEAST = 1e-6
 """Of a range, so that a layer whose inputs are all zero divides by something."""
@@ -71,16 +74,28 @@ def quantizable(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> An
     """
     quantized = copy.deepcopy(model).eval()
     linear = _inside_blocks(quantized)
-    ranges, sources = _observed(quantized, linear, batches)
+    ends, readers = _observed(quantized, linear, batches)
     make_inputs, make_layer = _classes()
-    shared: dict[str, nn.Module] = {}
-    for name, layer in linear.items():
+    for first, names in readers.items():
         # Query, key and value read the same tensor: rounded once, it is rounded for all.
-        source = sources[name]
-        first = source not in shared
-        inputs = shared.setdefault(source, make_inputs(*ranges[name]))
-        quantized.set_submodule(name, make_layer(layer, inputs, first))
+        smoothing = _smoothing(ends[first], [linear[name].weight for name in names])
+        inputs = make_inputs(ends[first] * smoothing, smoothing)
+        for name in names:
+            quantized.set_submodule(name, make_layer(linear[name], inputs, name == first))
     return quantized.requires_grad_()
+
+
+def _smoothing(ends: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """What a layer's inputs are multiplied with, and its weights divided by: [inputs].
+
+    A few inputs of a transformer are many times as large as the others, and would leave them few
+    levels. The weights take over a part of it (Xiao et al., "SmoothQuant", ICML 2023).
+    """
+    import torch
+
+    inputs = ends.abs().amax(dim=0).clamp(min=_LEAST)
+    largest = torch.stack([weight.detach().abs().amax(dim=0) for weight in weights]).amax(dim=0)
+    return largest.clamp(min=_LEAST) ** (1.0 - _SMOOTHING) / inputs**_SMOOTHING
 
 
 def _inside_blocks(model: nn.Module) -> dict[str, nn.Linear]:
@@ -96,24 +111,27 @@ def _inside_blocks(model: nn.Module) -> dict[str, nn.Linear]:
 
 def _observed(
     model: nn.Module, linear: Mapping[str, nn.Linear], batches: Iterable[Mapping[str, Tensor]]
-) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
-    """The range of every layer's inputs, and the first layer that reads the same tensor.
+) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+    """Ends of every layer's inputs, [2, inputs], and the layers that read the same tensor.
 
-    Smallest and largest number are averaged over the batches: an outlier in one does not cost all
-    others a part of their levels.
+    Smallest and largest number of each input are averaged over the batches: an outlier in one
+    does not cost all others a part of their levels. Layers are listed by the first of them.
     """
     import torch
 
-    seen: dict[str, list[tuple[float, float]]] = {name: [] for name in linear}
-    sources: dict[str, str] = {}
+    seen: dict[str, list[Tensor]] = {name: [] for name in linear}
+    readers: dict[str, list[str]] = {}
     read: dict[int, tuple[Tensor, str]] = {}
 
     def note(name: str, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         del layer
         (values,) = inputs
-        seen[name].append((float(values.min()), float(values.max())))
+        rows = values.flatten(0, -2)
+        seen[name].append(torch.stack([rows.amin(dim=0), rows.amax(dim=0)]))
         # The tensor is kept, so that no other gets its identity.
-        sources[name] = read.setdefault(id(values), (values, name))[1]
+        _, first = read.setdefault(id(values), (values, name))
+        if name not in readers.setdefault(first, []):
+            readers[first].append(name)
 
     hooks = [layer.register_forward_pre_hook(partial(note, name)) for name, layer in linear.items()]
     with torch.no_grad():
@@ -122,13 +140,8 @@ def _observed(
             model(**batch)
     for hook in hooks:
         hook.remove()
-    ranges = {name: _mean(pairs) for name, pairs in seen.items()}
-    return ranges, sources
-
-
-def _mean(pairs: list[tuple[float, float]]) -> tuple[float, float]:
-    lows, highs = zip(*pairs, strict=True)
-    return sum(lows) / len(lows), sum(highs) / len(highs)
+    ends = {name: torch.stack(found).mean(dim=0) for name, found in seen.items() if found}
+    return ends, readers
 
 
 @cache
@@ -143,9 +156,11 @@ def _classes() -> tuple[Any, Any]:
     class InputRange(nn.Module):
         """Rounds to 256 levels between two learnt ends; 0 is always one of them."""
 
-        def __init__(self, low: float, high: float) -> None:
+        def __init__(self, ends: Tensor, smoothing: Tensor) -> None:
             super().__init__()
-            self.register_buffer("begin", torch.tensor([min(low, 0.0), max(high, _LEAST)]))
+            low, high = ends[0].min().clamp(max=0.0), ends[1].max().clamp(min=_LEAST)
+            self.register_buffer("begin", torch.stack([low, high]))
+            self.register_buffer("smoothing", smoothing)
             self.ends = nn.Parameter(torch.zeros(2))
 
         def grid(self) -> tuple[Tensor, Tensor]:
@@ -155,7 +170,9 @@ def _classes() -> tuple[Any, Any]:
             return scale, torch.round(-low / scale).detach()
 
         def forward(self, values: Tensor) -> Tensor:
-            rounded: Tensor = rounding.apply(values, *self.grid(), (0, LARGEST_INPUT))
+            own: Any = self
+            smooth = values * own.smoothing
+            rounded: Tensor = rounding.apply(smooth, *self.grid(), (0, LARGEST_INPUT))
             return rounded
 
     class QuantizedLinear(nn.Linear):
@@ -164,6 +181,7 @@ def _classes() -> tuple[Any, Any]:
         def __init__(self, layer: nn.Linear, inputs: InputRange, own_inputs: bool) -> None:
             super().__init__(layer.in_features, layer.out_features, layer.bias is not None)
             self.load_state_dict(layer.state_dict())
+            self.weight.data /= inputs.smoothing
             largest = self.weight.detach().abs().amax(dim=1).clamp(min=_LEAST)
             self.register_buffer("weight_begin", largest / LARGEST_WEIGHT)
             self.weight_range = nn.Parameter(torch.zeros(self.out_features))
@@ -187,8 +205,14 @@ def _classes() -> tuple[Any, Any]:
                 scale, (input_scale, zero_point) = self.weight_scale(), self._shared[0].grid()
                 levels = torch.round(self.weight / scale[:, None])
                 weight = levels.clamp(-LARGEST_WEIGHT, LARGEST_WEIGHT).to(torch.int8)
-                bias = None if self.bias is None else self.bias.detach()
-                return QuantizedLayer(weight, scale, float(input_scale), int(zero_point), bias)
+                return QuantizedLayer(
+                    weight=weight,
+                    weight_scale=scale,
+                    input_smoothing=self._shared[0].smoothing,
+                    input_scale=float(input_scale),
+                    input_zero_point=int(zero_point),
+                    bias=None if self.bias is None else self.bias.detach(),
+                )
 
     return InputRange, QuantizedLinear
 

@@ -3,13 +3,15 @@
 ``int8/model.safetensors`` holds its whole state. For every layer that became int8::
 
     <layer>.weight             int8 [outputs, inputs], at most 63 in size
-    <layer>.weight_scale       float32 [outputs]: weight * weight_scale are the weights
+    <layer>.weight_scale       float32 [outputs]: of a row of weight
+    <layer>.input_smoothing    float32 [inputs]: what inputs are multiplied with before rounding
     <layer>.input_scale        float32 []
     <layer>.input_zero_point   int32 [], of 0 to 255: the integer that stands for 0.0
 
-and everything else as in the fp32 model. Weights have 7 bits, since CPUs without VNNI (AVX2) sum
-pairs of 8-bit products in 16 bits: sums of these cannot overflow, so that one file is right on any
-CPU. Training makes up for the bit.
+and everything else as in the fp32 model. The layer's weights in floating point are
+``weight * weight_scale[:, None] * input_smoothing``. They have 7 bits, since CPUs without VNNI
+(AVX2) sum pairs of 8-bit products in 16 bits: sums of these cannot overflow, so that one file is
+right on any CPU. Training makes up for the bit.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ class QuantizedLayer:
 
     weight: Tensor
     weight_scale: Tensor
+    input_smoothing: Tensor
     input_scale: float
     input_zero_point: int
     bias: Tensor | None
@@ -69,7 +72,8 @@ def load_trained(reference: Reference, spared: Collection[str] = ()) -> nn.Modul
             if name.endswith(".weight_scale")
         }
         for name, layer in layers.items():
-            state[f"{name}.weight"] = layer.weight.float() * layer.weight_scale[:, None]
+            rounded = layer.weight.float() * layer.weight_scale[:, None]
+            state[f"{name}.weight"] = rounded * layer.input_smoothing
         model.load_state_dict(state)
     except Exception as error:  # safetensors and torch raise their own, KeyError and RuntimeError
         raise ModelError(
@@ -86,6 +90,7 @@ def _layer(state: dict[str, Tensor], name: str) -> QuantizedLayer:
     return QuantizedLayer(
         weight=state[f"{name}.weight"],
         weight_scale=state.pop(f"{name}.weight_scale"),
+        input_smoothing=state.pop(f"{name}.input_smoothing"),
         input_scale=float(scale),
         input_zero_point=int(zero_point),
         bias=state.get(f"{name}.bias"),
@@ -116,6 +121,7 @@ def _numbers(name: str, layer: QuantizedLayer) -> dict[str, Tensor]:
     numbers = {
         "weight": layer.weight.to(torch.int8).contiguous(),
         "weight_scale": layer.weight_scale.contiguous(),
+        "input_smoothing": layer.input_smoothing.clone(),
         "input_scale": torch.tensor(layer.input_scale, dtype=torch.float32),
         "input_zero_point": torch.tensor(layer.input_zero_point, dtype=torch.int32),
     }
@@ -146,13 +152,14 @@ def _rounding_linear() -> Callable[[QuantizedLayer], nn.Module]:
             # with no transposition in between.
             self.register_buffer("weight", weight.T.contiguous())
             self.register_buffer("weight_scale", layer.weight_scale.clone())
+            self.register_buffer("smoothing", layer.input_smoothing.clone())
             self.register_buffer("zeros", torch.zeros(len(layer.weight_scale), dtype=torch.int32))
             self.register_buffer("bias", None if layer.bias is None else layer.bias.clone())
 
         def forward(self, inputs: Tensor) -> Tensor:
             own: Any = self  # buffers have no types
             rounded = torch.fake_quantize_per_tensor_affine(
-                inputs, self._scale, self._zero_point, 0, LARGEST_INPUT
+                inputs * own.smoothing, self._scale, self._zero_point, 0, LARGEST_INPUT
             )
             # All 8 bits of a type that runtimes know; the weights fill 7 of them.
             weight = torch.fake_quantize_per_channel_affine(

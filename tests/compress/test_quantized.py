@@ -124,7 +124,7 @@ def test_the_folder_is_an_ordinary_one_with_the_original_in_fp32(model: Path, st
     assert torch.equal(logits(plain, batch_of("bert")), logits(original, batch_of("bert")))
     assert (record.steps, record.after.flips, record.agreements) == (0, 0, ())
     assert record.int8_steps > 0
-    assert record.int8_agreements
+    assert max(record.int8_closeness) > record.int8_closeness[0]
     assert record.int8_before.compared == record.int8_after.compared == len(set(TEXTS)) // 5
     small, large = (folder / TRAINED_RANGES), (folder / "model.safetensors")
     assert small.stat().st_size < large.stat().st_size
