@@ -14,14 +14,23 @@ the user's machine when it first rounds (3.4).
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hasten.compress import blocks
+from hasten.compress import blocks, distil
 from hasten.compress.distil import Lesson
-from hasten.reference.quantized import LARGEST_INPUT, LARGEST_WEIGHT, QuantizedLayer, with_layers
+from hasten.records import Parity
+from hasten.reference.folder import TRAINED_RANGES, storing
+from hasten.reference.quantized import (
+    LARGEST_INPUT,
+    LARGEST_WEIGHT,
+    QuantizedLayer,
+    save_trained,
+    with_layers,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -57,6 +66,44 @@ def lesson_of(lesson: Lesson, batches: Iterable[Mapping[str, Tensor]]) -> Lesson
         learning_rate=_LEARNING_RATE,
         dropout=False,
     )
+
+
+def teach(
+    rounding: Lesson,
+    work: Path,
+    parity: Callable[[Any], Parity],
+    tell: Callable[[int, float | None], None],
+) -> dict[str, Any]:
+    """Teach the int8 model and write it beside the student, in ``work / "student"``.
+
+    Args:
+        rounding: of :func:`lesson_of`, with all that it lacks.
+        work: where the run keeps its checkpoints.
+        parity: of a model with the original.
+        tell: is given the steps that are done, and the last closeness.
+
+    Returns:
+        The fields of :class:`hasten.records.Student` that are about it.
+
+    Raises:
+        StorageError: ``work`` cannot be written.
+    """
+    untaught = copy.deepcopy(rounding.student.state_dict())
+    before = parity(settled(rounding.student))
+    closeness = [rounding.agreement(rounding.student)]
+    closeness += distil.teach_once(rounding, work / "int8", tell)
+    if max(closeness) == closeness[0]:  # a short time may have made it worse
+        rounding.student.load_state_dict(untaught)
+    path = work / "student" / TRAINED_RANGES
+    with storing(path):
+        path.parent.mkdir()
+        save_trained(rounding.student, layers_of(rounding.student), path)
+    return {
+        "int8_steps": rounding.steps,
+        "int8_closeness": tuple(closeness),
+        "int8_before": before,
+        "int8_after": parity(settled(rounding.student)),
+    }
 
 
 def quantizable(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> Any:

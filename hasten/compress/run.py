@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import shutil
@@ -24,9 +23,8 @@ from hasten.errors import BudgetError, ChoiceError, InputError, ResumeError
 from hasten.parity import compare
 from hasten.records import Event, Parity, Progress, Strategy, Student
 from hasten.reference import Reference
-from hasten.reference.folder import TOKENIZER_FILES, TRAINED_RANGES, storing, write_json
+from hasten.reference.folder import TOKENIZER_FILES, storing, write_json
 from hasten.reference.module import load_original, quiet
-from hasten.reference.quantized import save_trained
 from hasten.tokenization import Tokens
 
 if TYPE_CHECKING:
@@ -184,35 +182,8 @@ def make(
         quantized.lesson_of(lesson, some), agreement=watching, steps=steps["int8_steps"]
     )
     begun = tell.teaching("teach int8", rounding.steps, *shares, "of the outputs kept")
-    int8 = _teach_int8(rounding, work, partial(runner.parity, judge=judge), begun)
+    int8 = quantized.teach(rounding, work, partial(runner.parity, judge=judge), begun)
     return replace(result, **int8, seconds=time.monotonic() - begin_s)
-
-
-def _teach_int8(
-    rounding: Lesson,
-    work: Path,
-    parity: Callable[[Any], Parity],
-    tell: Callable[[int, float | None], None],
-) -> dict[str, Any]:
-    """Teach the int8 model and write it beside the student; gives the record's fields of it."""
-    untaught = copy.deepcopy(rounding.student.state_dict())
-    before, closeness = (
-        parity(quantized.settled(rounding.student)),
-        [rounding.agreement(rounding.student)],
-    )
-    closeness += distil.teach_once(rounding, work / "int8", tell)
-    if max(closeness) == closeness[0]:  # a short time may have made it worse
-        rounding.student.load_state_dict(untaught)
-    path = work / "student" / TRAINED_RANGES
-    with storing(path):
-        path.parent.mkdir()
-        save_trained(rounding.student, quantized.layers_of(rounding.student), path)
-    return {
-        "int8_steps": rounding.steps,
-        "int8_closeness": tuple(closeness),
-        "int8_before": before,
-        "int8_after": parity(quantized.settled(rounding.student)),
-    }
 
 
 def _shares(pruned: bool, int8: bool) -> tuple[float, float]:
