@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hasten.compress import blocks, distil
 from hasten.compress.distil import Lesson
@@ -228,7 +228,7 @@ def _classes() -> tuple[Any, Any]:
         def __init__(self, layer: nn.Linear, inputs: InputRange, own_inputs: bool) -> None:
             super().__init__(layer.in_features, layer.out_features, layer.bias is not None)
             self.load_state_dict(layer.state_dict())
-            self.weight.data /= inputs.smoothing
+            self.weight.data /= cast("Tensor", inputs.smoothing)
             largest = self.weight.detach().abs().amax(dim=1).clamp(min=_LEAST)
             self.register_buffer("weight_begin", largest / LARGEST_WEIGHT)
             self.weight_range = nn.Parameter(torch.zeros(self.out_features))
@@ -250,15 +250,17 @@ def _classes() -> tuple[Any, Any]:
         def learnt(self) -> QuantizedLayer:
             with torch.no_grad():
                 scale, (input_scale, zero_point) = self.weight_scale(), self._shared[0].grid()
+                own: Any = self  # torch says that there is always a bias
+                bias = None if own.bias is None else own.bias.detach()
                 levels = torch.round(self.weight / scale[:, None])
                 weight = levels.clamp(-LARGEST_WEIGHT, LARGEST_WEIGHT).to(torch.int8)
                 return QuantizedLayer(
                     weight=weight,
                     weight_scale=scale,
-                    input_smoothing=self._shared[0].smoothing,
+                    input_smoothing=cast("Tensor", self._shared[0].smoothing),
                     input_scale=float(input_scale),
                     input_zero_point=int(zero_point),
-                    bias=None if self.bias is None else self.bias.detach(),
+                    bias=bias,
                 )
 
     return InputRange, QuantizedLinear
