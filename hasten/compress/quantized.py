@@ -42,8 +42,9 @@ a thousandth a step. Adam's steps have one size, and weights are about a tenth."
 _LEARNING_RATE = 3e-5
 """Lower than that of new students: little is wrong yet, and all of it is rounding."""
 
-_SMOOTHING = 0.5
-"""How much of what makes single inputs large moves to the weights; SmoothQuant's own."""
+_SMOOTHING = 0.7
+"""How much of what makes single inputs large moves to the weights. Before any training, it left 8
+of 400 answers of MiniLM-L6 changed; 0.3 left 50, 0.5 (SmoothQuant's own) 27, and 0.85 left 13."""
 
 _LEAST = 1e-6
 """Of a range, so that a layer whose inputs are all zero divides by something."""
