@@ -303,10 +303,9 @@ def _refuse_inside(given: Path, target: Target) -> None:
     if target.path is None:
         return
     inside = given.is_dir() and target.path.absolute().is_relative_to(given.absolute())
-    # Generous: here a star stands for slashes as well.
-    inside |= glob.has_magic(str(given)) and fnmatch(
-        str(target.path.absolute()), str(given.absolute())
-    )
+    # Generous: here a star stands for slashes as well, and two for no folder at all.
+    pattern = str(given.absolute()).replace("**/", "*")
+    inside |= glob.has_magic(pattern) and fnmatch(str(target.path.absolute()), pattern)
     same = target.path.exists() and given.exists() and target.path.samefile(given)
     if inside or same:
         raise InputError(
