@@ -200,8 +200,9 @@ def _refuse_inside(given: Path, target: Target) -> None:
     # Generous: here a star stands for slashes as well, and two for no folder at all.
     pattern = str(given.absolute()).replace("**/", "*")
     inside |= glob.has_magic(pattern) and fnmatch(str(target.path.absolute()), pattern)
-    same = target.path.exists() and given.exists() and target.path.samefile(given)
-    if inside or same:
+    if target.path.exists() and given.exists() and target.path.samefile(given):
+        raise InputError(f"{target.path} is the input itself", fix="Choose another -o.")
+    if inside:
         raise InputError(
             f"the output {target.path} would lie in the input {given}", fix="Choose another -o."
         )

@@ -272,7 +272,7 @@ def test_options_that_cannot_be(
         ("a.csv", "b.docx", "no format"),
         ("a.csv", "b.txt", "with answers"),
         ("a.csv", "b.parquet.gz", "packs its columns itself"),
-        ("a.csv", "a.csv", "lie in the input"),
+        ("a.csv", "a.csv", "is the input itself"),
         ("only", "only/b.csv", "lie in the input"),
         ("mixed", "b.csv", "several formats"),
         ("bare", "b.csv", "no file"),
