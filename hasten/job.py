@@ -26,10 +26,10 @@ from hasten import __version__, engines, hardware, tasks
 from hasten.corpus import profile, stratified_sample
 from hasten.errors import ChoiceError, InputError, StorageError, Unavailable
 from hasten.records import Briefing, Event, LengthProfile, Settings
-from hasten.reference import Reference, prepare
+from hasten.reference import Reference, prepare, require_comparable
 from hasten.tokenization import Tokens
 from hasten.tuning import candidates
-from hasten.tuning.context import Budget, Context
+from hasten.tuning.context import Budget, Context, Subject
 from hasten.tuning.journal import Journal
 from hasten.tuning.original import TRUTH
 from hasten.tuning.process import WorkerProcess
@@ -96,7 +96,11 @@ class Texts:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is asked, of which model, over which texts; ``begin_s`` is when it was asked."""
+    """What is asked, of which model, over which texts; ``begin_s`` is when it was asked.
+
+    Where there is a ``reference``, the answers are compared with that model's instead of the
+    source's own, and both are measured.
+    """
 
     source: Source
     texts: Sequence[str]
@@ -104,6 +108,7 @@ class Job:
     settings: Settings
     report: Callable[[Event], None]
     begin_s: float = field(default_factory=time.monotonic)
+    reference: Source | None = None
 
     def open(self, work: Path, header: Mapping[str, Any], budget_s: float) -> Context:
         """Prepare the model and the texts in ``work``, and open the journal there.
@@ -117,14 +122,18 @@ class Job:
         Raises:
             HastenError: the model or the texts cannot be used, or ``work`` belongs to others.
         """
-        shutil.rmtree(work / "reference", ignore_errors=True)
-        reference = self.source.prepare(work / "reference", self.settings.seed)
+        reference, student = self._prepare(work)
         chosen = choose_texts(reference, self.texts, self.labels, self.settings)
+        if student:
+            texts = (*chosen.texts, *chosen.calibration)
+            require_comparable(reference, student, texts, chosen.profile)
         if chosen.calibration:
-            reference.keep_calibration(chosen.calibration)
+            for prepared in filter(None, (reference, student)):
+                prepared.keep_calibration(chosen.calibration)
         here, versions = hardware.detect(), _versions()
         identity = {
-            "model": reference.fingerprint(),
+            "model": (student or reference).fingerprint(),
+            **({"reference": reference.fingerprint()} if student else {}),
             "texts": chosen.digest,
             "calibration": len(chosen.calibration),
             "machine": hardware.fingerprint(here),
@@ -152,6 +161,7 @@ class Job:
             report=self.report,
             spawn=lambda name: WorkerProcess(name, work / LOGS / f"{name}.log"),
             calibration_lengths=chosen.calibration_lengths,
+            student=Subject(student.folder, student.info) if student else None,
         )
         self.report(
             Briefing(
@@ -162,9 +172,20 @@ class Job:
                 context.journal.resumed,
                 len(chosen.calibration),
                 len(set(chosen.texts)),
+                student.info if student else None,
             )
         )
         return context
+
+    def _prepare(self, work: Path) -> tuple[Reference, Reference | None]:
+        """The original, and the student that is tuned beside it if a reference was named."""
+        for name in ("reference", "student"):
+            shutil.rmtree(work / name, ignore_errors=True)
+        seed = self.settings.seed
+        if self.reference is None:
+            return self.source.prepare(work / "reference", seed), None
+        original = self.reference.prepare(work / "reference", seed)
+        return original, self.source.prepare(work / "student", seed)
 
 
 def check(settings: Settings, rounds: str = "--rounds", fewest: int = 5) -> None:
