@@ -173,7 +173,7 @@ def verdict(
 
     Args:
         parity: from :func:`compare`.
-        exact: whether it has to give the very same answers (:attr:`hasten.records.Candidate.exact`).
+        exact: whether it has to give the very same answers; see ``Candidate.exact``.
         max_flips: allowed share of changed decisions, 0 to 1.
         strict: whether the share must be proven by its upper bound.
         tensor_tolerance: allowed mean difference where nothing is decided.

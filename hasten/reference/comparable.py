@@ -57,23 +57,23 @@ def require_comparable(
 
 
 def _require_same_answers(original: ModelInfo, student: ModelInfo) -> None:
-    names = original.name, student.name
+    ours, theirs = _called(original, student)
     if original.task != student.task:
         raise ModelError(
             "a student can only be compared with a model of the same task: "
-            f"{names[0]} is {original.task}, {names[1]} {student.task}",
+            f"{ours} is {original.task}, {theirs} {student.task}",
             fix=f"{_FIX} --task says what both are, where a model does not say it right.",
         )
     if original.output_width != student.output_width:
         raise ModelError(
-            f"{names[0]} gives {original.output_width} numbers a text, "
-            f"{names[1]} {student.output_width}: there is nothing to compare",
+            f"{ours} gives {original.output_width} numbers a text, {theirs} "
+            f"{student.output_width}: there is nothing to compare",
             fix=_FIX,
         )
     differing = [
-        f"output {place} is {ours!r} in {names[0]} and {theirs!r} in {names[1]}"
-        for place, (ours, theirs) in enumerate(zip(original.labels, student.labels, strict=True))
-        if ours != theirs
+        f"output {place} is {one!r} in {ours} and {other!r} in {theirs}"
+        for place, (one, other) in enumerate(zip(original.labels, student.labels, strict=True))
+        if one != other
     ]
     if differing:
         more = f", and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
@@ -84,18 +84,23 @@ def _require_same_answers(original: ModelInfo, student: ModelInfo) -> None:
         )
 
 
+def _called(original: ModelInfo, student: ModelInfo) -> tuple[str, str]:
+    # Folders of both are often called the same.
+    return f"the original ({original.name})", f"the student ({student.name})"
+
+
 def _same_set(original: ModelInfo, student: ModelInfo) -> bool:
     return sorted(original.labels) == sorted(student.labels)
 
 
 def _require_same_window(original: ModelInfo, student: ModelInfo, profile: LengthProfile) -> None:
     """Both must read all of a text, or the same part of it."""
+    ours, theirs = _called(original, student)
     limits = original.max_length, student.max_length
     is_cut = profile.longest > min(limits) or (profile.truncated and limits[0] < limits[1])
     if limits[0] != limits[1] and is_cut:
         raise ModelError(
-            f"{original.name} reads up to {limits[0]} tokens of a text and {student.name} "
-            f"{limits[1]}, and some texts are longer than {min(limits)}: they would be compared on "
+            f"{ours} reads up to {limits[0]} tokens of a text and {theirs} {limits[1]}, and some texts are longer than {min(limits)}: they would be compared on "
             "different parts of them",
             fix=f"Give texts of up to {min(limits)} tokens, or set model_max_length in both "
             "tokenizer_config.json to the same.",
@@ -108,13 +113,14 @@ def _require_same_tokens(original: Reference, student: Reference, texts: Sequenc
         return
     longest = _CHARACTERS_PER_TOKEN * original.info.max_length
     heads = [text[:longest] for text in texts]
+    names = _called(original.info, student.info)
     for head, ours, theirs in zip(heads, *(_split(file, heads) for file in files), strict=True):
         places = _first_difference(ours, theirs)
         if places is not None:
             place, other = places
             raise ModelError(
-                f"the tokenizers split a text differently: {original.info.name} reads "
-                f"{_quoted(ours, place)}, {student.info.name} {_quoted(theirs, other)} in "
+                f"the tokenizers split a text differently: {names[0]} reads "
+                f"{_quoted(ours, place)}, {names[1]} {_quoted(theirs, other)} in "
                 f"{_excerpt(head, ours, place)!r}",
                 fix=f"{_FIX} A student's vocabulary may be smaller, with other ids, but it has to "
                 "split texts into the same tokens.",
