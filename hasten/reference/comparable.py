@@ -100,8 +100,8 @@ def _require_same_window(original: ModelInfo, student: ModelInfo, profile: Lengt
     is_cut = profile.longest > min(limits) or (profile.truncated and limits[0] < limits[1])
     if limits[0] != limits[1] and is_cut:
         raise ModelError(
-            f"{ours} reads up to {limits[0]} tokens of a text and {theirs} {limits[1]}, and some texts are longer than {min(limits)}: they would be compared on "
-            "different parts of them",
+            f"{ours} reads up to {limits[0]} tokens of a text and {theirs} {limits[1]}, and some "
+            f"texts are longer than {min(limits)}: they would be compared on different parts",
             fix=f"Give texts of up to {min(limits)} tokens, or set model_max_length in both "
             "tokenizer_config.json to the same.",
         )
