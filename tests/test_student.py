@@ -13,9 +13,9 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import hasten
-from hasten import api, job
+from hasten import api, corpus, job
 from hasten.compress import distil
-from hasten.errors import ChoiceError, ModelError, ResumeError
+from hasten.errors import ChoiceError, InputError, ModelError, ResumeError
 from hasten.job import Job, Source
 from hasten.records import Briefing, Progress, Settings
 from tests.tiny import save_tiny, tiny_texts
@@ -73,8 +73,12 @@ def test_a_student_is_judged_by_the_answers_of_its_original(
     assert next(e for e in events if isinstance(e, Briefing)).student == tuning.student
     rows = {row.candidate.variant: row for row in tuning.rows if row.runs}
     assert rows.keys() == {"fp32", "student fp32"}
+    # Eight in ten made the student: what they say about it is no proof.
+    made = corpus.taught_texts(student)
+    assert tuning.taught_texts == sum(corpus.digest(text) in made for text in TEXTS) > 300
+    assert tuning.judged_texts == min(60, len(TEXTS) - tuning.taught_texts)
     # The same count, by transformers alone: what differs between the two folders' answers.
-    judged = list(dict.fromkeys(TEXTS))
+    judged = list(dict.fromkeys(TEXTS))  # those that did not teach it are among them
     answers = [logits(folder, judged).argmax(1) for folder in (original, student)]
     assert rows["fp32"].parity.flips == 0
     changed = rows["student fp32"].parity.flips
@@ -103,6 +107,32 @@ def opened(original: Path, student: Path, work: Path) -> Any:
         reference=Source(original),
     )
     return asked.open(work, {}, 60.0)
+
+
+def test_the_texts_that_made_a_student_calibrate_and_do_not_judge(
+    original: Path, other: Path, tmp_path: Path
+) -> None:
+    student = shutil.copytree(other, tmp_path / "student")
+    made = {"texts": [corpus.digest(text) for text in TEXTS[:300]]}
+    (student / corpus.TAUGHT).write_text(json.dumps(made))
+    context = opened(original, student, tmp_path / "work")
+    assert context.taught_texts >= 300  # copies included
+    assert set(context.texts) <= set(TEXTS[300:])
+    assert len(context.texts) == 60
+    stored = json.loads((context.reference / "calibration.json").read_text())["texts"]
+    assert len(stored) == 40
+    assert set(stored) <= set(TEXTS[:300])
+    made["texts"] = [corpus.digest(text) for text in TEXTS]
+    (student / corpus.TAUGHT).write_text(json.dumps(made))
+    with pytest.raises(InputError, match="so none of them can judge it"):
+        opened(original, student, tmp_path / "all")
+    (student / corpus.TAUGHT).write_text("{")
+    with pytest.raises(InputError, match=r"taught.json is damaged"):
+        opened(original, student, tmp_path / "damaged")
+    # Against its own answers they judge as well as others: nothing was learnt from those.
+    (student / corpus.TAUGHT).write_text(json.dumps(made))
+    alone = Job(Source(student), TEXTS, None, Settings(texts=400), job.keep_quiet)
+    assert alone.open(tmp_path / "alone", {}, 60.0).taught_texts == 0
 
 
 def test_calibration_texts_reach_both_models(original: Path, other: Path, tmp_path: Path) -> None:

@@ -101,9 +101,10 @@ class Display:
         copies = f" ({different:,} different)" if different and different < judged else ""
         if judged < event.profile.given or copies:
             calibrating = event.calibration_texts
-            apart = (
-                f", {calibrating:,} calibrate int8 (at most three in ten)" if calibrating else ""
-            )
+            taught = event.taught_texts
+            share = "" if taught else " (at most three in ten)"
+            apart = f", {calibrating:,} calibrate int8{share}" if calibrating else ""
+            apart += f", {taught:,} made the student and judge nothing" if taught else ""
             err.print(f"        {judged:,} of them are judged{copies}{apart}", soft_wrap=True)
         if event.resumed:
             err.print("Continuing an interrupted run; --restart begins anew.")

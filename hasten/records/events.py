@@ -24,7 +24,7 @@ class Briefing:
     """What a tune is about; reported once, before anything is measured.
 
     ``different_texts`` of the judged ones are no copies of each other. ``student`` is the smaller
-    model that is compared with ``model``, if there is one.
+    model that is compared with ``model``, if there is one, and ``taught_texts`` had made it.
     """
 
     model: ModelInfo
@@ -35,6 +35,7 @@ class Briefing:
     calibration_texts: int = 0
     different_texts: int | None = None
     student: ModelInfo | None = None
+    taught_texts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,7 +100,8 @@ class Tuning:
     whole, where it is known.
 
     ``model`` is the original, whose answers all others are compared with. Where ``--reference``
-    named it, ``student`` is the smaller model that was tuned beside it.
+    named it, ``student`` is the smaller model that was tuned beside it; ``taught_texts``, copies
+    included, had made the student and judged nothing.
     """
 
     plan: Plan
@@ -122,6 +123,7 @@ class Tuning:
     probes: Probes | None = None
     command: str | None = None
     student: ModelInfo | None = None
+    taught_texts: int = 0
 
     @property
     def chosen(self) -> Row:

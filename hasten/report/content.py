@@ -185,9 +185,12 @@ def _shares(result: Tuning | Bench) -> str:
         return ""
     judged, held, parity = result.judged_texts, result.calibration_texts, result.chosen.parity
     copies = f" ({parity.compared:,} different)" if parity and parity.compared < judged else ""
-    parts = [f"{judged:,} of them judged{copies}"] if judged and (held or copies) else []
+    told = judged and (held or copies or result.taught_texts)
+    parts = [f"{judged:,} of them judged{copies}"] if told else []
     if held:
         parts.append(f"{held:,} of them calibrated int8")
+    if result.taught_texts:
+        parts.append(f"{result.taught_texts:,} of them had made the student and judged nothing")
     return "; " + ", ".join(parts) if parts else ""
 
 

@@ -152,6 +152,7 @@ def _decide(
         calibration_texts=len(context.calibration_lengths),
         probes=probes.get(winner.candidate.label),
         student=context.student.info if context.student else None,
+        taught_texts=context.taught_texts,
     )
 
 

@@ -89,6 +89,7 @@ class Context:
 
     ``info`` and ``reference`` are the original's, which gives the answers that all others are
     compared with; ``student`` is a smaller model that is tried beside it, if there is one.
+    ``taught_texts`` of the user's were left out because they had made the student.
     ``lengths`` holds the tokens of every judged text, int64 [texts], after truncation, and
     ``calibration_lengths`` those of the texts that set the ranges of int8 candidates, if any.
     """
@@ -111,6 +112,7 @@ class Context:
     spawn: Spawn
     calibration_lengths: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     student: Subject | None = None
+    taught_texts: int = 0
 
     @property
     def models(self) -> tuple[str, ...]:
