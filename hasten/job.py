@@ -61,7 +61,11 @@ class Source:
     def taught(self) -> frozenset[str]:
         """Digests of the texts that it was made with, where it is a student that says so."""
         model = self.model
-        return taught_texts(Path(model)) if isinstance(model, str | PathLike) else frozenset()
+        return (
+            taught_texts(Path(model).expanduser())
+            if isinstance(model, str | PathLike)
+            else frozenset()
+        )
 
     def prepare(self, folder: Path, seed: int) -> Reference:
         """The model as a folder that every process can open."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 
 from hasten.records import MODELS, PRECISIONS, Row, Tuning
-from hasten.report import content
+from hasten.report import content, figures
 from hasten.report.document import Table
 from hasten.stats import speed_up
 
@@ -66,9 +66,11 @@ def _rung(tuning: Tuning, row: Row) -> tuple[str, ...]:
 def _rungs(tuning: Tuning) -> list[Row]:
     """The best of each variant: one that was run, or else refused, or else only timed."""
     tried = [row for row in tuning.rows if row.status not in ("unavailable", "failed")]
-    kinds: tuple[list[Row], ...] = (
+    refused = [row for row in tried if row.status == "refused"]
+    kinds = (
         [row for row in tried if row.runs and row.status in _RUN],
-        [row for row in tried if row.status == "refused"],
+        figures.judged(refused),  # by all the texts, and not only at the first look
+        refused,
         [row for row in tried if row.screen_tokens_per_s],
     )
     best: dict[str, Row] = {}
