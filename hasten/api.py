@@ -42,6 +42,7 @@ def tune(
     task: str | None = None,
     random_weights: bool = False,
     allow_pickle: bool = False,
+    reference: str | PathLike[str] | nn.Module | None = None,
     budget: str | float = "10m",
     objective: str = "throughput",
     max_latency_ms: float | None = None,
@@ -77,6 +78,9 @@ def tune(
             itself does not say.
         random_weights: measure an architecture's speed from its ``config.json`` alone.
         allow_pickle: accept a folder whose weights are a pickle.
+        reference: where ``model`` is a student that was made to answer like another model, that
+            model. Answers are compared with its own, and both are measured side by side; a
+            student is then lossy in every precision. ``tokenizer`` and ``task`` are for both.
         budget: how long it may take, in seconds or as ``"90s"``, ``"10m"``, ``"1h"``.
         objective: ``throughput``, or ``latency`` of one text at a time.
         max_latency_ms: with ``throughput``, the longest that a batch may take.
@@ -123,7 +127,15 @@ def tune(
     bundle.refuse_foreign_folder(folder)
     work = folder.with_name(folder.name + ".tuning")
     source = Source(model, tokenizer, weights, task, random_weights, allow_pickle)
-    asked = Job(source, texts, labels, settings, on_event or job.keep_quiet)
+    original = None
+    if reference is not None:
+        if random_weights:
+            raise ChoiceError(
+                "--random-weights measures speed alone, and --reference compares answers",
+                fix="Leave one of them out.",
+            )
+        original = Source(reference, tokenizer, None, task, allow_pickle=allow_pickle)
+    asked = Job(source, texts, labels, settings, on_event or job.keep_quiet, reference=original)
     # What a stage leaves out depends on these; a resumed run must leave out the same.
     header = {name: getattr(settings, name) for name in _DECISIVE}
     with job.held(work, restart=restart):
@@ -354,8 +366,7 @@ def _failure_logs(tuning: Tuning, context: Context) -> dict[str, str]:
     """What the frameworks of failed candidates had to say, by path in the bundle."""
     logs: dict[str, str] = {}
     for candidate in (row.candidate for row in tuning.rows if row.status == "failed"):
-        artifact = context.engines[candidate.engine].artifact_name(candidate)
-        for name in (f"export-{artifact}", candidate.label):
+        for name in (f"export-{context.artifact_name(candidate, '-')}", candidate.label):
             path = context.folder / job.LOGS / f"{name}.log"
             if path.exists():
                 logs[f"{job.LOGS}/{name}.log"] = path.read_text(encoding="utf-8", errors="replace")
@@ -364,12 +375,11 @@ def _failure_logs(tuning: Tuning, context: Context) -> dict[str, str]:
 
 def _save(folder: Path, tuning: Tuning, context: Context) -> None:
     candidate = tuning.plan.candidate
-    engine = context.engines[candidate.engine]
     bundle.save(
         folder,
         tuning,
-        artifact=context.folder / "artifacts" / engine.artifact_name(candidate),
-        reference=context.reference,
+        artifact=context.artifact(candidate),
+        reference=context.subject(candidate).reference,
         extra={
             "report.md": markdown.render(compose.of(tuning, drawn=False)),
             **_failure_logs(tuning, context),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +22,7 @@ from hasten.cli.display import (
     "`hasten compress ./my-model --data texts.csv -o student --layers 6`\n\n"
     "`hasten compress ./my-model --data texts.csv -o student --layers 4 --ffn-width 768 "
     "--budget 45m`\n\n"
-    "`hasten tune student --data texts.csv -o bundle`"
+    "`hasten tune student --reference ./my-model --data texts.csv -o bundle`"
 )
 def compress(  # noqa: PLR0917 - typer makes options of all of them
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A Hugging Face folder or hub id.")],
@@ -71,4 +72,7 @@ def compress(  # noqa: PLR0917 - typer makes options of all of them
                 restart=restart,
                 on_event=display,
             )
-        show_student(student, output, as_json=as_json)
+        column = [] if text_column is None else ["--text-column", text_column]
+        words = ["--reference", model, "--data", str(data), *column, "-o", "bundle"]
+        following = shlex.join(["hasten", "tune", str(output), *words])
+        show_student(student, output, following, as_json=as_json)

@@ -90,7 +90,9 @@ class Display:
         from hasten.report import content
 
         here = event.hardware
-        err.print(f"Model   {escape(event.model.name)} ({event.model.architecture})")
+        for what, model in (("Model", event.model), ("Student", event.student)):
+            if model:
+                err.print(f"{what:<7} {escape(model.name)} ({model.architecture})")
         err.print(
             f"Machine {escape(here.cpu_model)}, {content.count(here.usable_cores, 'usable core')}"
         )
@@ -99,9 +101,10 @@ class Display:
         copies = f" ({different:,} different)" if different and different < judged else ""
         if judged < event.profile.given or copies:
             calibrating = event.calibration_texts
-            apart = (
-                f", {calibrating:,} calibrate int8 (at most three in ten)" if calibrating else ""
-            )
+            taught = event.taught_texts
+            share = "" if taught else " (at most three in ten)"
+            apart = f", {calibrating:,} calibrate int8{share}" if calibrating else ""
+            apart += f", {taught:,} made the student and judge nothing" if taught else ""
             err.print(f"        {judged:,} of them are judged{copies}{apart}", soft_wrap=True)
         if event.resumed:
             err.print("Continuing an interrupted run; --restart begins anew.")
@@ -209,8 +212,8 @@ def show_summary(summary: Summary, *, as_json: bool) -> None:
         told.print(f"Written: {escape(summary.output)}", soft_wrap=True, highlight=False)
 
 
-def show_student(student: Student, folder: Path, *, as_json: bool) -> None:
-    """Print what a student is, beside its original."""
+def show_student(student: Student, folder: Path, following: str, *, as_json: bool) -> None:
+    """Print what a student is, beside its original, and the command that comes ``following``."""
     if as_json:
         print_json(to_json(student))
         return
@@ -238,6 +241,7 @@ def show_student(student: Student, folder: Path, *, as_json: bool) -> None:
         )
         out.print(f"  {name}: {changed}", highlight=False)
     out.print(f"\nStudent: {escape(str(folder))}", soft_wrap=True, highlight=False)
+    out.print(f"Next:    {escape(following)}", soft_wrap=True, highlight=False)
 
 
 def show_document(document: Document) -> None:

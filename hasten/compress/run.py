@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hasten import tasks
+from hasten import corpus, tasks
 from hasten.batching import plan
 from hasten.compress import blocks, distil, importance
 from hasten.compress.distil import Lesson
@@ -149,6 +149,8 @@ def make(
     )
     after = runner.parity(student, judge)
     _write(student, reference, work / "student")
+    seen = sorted(map(corpus.digest, (*taught, *watched)))
+    write_json(work / "student" / corpus.TAUGHT, {"texts": seen})
     return Student(
         layers=tuple(choice["layers"]),
         of_layers=found.count,

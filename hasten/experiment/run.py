@@ -217,7 +217,7 @@ class Experiment:
             parity = entrant.prove(f"parity-{strategy.batch_size}", message, truth, expected_s)
             reason = parity and verdict(
                 parity,
-                entrant.candidate.precision,
+                exact=entrant.candidate.exact,
                 max_flips=settings.max_flips,
                 strict=settings.strict,
             )

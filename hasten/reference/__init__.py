@@ -13,9 +13,18 @@ Whatever the user has (a Hugging Face folder or hub id, a factory, a module in m
 Every engine exports from this one truth, and every answer is compared with it.
 """
 
+from hasten.reference.comparable import require_comparable
 from hasten.reference.folder import Kind, Reference
 from hasten.reference.module import load_module, runs_code
 from hasten.reference.preparation import prepare
 from hasten.reference.sensitivity import rank_layers
 
-__all__ = ["Kind", "Reference", "load_module", "prepare", "rank_layers", "runs_code"]
+__all__ = [
+    "Kind",
+    "Reference",
+    "load_module",
+    "prepare",
+    "rank_layers",
+    "require_comparable",
+    "runs_code",
+]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from hasten.engines.base import Engine
 from hasten.errors import ChoiceError
 from hasten.records import (
     DEVICES,
+    MODELS,
     OBJECTIVES,
     PRECISIONS,
     WORTH_TRYING,
@@ -45,20 +47,26 @@ def baseline(hardware: Hardware, settings: Settings, engine: str = "torch_eager"
 
 
 def enumerate_rows(
-    hardware: Hardware, settings: Settings, engines: Mapping[str, Engine], calibration: int = 0
+    hardware: Hardware,
+    settings: Settings,
+    engines: Mapping[str, Engine],
+    calibration: int = 0,
+    models: Sequence[str] = MODELS[:1],
 ) -> tuple[list[Candidate], list[Row]]:
     """All candidates that can run here, and a row for the others.
 
     The most exact come first, and of those the simplest to deploy: where time runs out, it is
     the other ones that are left out.
 
-    ``calibration`` is how many texts there are to calibrate with.
+    ``calibration`` is how many texts there are to calibrate with, and ``models`` says whose
+    candidates are wanted.
     """
     possible: list[Candidate] = []
     unavailable: list[Row] = []
     chosen = [engines[name] for name in settings.engines or engines]
     for engine in sorted(chosen, key=lambda engine: engine.simplicity):
-        for candidate in _candidates_of(engine, hardware, settings):
+        found = _candidates_of(engine, hardware, settings)
+        for candidate in (replace(each, model=model) for model in models for each in found):
             missing = engine.missing() or engine.missing_to_export(candidate.recipe)
             if missing:
                 unavailable.append(Row(candidate, "unavailable", str(missing)))
@@ -69,7 +77,8 @@ def enumerate_rows(
                 unavailable.append(Row(candidate, "unavailable", reason))
             else:
                 possible.append(candidate)
-    possible.sort(key=lambda candidate: PRECISIONS.index(candidate.precision))
+    # A student's fp32 right after the original's: it is there to show what each precision gains.
+    possible.sort(key=lambda c: (PRECISIONS.index(c.precision), MODELS.index(c.model)))
     return possible, unavailable
 
 
