@@ -35,13 +35,13 @@ def run(context: Context, *, baseline_engine: str = "torch_eager") -> Tuning:
     )
     if not possible:
         raise choose.no_candidate(unavailable)
+    if context.gold is not None:
+        # Unknown labels are the user's mistake: say so before anything is measured.
+        context.task.gold(context.gold, context.info.labels)
     baseline = Entrant(candidates.baseline(hardware, settings, baseline_engine), context)
     entrants = [Entrant(candidate, context) for candidate in possible]
     try:
         truth = original.answers(context, baseline, _check_budget)
-        if context.gold is not None:
-            # Unknown labels are the user's mistake: say so now, not when the budget is spent.
-            context.task.gold(context.gold, context.info.labels)
         _refuse_unprovable(context, entrants, truth)
         screening.first_looks(context, [e for e in entrants if e.in_play], baseline, truth)
         finals.measure_tables(context, [e for e in entrants if e.in_play])
