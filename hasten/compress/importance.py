@@ -75,7 +75,7 @@ def _effects(
         texts += len(logits)
         for index, (units, gradient) in enumerate(zip(seen, gradients, strict=True)):
             effect = (units * gradient).flatten(1, -2).sum(1)
-            effect = effect.unflatten(1, (-1, together)).sum(2).abs().sum(0)
+            effect = effect.reshape(len(logits), -1, together).sum(2).abs().sum(0)
             sums[index] = sums[index] + effect.detach().double().numpy()
     return np.stack(sums) / max(texts, 1)
 

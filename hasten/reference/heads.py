@@ -8,7 +8,7 @@ weights are loaded. Their forward needs nothing else: it counts heads by the wid
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -186,7 +186,7 @@ def classifier_that_lacks(config: Any) -> type[Any]:
     """
     import transformers
 
-    classifiers: Mapping[type, type] = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    classifiers: Any = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
     base: Any = classifiers[type(config)]
 
     def build(self: Any, config: Any, *arguments: Any, **options: Any) -> None:
