@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
@@ -19,6 +20,7 @@ from hasten.experiment.run import Experiment, Wanted
 from hasten.job import Job, Source
 from hasten.plain import to_json
 from hasten.records import EXPERIMENTS, Bench, Event, ModelInfo, Settings, Student, Tuning
+from hasten.reference.folder import storing
 from hasten.report import compose, markdown, stored
 from hasten.report.stored import BENCH
 from hasten.tuning import contest
@@ -154,6 +156,9 @@ def compress(
     output: str | PathLike[str] = "student",
     layers: int | None = None,
     ffn_width: int | None = None,
+    heads: int | None = None,
+    embeddings: bool = False,
+    freeze_embeddings: bool = True,
     budget: str | float = "1h",
     allow_pickle: bool = False,
     seed: int = 0,
@@ -162,9 +167,9 @@ def compress(
 ) -> Student:
     """Make a smaller model that answers as ``model`` does, and save it as an ordinary folder.
 
-    Blocks and feed-forward units that matter least are really taken out of the weights; what is
-    left is taught by the original on your texts. While it runs, checkpoints are kept in
-    ``<output>.training``; the same call continues from there if it was interrupted.
+    Blocks, feed-forward units and attention heads that matter least are really taken out of the
+    weights; what is left is taught by the original on your texts. While it runs, checkpoints are
+    kept in ``<output>.training``; the same call continues from there if it was interrupted.
 
     Args:
         model: a Hugging Face folder or hub id.
@@ -173,6 +178,10 @@ def compress(
         output: the folder for the student; it must be new or empty.
         layers: how many blocks stay; which ones is chosen by their agreement.
         ffn_width: how many feed-forward units stay in each block, rounded down to a multiple of 16.
+        heads: how many attention heads stay in each block.
+        embeddings: leave words out of the vocabulary that none of ``texts`` has; special tokens
+            and single characters stay, so that other words are split smaller.
+        freeze_embeddings: leave the embeddings as they are while the rest is taught.
         budget: how long it may take, in seconds or as ``"45m"``, ``"1h"``.
         allow_pickle: accept a folder whose weights are a pickle.
         seed: of everything that is drawn.
@@ -187,7 +196,10 @@ def compress(
     """
     from hasten.compress import run as compression
 
-    wanted = compression.Wanted(layers, ffn_width, parse_duration(budget), seed)
+    begin_s = time.monotonic()
+    wanted = compression.Wanted(
+        layers, ffn_width, parse_duration(budget), seed, heads, embeddings, freeze_embeddings
+    )
     job.require_tune_extra()
     if find_spec("accelerate") is None:
         raise Unavailable(
@@ -202,11 +214,18 @@ def compress(
         shutil.rmtree(work / "reference", ignore_errors=True)
         reference = Source(model, allow_pickle=allow_pickle).prepare(work / "reference", seed)
         student = compression.make(
-            reference, texts, labels, wanted, work=work, report=on_event or job.keep_quiet
+            reference,
+            texts,
+            labels,
+            wanted,
+            work=work,
+            report=on_event or job.keep_quiet,
+            begin_s=begin_s,
         )
-        student_json = json.dumps(to_json(student), indent=1)
-        (work / "student" / "student.json").write_text(student_json, encoding="utf-8")
-        (work / "student").replace(folder)
+        with storing(folder):
+            student_json = json.dumps(to_json(student), indent=1)
+            (work / "student" / "student.json").write_text(student_json, encoding="utf-8")
+            (work / "student").replace(folder)
         job.discard(work)
     return student
 

@@ -22,6 +22,7 @@ from hasten.cli.display import (
     "`hasten compress ./my-model --data texts.csv -o student --layers 6`\n\n"
     "`hasten compress ./my-model --data texts.csv -o student --layers 4 --ffn-width 768 "
     "--budget 45m`\n\n"
+    "`hasten compress ./my-model --data texts.csv -o student --heads 6 --embeddings`\n\n"
     "`hasten tune student --reference ./my-model --data texts.csv -o bundle`"
 )
 def compress(  # noqa: PLR0917 - typer makes options of all of them
@@ -36,6 +37,29 @@ def compress(  # noqa: PLR0917 - typer makes options of all of them
     ffn_width: Annotated[
         int | None, typer.Option(help="Feed-forward units that stay in each block.")
     ] = None,
+    heads: Annotated[
+        int | None,
+        typer.Option(
+            help="Attention heads that stay in each block; transformers 5 alone "
+            "cannot load such a student, hasten and transformers 4 can."
+        ),
+    ] = None,
+    embeddings: Annotated[
+        bool,
+        typer.Option(
+            "--embeddings",
+            help="Leave out the words that none of your texts has; in new texts they are split "
+            "smaller, or unknown.",
+        ),
+    ] = False,
+    freeze_embeddings: Annotated[
+        bool,
+        typer.Option(
+            "--freeze-embeddings/--train-embeddings",
+            help="Whether the embeddings stay as they are: words that your texts lack then "
+            "still fit the rest.",
+        ),
+    ] = True,
     text_column: options.TextColumn = None,
     label_column: Annotated[
         str | None, typer.Option(help="Column with the right labels; none are needed.")
@@ -49,7 +73,7 @@ def compress(  # noqa: PLR0917 - typer makes options of all of them
 ) -> None:
     """Make a smaller model that answers as MODEL does, from unlabelled texts.
 
-    Takes out the blocks and feed-forward units that matter least, teaches what is left with
+    Takes out the blocks, feed-forward units and heads that matter least, teaches what is left with
     MODEL's own answers, and compares both on texts that taught nothing. The student is an
     ordinary Hugging Face folder. An interrupted run continues when the same command is given.
     """
@@ -66,6 +90,9 @@ def compress(  # noqa: PLR0917 - typer makes options of all of them
                 output=output,
                 layers=layers,
                 ffn_width=ffn_width,
+                heads=heads,
+                embeddings=embeddings,
+                freeze_embeddings=freeze_embeddings,
                 budget=budget,
                 allow_pickle=allow_pickle,
                 seed=seed,

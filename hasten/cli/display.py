@@ -222,10 +222,13 @@ def show_student(student: Student, folder: Path, following: str, *, as_json: boo
     rows = (
         ("blocks", len(student.layers), student.of_layers),
         ("feed-forward units", student.ffn_width, student.of_ffn_width),
+        ("attention heads", student.heads, student.of_heads),
+        ("vocabulary", student.vocabulary, student.of_vocabulary),
         ("weights", student.parameter_count, student.of_parameter_count),
     )
     for name, now, then in rows:
-        out.print(f"{name}: {now:,} of {then:,}", highlight=False)
+        if then:
+            out.print(f"{name}: {now:,} of {then:,}{_remark(student, name)}", highlight=False)
     out.print(
         f"Taught {content.count(student.taught_texts, 'text')} in "
         f"{content.count(student.steps, 'step')}, {_minutes(student.seconds)} in all. On "
@@ -240,8 +243,34 @@ def show_student(student: Student, folder: Path, following: str, *, as_json: boo
             else (f"off by {parity.mean_abs_difference:.2g} standard deviations in the mean")
         )
         out.print(f"  {name}: {changed}", highlight=False)
+    if student.vocabulary < student.of_vocabulary:
+        err.print(
+            "[yellow]warning:[/] words that none of your texts has are now split smaller, or "
+            f"unknown. About {student.unseen_share:.1%} of new texts hold one.",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if student.heads < student.of_heads:
+        err.print(
+            "[yellow]warning:[/] transformers 5 alone cannot load this student, since its blocks "
+            "have fewer heads; hasten and transformers 4 can.",
+            highlight=False,
+            soft_wrap=True,
+        )
     out.print(f"\nStudent: {escape(str(folder))}", soft_wrap=True, highlight=False)
     out.print(f"Next:    {escape(following)}", soft_wrap=True, highlight=False)
+
+
+def _remark(student: Student, name: str) -> str:
+    """What is to be said of one of a student's sizes."""
+    if name == "feed-forward units" and student.asked_ffn_width not in (None, student.ffn_width):
+        return f" ({student.asked_ffn_width:,} were asked for; engines like multiples of 16)"
+    if name == "vocabulary" and student.vocabulary < student.of_vocabulary:
+        return (
+            f" ({student.vocabulary / student.of_vocabulary:.1%}, "
+            f"{student.vocabulary_saved_bytes / 1e6:,.1f} MB less)"
+        )
+    return ""
 
 
 def show_document(document: Document) -> None:

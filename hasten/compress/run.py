@@ -15,23 +15,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hasten import corpus, tasks
+from hasten import corpus, hardware, tasks
 from hasten.batching import plan
-from hasten.compress import blocks, distil, importance
+from hasten.compress import blocks, distil, importance, vocabulary
 from hasten.compress.distil import Lesson
-from hasten.errors import BudgetError, ChoiceError, InputError, ResumeError
+from hasten.compress.schedule import FEWEST_TEXTS, Teller, Upkeep, steps
+from hasten.compress.vocabulary import Vocabulary
+from hasten.errors import ChoiceError, InputError, ModelError, ResumeError
 from hasten.parity import compare
-from hasten.records import Event, Parity, Progress, Strategy, Student
+from hasten.records import Event, Parity, Strategy, Student
 from hasten.reference import Reference
+from hasten.reference import heads as attention
 from hasten.reference.folder import TOKENIZER_FILES, storing, write_json
 from hasten.reference.module import load_original, quiet
 from hasten.tokenization import Tokens
 
 if TYPE_CHECKING:
     from torch import nn
-
-FEWEST_TEXTS = 200
-"""Fewer leave too little to teach with and to judge by."""
 
 _JUDGING = (0.2, 1000)
 """Share of the texts that judge the result, and how many at most."""
@@ -42,20 +42,11 @@ _WATCHING = (0.1, 300)
 _WEIGHING = 128
 """Texts on which it is measured what can be left out."""
 
+_DECISIVE = ("layers", "ffn_width", "heads", "embeddings", "freeze_embeddings", "seed")
+"""What an interrupted run must have been asked for as well."""
+
 _MULTIPLE = 16
 """Engines like widths of whole vectors."""
-
-_MOST_EPOCHS = 20
-"""A budget that holds more is not used up: little is learnt after so many."""
-
-_TIMED_STEPS = 4
-"""The first warms up and is not counted."""
-
-_RESERVE = 0.05
-"""Of the time: for the last comparison and for writing."""
-
-_KNOWN = 0.02
-"""Share of the work from which on it tells how long the rest takes."""
 
 _RUN = Strategy("token_budget", 64, token_budget=2048)
 
@@ -68,6 +59,18 @@ class Wanted:
     ffn_width: int | None
     budget_s: float
     seed: int
+    heads: int | None = None
+    embeddings: bool = False
+    freeze_embeddings: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """What the student has of each; ``heads`` is 0 where they cannot be told apart."""
+
+    layers: int
+    ffn_width: int
+    heads: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,7 @@ def make(
     *,
     work: Path,
     report: Callable[[Event], None],
+    begin_s: float | None = None,
 ) -> Student:
     """Make a student of ``reference`` in ``work / "student"``, an ordinary model folder.
 
@@ -97,34 +101,37 @@ def make(
         wanted: which sizes.
         work: an earlier, interrupted run's folder is taken up.
         report: is told about progress.
+        begin_s: when the budget began, by ``time.monotonic``; by default, now.
 
     Raises:
-        ModelError: the model's blocks cannot be taken apart.
+        ModelError: the model's blocks, heads or words cannot be taken apart.
         ChoiceError: sizes that cannot be.
         InputError: too few texts.
         BudgetError: the time does not hold one pass over the texts.
-        StorageError: ``work`` cannot be written.
+        StorageError: ``work`` cannot be written, or has no room for checkpoints.
     """
-    begin_s = time.monotonic()
+    begin_s = time.monotonic() if begin_s is None else begin_s
     _refuse_others(work / "asked.json", reference, texts, labels, wanted)
-    original = load_original(reference.folder / "module")
-    found = blocks.find(original)
-    layers, width = _sizes(found, wanted)
+    original = _original(reference)
+    whole = _whole(original)
+    sizes = _sizes(whole, wanted)
     known = list(dict.fromkeys(texts))
-    taught, watched, judging = (
-        [known[int(i)] for i in part] for part in split(len(known), wanted.seed)
-    )
+    parts = split(len(known), wanted.seed)
+    taught, watched, judging = ([known[int(i)] for i in part] for part in parts)
     runner = _Runner(reference)
-    watch = runner.lot(original, watched)
-    tell = _Teller(report, begin_s)
-    tell("choose", "what can be left out", 0.02)
-    choice = _once(
-        work / "choice.json",
-        lambda: _choose(original, runner, watch, (layers, width), tell),
-    )
-    student = blocks.cut(original, choice["layers"], choice["units"])
-    judge = runner.lot(original, judging)
+    tell = Teller(report, begin_s, wanted.budget_s)
+    tell("choose", "what can be left out")
+    words = None
+    if wanted.embeddings:
+        words = vocabulary.reduce(reference, original, known, runner.tokens(known), parts[2])
+    watch, judge = runner.lot(original, watched), runner.lot(original, judging)
+    choice = _once(work / "choice.json", lambda: _choose(original, runner, watch, sizes, tell))
+    student = blocks.cut(original, choice["layers"], choice["units"], choice["heads"])
+    if wanted.freeze_embeddings:
+        distil.freeze_embeddings(student)
+    compare_s = time.monotonic()
     before = runner.parity(student, judge)
+    compare_s = time.monotonic() - compare_s
     lesson = Lesson(
         original=original,
         student=student,
@@ -135,36 +142,98 @@ def make(
         agreement=partial(runner.agreement, watch),
         steps=0,
         seed=wanted.seed,
+        bf16=hardware.detect().has_bf16,
+        overdue=lambda: tell.spent_s > wanted.budget_s - compare_s,
     )
-    spent_s = time.monotonic() - begin_s
-    steps = _once(work / "steps.json", lambda: {"steps": _steps(lesson, wanted, spent_s)})["steps"]
-    agreements = distil.teach(
-        replace(lesson, steps=steps),
-        work / "checkpoints",
-        lambda step, best: tell(
-            "teach",
-            f"step {step:,} of {steps:,}" + (f", {best:.1%} of answers agree" if best else ""),
-            max(step / steps, 0.03),
-        ),
-    )
+    agreements: list[float] = []
+    if sizes != whole:
+        look_s = compare_s * len(watched) / len(judging)
+        lesson = _planned(lesson, wanted, tell, work, look_s=look_s, compare_s=compare_s)
+        agreements = distil.teach(
+            lesson, work / "checkpoints", tell.teaching("teach", lesson.steps, compare_s)
+        )
+    if words is not None:
+        vocabulary.shrink(student, words)
+        judge = replace(judge, tokens=words.renumbered(judge.tokens))
     after = runner.parity(student, judge)
-    _write(student, reference, work / "student")
+    _write(student, reference, words, work / "student")
     seen = sorted(map(corpus.digest, (*taught, *watched)))
     write_json(work / "student" / corpus.TAUGHT, {"texts": seen})
     return Student(
         layers=tuple(choice["layers"]),
-        of_layers=found.count,
-        ffn_width=width,
-        of_ffn_width=found.width,
+        of_layers=whole.layers,
+        ffn_width=sizes.ffn_width,
+        of_ffn_width=whole.ffn_width,
         parameter_count=_parameters(student),
         of_parameter_count=_parameters(original),
-        taught_texts=len(taught),
-        steps=steps,
+        taught_texts=len(taught) if lesson.steps else 0,
+        steps=lesson.steps,
         agreements=tuple(agreements),
         before=before,
         after=after,
-        seconds=time.monotonic() - begin_s,
+        seconds=tell.spent_s,
+        asked_ffn_width=wanted.ffn_width,
+        heads=sizes.heads,
+        of_heads=whole.heads,
+        **_of_words(words, original),
     )
+
+
+def _original(reference: Reference) -> Any:
+    if reference.kind != "huggingface":
+        raise ModelError(
+            f"{reference.info.name} is code, of which nobody knows how to say that it is smaller",
+            fix="Give a Hugging Face folder or hub id.",
+        )
+    return load_original(reference.folder / "module")
+
+
+def _whole(original: Any) -> _Sizes:
+    """What the original has of each.
+
+    Raises:
+        ModelError: its blocks cannot be taken apart.
+    """
+    found, known = blocks.find(original), attention.find(original)
+    counts = {len(heads) for heads in known.heads} if known else set()
+    return _Sizes(found.count, found.width, counts.pop() if len(counts) == 1 else 0)
+
+
+def _planned(
+    lesson: Lesson, wanted: Wanted, tell: Teller, work: Path, *, look_s: float, compare_s: float
+) -> Lesson:
+    """The lesson with as many steps as fit, or as an interrupted run had."""
+
+    def decide() -> dict[str, Any]:
+        tell("teach", "how long a step takes")
+        checkpoint_s = distil.time_checkpoint(lesson, work / "checkpoints")
+        return {
+            "steps": steps(
+                lesson,
+                Upkeep(look_s, checkpoint_s, compare_s),
+                budget_s=wanted.budget_s,
+                spent_s=tell.spent_s,
+                taught_share=1.0 - _JUDGING[0] - _WATCHING[0],
+            ),
+            "bf16": lesson.bf16,
+        }
+
+    return replace(lesson, **_once(work / "steps.json", decide))
+
+
+def _of_words(words: Vocabulary | None, original: Any) -> dict[str, Any]:
+    """The record's fields of the vocabulary."""
+    table = original.get_input_embeddings().weight
+    rows = len(table)
+    if words is None:
+        return {"vocabulary": rows, "of_vocabulary": rows}
+    saved = (rows - len(words.kept)) * table.shape[1] * table.itemsize
+    return {
+        "vocabulary": len(words.kept),
+        "of_vocabulary": rows,
+        "vocabulary_saved_bytes": saved,
+        "unseen_share": words.unseen_share,
+    }
 
 
 def _refuse_others(
@@ -179,7 +248,7 @@ def _refuse_others(
     asked = {
         "model": reference.fingerprint(),
         "texts": digest.hexdigest(),
-        **{name: getattr(wanted, name) for name in ("layers", "ffn_width", "seed")},
+        **{name: getattr(wanted, name) for name in _DECISIVE},
     }
     then = _once(path, lambda: asked)
     if then != asked:
@@ -190,41 +259,49 @@ def _refuse_others(
         )
 
 
-def _sizes(found: blocks.Blocks, wanted: Wanted) -> tuple[int, int]:
-    layers = found.count if wanted.layers is None else wanted.layers
-    width = found.width if wanted.ffn_width is None else wanted.ffn_width
-    if not 1 <= layers <= found.count:
+def _sizes(whole: _Sizes, wanted: Wanted) -> _Sizes:
+    layers = whole.layers if wanted.layers is None else wanted.layers
+    width = whole.ffn_width if wanted.ffn_width is None else wanted.ffn_width
+    heads = whole.heads if wanted.heads is None else wanted.heads
+    if not 1 <= layers <= whole.layers:
         raise ChoiceError(
-            f"--layers is {layers}, and the model has {found.count}",
-            fix=f"It must be from 1 to {found.count}.",
+            f"--layers is {layers}, and the model has {whole.layers}",
+            fix=f"It must be from 1 to {whole.layers}.",
         )
-    if not 1 <= width <= found.width:
+    if not 1 <= width <= whole.ffn_width:
         raise ChoiceError(
-            f"--ffn-width is {width}, and the model's is {found.width}",
-            fix=f"It must be from {_MULTIPLE} to {found.width}.",
+            f"--ffn-width is {width}, and the model's is {whole.ffn_width}",
+            fix=f"It must be from {_MULTIPLE} to {whole.ffn_width}.",
         )
-    if width < found.width:
+    if wanted.heads is not None and not whole.heads:
+        raise ModelError(
+            "the attention heads of this model cannot be taken out",
+            fix=f"--heads works with {attention.PRUNABLE}, with as many heads in each block; "
+            "leave it out.",
+        )
+    if wanted.heads is not None and not 1 <= heads <= whole.heads:
+        raise ChoiceError(
+            f"--heads is {heads}, and each block has {whole.heads}",
+            fix=f"It must be from 1 to {whole.heads}.",
+        )
+    if width < whole.ffn_width:
         width = max(_MULTIPLE, width // _MULTIPLE * _MULTIPLE)
-    if (layers, width) == (found.count, found.width):
+    sizes = _Sizes(layers, width, heads)
+    if sizes == whole and not wanted.embeddings:
         raise ChoiceError(
             "nothing was asked to be left out",
-            fix=f"--layers {max(1, found.count // 2)} or --ffn-width {found.width // 2}, or both.",
+            fix=f"--layers {max(1, whole.layers // 2)} or --ffn-width {whole.ffn_width // 2}, or "
+            "both; there are --heads and --embeddings as well.",
         )
-    return layers, width
+    return sizes
 
 
 def _choose(
-    original: Any,
-    runner: _Runner,
-    watch: _Lot,
-    sizes: tuple[int, int],
-    tell: _Teller,
+    original: Any, runner: _Runner, watch: _Lot, sizes: _Sizes, tell: Teller
 ) -> dict[str, Any]:
-    """Which blocks stay, and which units of each."""
-    layers, width = sizes
-    found = blocks.find(original)
+    """Which blocks stay, and which units and heads of each."""
+    found, known = blocks.find(original), attention.find(original)
     everything = [list(range(found.width))] * found.count
-
     some = watch.tokens.select(np.arange(min(_WEIGHING, len(watch.texts))))
     truth = watch.truth[: len(some)]
 
@@ -233,15 +310,22 @@ def _choose(
         return float(np.square(outputs - truth).mean())
 
     chosen = list(range(found.count))
-    if layers < found.count:
-        chosen = importance.choose_layers(
-            found.count, layers, loss, lambda done: tell("choose", "blocks", 0.02 * done)
-        )
-    units = everything
-    if width < found.width:
+    if sizes.layers < found.count:
+        chosen = importance.choose_layers(found.count, sizes.layers, loss, tell.choosing("blocks"))
+    units, heads = everything, None
+    if sizes.ffn_width < found.width:
+        tell("choose", "feed-forward units")
         weights = importance.of_units(original, runner.batches(some))
-        units = importance.most_important(weights, width)
-    return {"layers": chosen, "units": [units[index] for index in chosen]}
+        units = importance.most_important(weights, sizes.ffn_width)
+    if known is not None and sizes.heads < len(known.heads[0]):
+        tell("choose", "attention heads")
+        weights = importance.of_heads(original, known, runner.batches(some))
+        heads = importance.most_important(weights, sizes.heads)
+    return {
+        "layers": chosen,
+        "units": [units[index] for index in chosen],
+        "heads": heads and [heads[index] for index in chosen],
+    }
 
 
 class _Runner:
@@ -328,27 +412,6 @@ def _gold(
     return [by_text[text] for text in taught]
 
 
-def _steps(lesson: Lesson, wanted: Wanted, spent_s: float) -> int:
-    """How many batches the rest of the time holds.
-
-    Raises:
-        BudgetError: not even one pass over the texts.
-    """
-    step_s = distil.time_steps(lesson, _TIMED_STEPS)
-    left_s = wanted.budget_s * (1.0 - _RESERVE) - spent_s
-    epoch = -(-len(lesson.tokens) // distil.BATCH_SIZE)
-    steps = min(int(left_s / step_s), _MOST_EPOCHS * epoch)
-    if steps < epoch:
-        needed_s = (spent_s + epoch * step_s) / (1.0 - _RESERVE)
-        fitting = max(int(left_s / step_s), 0) * distil.BATCH_SIZE
-        raise BudgetError(
-            f"one pass over {len(lesson.tokens):,} texts takes {epoch * step_s:,.0f} s, and "
-            f"{max(left_s, 0):,.0f} s are left of the budget",
-            fix=f"--budget {needed_s / 60 + 1:.0f}m, or fewer texts: {fitting:,} would fit.",
-        )
-    return steps
-
-
 def _once(path: Path, decide: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What an interrupted run decided, or what is decided now and kept."""
     if not path.exists():
@@ -357,11 +420,14 @@ def _once(path: Path, decide: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return stored
 
 
-def _write(student: Any, reference: Reference, folder: Path) -> None:
+def _write(student: Any, reference: Reference, words: Vocabulary | None, folder: Path) -> None:
     with storing(folder):
         shutil.rmtree(folder, ignore_errors=True)
         with quiet():
             student.save_pretrained(folder)
+        if words is not None:
+            words.write(reference.folder, folder)
+            return
         for name in TOKENIZER_FILES:
             if (reference.folder / name).exists():
                 shutil.copyfile(reference.folder / name, folder / name)
@@ -369,18 +435,6 @@ def _write(student: Any, reference: Reference, folder: Path) -> None:
 
 def _parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-class _Teller:
-    """Reports how far the whole has come."""
-
-    def __init__(self, report: Callable[[Event], None], begin_s: float) -> None:
-        self._report, self._begin_s = report, begin_s
-
-    def __call__(self, stage: str, message: str, done: float) -> None:
-        spent_s = time.monotonic() - self._begin_s
-        left_s = spent_s / done * (1.0 - done) if done > _KNOWN else None
-        self._report(Progress(stage, message, done, left_s))
 
 
 def split(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:

@@ -15,6 +15,11 @@ class Student:
     feed-forward part. ``before`` and ``after`` compare it with the original on texts that neither
     taught nor chose anything, before and after it was taught. ``agreements`` are what was seen
     while it was, on other texts, of 0 to 1.
+
+    ``asked_ffn_width`` may not have been a multiple of what engines like. ``heads`` are those of
+    each block, 0 where that is unknown. ``vocabulary`` is how many words and parts of words it
+    knows; where it knows fewer, ``unseen_share`` estimates how many new texts hold something that
+    it has to split smaller, or does not know.
     """
 
     layers: tuple[int, ...]
@@ -29,3 +34,10 @@ class Student:
     before: Parity
     after: Parity
     seconds: float
+    asked_ffn_width: int | None = None
+    heads: int = 0
+    of_heads: int = 0
+    vocabulary: int = 0
+    of_vocabulary: int = 0
+    vocabulary_saved_bytes: int = 0
+    unseen_share: float = 0.0
