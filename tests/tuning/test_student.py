@@ -200,7 +200,7 @@ def test_wherever_it_is_interrupted_it_ends_the_same(tmp_path: Path) -> None:
     script = both(FP32, FAST)
     whole = lab(tmp_path / "whole", script)
     expected = [_course(row) for row in whole.tune().rows]
-    for stop in range(0, len(whole.messages), 9):
+    for stop in range(5, len(whole.messages), len(whole.messages) // 5):
         first = lab(tmp_path / str(stop), script)
         first.stop_after = stop
         with pytest.raises(KeyboardInterrupt):
@@ -240,7 +240,9 @@ def test_a_bundle_holds_the_winners_own_model(
     assert saved.model.name == ("small" if winner == "student" else "scripted")
     assert config == ({"small": True} if winner == "student" else {})
     assert bundle.read_tuning(tmp_path / "bundle") == tuning
-    with hasten.load(tmp_path / "bundle") as classify:
+    with pytest.warns(UserWarning, match="Tuned on Scripted CPU"):
+        predictor = hasten.load(tmp_path / "bundle")
+    with predictor as classify:
         shift = classify.outputs(tried.texts) - np.load(tmp_path / "lab" / "truth.npy")
     np.testing.assert_allclose(shift[:, 0], told[winner].get("shift", 0.0), atol=1e-6)
     np.testing.assert_allclose(shift[:, 1:], 0.0, atol=1e-6)
