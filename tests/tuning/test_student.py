@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import hasten
-from hasten import api, bundle
+from hasten import api, bundle, engines
+from hasten.predictor import Predictor
 from hasten.records import Candidate, Row, Tuning
 from hasten.tuning.worker import Export, Load, RankLayers
 from tests.scripted import INFO, Lab
@@ -139,19 +139,18 @@ def test_workers_get_the_model_that_their_candidate_runs(tmp_path: Path) -> None
     }
 
 
-def test_names_of_both_models_are_never_the_same(tmp_path: Path) -> None:
-    context = lab(tmp_path, {}).context()
-    candidate = Candidate("fake", "int8", "cpu", 1, recipe="static")
-    pair = (candidate, replace(candidate, model="student"))
-    for name in (
-        lambda c: c.label,
-        lambda c: c.format,
-        context.artifact,
-        context.artifact_name,
-        lambda c: context.artifact_name(c, "-"),
-    ):
-        ours, theirs = map(name, pair)
-        assert ours != theirs
+@pytest.mark.parametrize("engine", ["fake", "onnx_runtime", "openvino", "torch_eager"])
+def test_names_of_both_models_are_never_the_same(tmp_path: Path, engine: str) -> None:
+    # Most engines call an artifact after themselves alone, whoever's it is.
+    context = replace(lab(tmp_path, {}).context(), engines={engine: engines.get(engine)})
+    ours = Candidate(engine, "fp32", "cpu", 1)
+    theirs = replace(ours, model="student")
+    assert ours.label != theirs.label
+    assert ours.format != theirs.format
+    assert context.artifact(ours) != context.artifact(theirs)
+    for separator in "/-":
+        names = {context.artifact_name(candidate, separator) for candidate in (ours, theirs)}
+        assert len(names) == 2
 
 
 def test_the_share_of_the_ceiling_counts_the_students_own_arithmetic(tmp_path: Path) -> None:
@@ -200,7 +199,7 @@ def test_wherever_it_is_interrupted_it_ends_the_same(tmp_path: Path) -> None:
     script = both(FP32, FAST)
     whole = lab(tmp_path / "whole", script)
     expected = [_course(row) for row in whole.tune().rows]
-    for stop in range(0, len(whole.messages), 9):
+    for stop in range(5, len(whole.messages), len(whole.messages) // 5):
         first = lab(tmp_path / str(stop), script)
         first.stop_after = stop
         with pytest.raises(KeyboardInterrupt):
@@ -240,7 +239,7 @@ def test_a_bundle_holds_the_winners_own_model(
     assert saved.model.name == ("small" if winner == "student" else "scripted")
     assert config == ({"small": True} if winner == "student" else {})
     assert bundle.read_tuning(tmp_path / "bundle") == tuning
-    with hasten.load(tmp_path / "bundle") as classify:
+    with Predictor(saved) as classify:
         shift = classify.outputs(tried.texts) - np.load(tmp_path / "lab" / "truth.npy")
     np.testing.assert_allclose(shift[:, 0], told[winner].get("shift", 0.0), atol=1e-6)
     np.testing.assert_allclose(shift[:, 1:], 0.0, atol=1e-6)
