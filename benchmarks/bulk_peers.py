@@ -1,4 +1,4 @@
-"""hasten predict beside the loops that people write: the same file, the same model, interleaved.
+"""hasten.predict beside the loops that people write: the same file, the same model, interleaved.
 
     python benchmarks/bulk_peers.py --peer-python OTHER/bin/python
 
@@ -98,17 +98,23 @@ def _models() -> tuple[Path, Path]:
 
 
 def _bundles(folder: Path, texts: list[str], options: argparse.Namespace) -> dict[str, Path]:
-    """Hasten's own choices, at fp32 and in ONNX Runtime, which Optimum can load as well."""
+    """Hasten's own choices at fp32; of the classifier in ONNX Runtime, which Optimum can load."""
     from peers import sentence_encoder
 
     import hasten
 
     classifier, encoder = _models()
-    given = {"engines": ["onnx_runtime"], "precisions": ["fp32"], "budget": options.budget}
+    given = {"precisions": ["fp32"], "budget": options.budget}
     bundles = {}
     if {"transformers", "optimum"} & set(options.loops):
         bundles["hasten, classifier"] = folder / "classifier"
-        hasten.tune(classifier, texts=texts, output=folder / "classifier", **given)
+        hasten.tune(
+            classifier,
+            texts=texts,
+            engines=["onnx_runtime"],
+            output=folder / "classifier",
+            **given,
+        )
     if "sentence-transformers" in options.loops:
         bundles["hasten, encoder"] = folder / "encoder"
         hasten.tune(
@@ -116,6 +122,7 @@ def _bundles(folder: Path, texts: list[str], options: argparse.Namespace) -> dic
             encoder / "tokenizer.json",
             texts,
             task="tensors",
+            engines=["onnx_runtime", "openvino"],
             output=folder / "encoder",
             **given,
         )

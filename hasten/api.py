@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
@@ -19,6 +20,7 @@ from hasten.experiment.run import Experiment, Wanted
 from hasten.job import Job, Source
 from hasten.plain import to_json
 from hasten.records import EXPERIMENTS, Bench, Event, ModelInfo, Settings, Student, Tuning
+from hasten.reference.folder import storing
 from hasten.report import compose, markdown, stored
 from hasten.report.stored import BENCH
 from hasten.tuning import contest
@@ -42,6 +44,7 @@ def tune(
     task: str | None = None,
     random_weights: bool = False,
     allow_pickle: bool = False,
+    reference: str | PathLike[str] | nn.Module | None = None,
     budget: str | float = "10m",
     objective: str = "throughput",
     max_latency_ms: float | None = None,
@@ -77,6 +80,9 @@ def tune(
             itself does not say.
         random_weights: measure an architecture's speed from its ``config.json`` alone.
         allow_pickle: accept a folder whose weights are a pickle.
+        reference: where ``model`` is a student that was made to answer like another model, that
+            model. Answers are compared with its own, and both are measured side by side; a
+            student is then lossy in every precision. ``tokenizer`` and ``task`` are for both.
         budget: how long it may take, in seconds or as ``"90s"``, ``"10m"``, ``"1h"``.
         objective: ``throughput``, or ``latency`` of one text at a time.
         max_latency_ms: with ``throughput``, the longest that a batch may take.
@@ -123,7 +129,15 @@ def tune(
     bundle.refuse_foreign_folder(folder)
     work = folder.with_name(folder.name + ".tuning")
     source = Source(model, tokenizer, weights, task, random_weights, allow_pickle)
-    asked = Job(source, texts, labels, settings, on_event or job.keep_quiet)
+    original = None
+    if reference is not None:
+        if random_weights:
+            raise ChoiceError(
+                "--random-weights measures speed alone, and --reference compares answers",
+                fix="Leave one of them out.",
+            )
+        original = Source(reference, tokenizer, None, task, allow_pickle=allow_pickle)
+    asked = Job(source, texts, labels, settings, on_event or job.keep_quiet, reference=original)
     # What a stage leaves out depends on these; a resumed run must leave out the same.
     header = {name: getattr(settings, name) for name in _DECISIVE}
     with job.held(work, restart=restart):
@@ -142,6 +156,9 @@ def compress(
     output: str | PathLike[str] = "student",
     layers: int | None = None,
     ffn_width: int | None = None,
+    heads: int | None = None,
+    embeddings: bool = False,
+    freeze_embeddings: bool = True,
     int8: bool = False,
     budget: str | float = "1h",
     allow_pickle: bool = False,
@@ -151,9 +168,9 @@ def compress(
 ) -> Student:
     """Make a smaller model that answers as ``model`` does, and save it as an ordinary folder.
 
-    Blocks and feed-forward units that matter least are really taken out of the weights; what is
-    left is taught by the original on your texts. While it runs, checkpoints are kept in
-    ``<output>.training``; the same call continues from there if it was interrupted.
+    Blocks, feed-forward units and attention heads that matter least are really taken out of the
+    weights; what is left is taught by the original on your texts. While it runs, checkpoints are
+    kept in ``<output>.training``; the same call continues from there if it was interrupted.
 
     Args:
         model: a Hugging Face folder or hub id.
@@ -162,6 +179,10 @@ def compress(
         output: the folder for the student; it must be new or empty.
         layers: how many blocks stay; which ones is chosen by their agreement.
         ffn_width: how many feed-forward units stay in each block, rounded down to a multiple of 16.
+        heads: how many attention heads stay in each block.
+        embeddings: leave words out of the vocabulary that none of ``texts`` has; special tokens
+            and single characters stay, so that other words are split smaller.
+        freeze_embeddings: leave the embeddings as they are while the rest is taught.
         int8: also teach it with 8-bit integers, and keep their ranges beside the weights, where
             :func:`tune` finds them.
         budget: how long it may take, in seconds or as ``"45m"``, ``"1h"``.
@@ -178,7 +199,10 @@ def compress(
     """
     from hasten.compress import run as compression
 
-    wanted = compression.Wanted(layers, ffn_width, parse_duration(budget), seed, int8)
+    begin_s = time.monotonic()
+    wanted = compression.Wanted(
+        layers, ffn_width, parse_duration(budget), seed, heads, embeddings, freeze_embeddings, int8
+    )
     job.require_tune_extra()
     if find_spec("accelerate") is None:
         raise Unavailable(
@@ -193,11 +217,18 @@ def compress(
         shutil.rmtree(work / "reference", ignore_errors=True)
         reference = Source(model, allow_pickle=allow_pickle).prepare(work / "reference", seed)
         student = compression.make(
-            reference, texts, labels, wanted, work=work, report=on_event or job.keep_quiet
+            reference,
+            texts,
+            labels,
+            wanted,
+            work=work,
+            report=on_event or job.keep_quiet,
+            begin_s=begin_s,
         )
-        student_json = json.dumps(to_json(student), indent=1)
-        (work / "student" / "student.json").write_text(student_json, encoding="utf-8")
-        (work / "student").replace(folder)
+        with storing(folder):
+            student_json = json.dumps(to_json(student), indent=1)
+            (work / "student" / "student.json").write_text(student_json, encoding="utf-8")
+            (work / "student").replace(folder)
         job.discard(work)
     return student
 
@@ -357,8 +388,7 @@ def _failure_logs(tuning: Tuning, context: Context) -> dict[str, str]:
     """What the frameworks of failed candidates had to say, by path in the bundle."""
     logs: dict[str, str] = {}
     for candidate in (row.candidate for row in tuning.rows if row.status == "failed"):
-        artifact = context.engines[candidate.engine].artifact_name(candidate)
-        for name in (f"export-{artifact}", candidate.label):
+        for name in (f"export-{context.artifact_name(candidate, '-')}", candidate.label):
             path = context.folder / job.LOGS / f"{name}.log"
             if path.exists():
                 logs[f"{job.LOGS}/{name}.log"] = path.read_text(encoding="utf-8", errors="replace")
@@ -367,12 +397,11 @@ def _failure_logs(tuning: Tuning, context: Context) -> dict[str, str]:
 
 def _save(folder: Path, tuning: Tuning, context: Context) -> None:
     candidate = tuning.plan.candidate
-    engine = context.engines[candidate.engine]
     bundle.save(
         folder,
         tuning,
-        artifact=context.folder / "artifacts" / engine.artifact_name(candidate),
-        reference=context.reference,
+        artifact=context.artifact(candidate),
+        reference=context.subject(candidate).reference,
         extra={
             "report.md": markdown.render(compose.of(tuning, drawn=False)),
             **_failure_logs(tuning, context),

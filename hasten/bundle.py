@@ -88,7 +88,7 @@ def save(
         folder: where; an earlier bundle there is replaced, anything else is refused.
         tuning: the result that the bundle stands for.
         artifact: the winner's artifact.
-        reference: the reference's folder, for the configuration and the tokenizer.
+        reference: the winner's reference folder, for the configuration and the tokenizer.
         extra: further text files by path in the bundle, such as the report.
         results: the journal with the raw samples.
 
@@ -201,7 +201,7 @@ def _manifest(folder: Path, tuning: Tuning) -> dict[str, Any]:
         "format": FORMAT,
         "hasten": __version__,
         "plan": to_json(tuning.plan),
-        "model": to_json(tuning.model),
+        "model": to_json(tuning.chosen_model),
         "parity": to_json(tuning.chosen.parity),
         "hardware": to_json(tuning.hardware),
         "versions": to_json(tuning.versions),

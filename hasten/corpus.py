@@ -7,6 +7,8 @@ labels, in the same way for all formats. ``docs/text.md`` is this module's page 
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +27,10 @@ from hasten.records import LengthProfile, Place
 
 TEXT_COLUMNS = ("text", "texte", "sentence", "content", "review", "comment", "body", "document")
 """Names by which a text column is known without asking, in any mixture of capitals."""
+
+
+TAUGHT = "taught.json"
+"""In a student's folder: digests of the texts that it was made with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +167,34 @@ def stratified_sample(lengths: NDArray[np.int64], n: int, seed: int) -> NDArray[
     # In integers, floor((start + k * total) / n) is exact and never reaches `total`.
     places = (rng.integers(total) + np.arange(n, dtype=np.int64) * total) // n
     return np.sort(order[places]).astype(np.int64)
+
+
+def digest(text: str) -> str:
+    """A text's SHA-256, shortened: to know it again without keeping it.
+
+    >>> digest("a text")
+    '734194ede5b063e6'
+    """
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def taught_texts(folder: Path) -> frozenset[str]:
+    """Digests of the texts that a student in ``folder`` was made with; none where it says nothing.
+
+    Raises:
+        InputError: the file that says it is damaged.
+    """
+    path = folder / TAUGHT
+    if not path.is_file():
+        return frozenset()
+    try:
+        return frozenset(map(str, json.loads(path.read_text(encoding="utf-8"))["texts"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is damaged: {error}",
+            fix="It names the texts that made the student, which must not judge it. Copy the "
+            "folder again; or remove the file, and give --data other texts than those.",
+        ) from error
 
 
 def unreadable(path: Path, error: Exception) -> InputError:

@@ -11,7 +11,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from os import PathLike
@@ -23,13 +23,13 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from hasten import __version__, engines, hardware, tasks
-from hasten.corpus import profile, stratified_sample
+from hasten.corpus import digest, profile, stratified_sample, taught_texts
 from hasten.errors import ChoiceError, InputError, StorageError, Unavailable
 from hasten.records import Briefing, Event, LengthProfile, Settings
-from hasten.reference import Reference, prepare
+from hasten.reference import Reference, prepare, require_comparable
 from hasten.tokenization import Tokens
 from hasten.tuning import candidates
-from hasten.tuning.context import Budget, Context
+from hasten.tuning.context import Budget, Context, Subject
 from hasten.tuning.journal import Journal
 from hasten.tuning.original import TRUTH
 from hasten.tuning.process import WorkerProcess
@@ -58,6 +58,15 @@ class Source:
     random_weights: bool = False
     allow_pickle: bool = False
 
+    def taught(self) -> frozenset[str]:
+        """Digests of the texts that it was made with, where it is a student that says so."""
+        model = self.model
+        return (
+            taught_texts(Path(model).expanduser())
+            if isinstance(model, str | PathLike)
+            else frozenset()
+        )
+
     def prepare(self, folder: Path, seed: int) -> Reference:
         """The model as a folder that every process can open."""
         model = self.model
@@ -77,7 +86,8 @@ class Source:
 class Texts:
     """The texts that are judged, with what is known about all of them.
 
-    ``calibration`` are others, held apart from those, to set the ranges of int8 candidates.
+    ``calibration`` are others, held apart from those, to set the ranges of int8 candidates, and
+    ``taught`` is how many there were, copies included, that a student was made with.
     """
 
     texts: tuple[str, ...]
@@ -86,6 +96,7 @@ class Texts:
     profile: LengthProfile
     calibration: tuple[str, ...] = ()
     calibration_lengths: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    taught: int = 0
 
     @property
     def digest(self) -> str:
@@ -96,7 +107,11 @@ class Texts:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is asked, of which model, over which texts; ``begin_s`` is when it was asked."""
+    """What is asked, of which model, over which texts; ``begin_s`` is when it was asked.
+
+    Where there is a ``reference``, the answers are compared with that model's instead of the
+    source's own, and both are measured.
+    """
 
     source: Source
     texts: Sequence[str]
@@ -104,6 +119,7 @@ class Job:
     settings: Settings
     report: Callable[[Event], None]
     begin_s: float = field(default_factory=time.monotonic)
+    reference: Source | None = None
 
     def open(self, work: Path, header: Mapping[str, Any], budget_s: float) -> Context:
         """Prepare the model and the texts in ``work``, and open the journal there.
@@ -117,14 +133,20 @@ class Job:
         Raises:
             HastenError: the model or the texts cannot be used, or ``work`` belongs to others.
         """
-        shutil.rmtree(work / "reference", ignore_errors=True)
-        reference = self.source.prepare(work / "reference", self.settings.seed)
-        chosen = choose_texts(reference, self.texts, self.labels, self.settings)
+        reference, student = self._prepare(work)
+        # What made a student tells how well it learnt, and not how well it answers.
+        taught = self.source.taught() if student else frozenset[str]()
+        chosen = choose_texts(reference, self.texts, self.labels, self.settings, taught)
+        if student:
+            texts = (*chosen.texts, *chosen.calibration)
+            require_comparable(reference, student, texts, chosen.profile)
         if chosen.calibration:
-            reference.keep_calibration(chosen.calibration)
+            for prepared in filter(None, (reference, student)):
+                prepared.keep_calibration(chosen.calibration)
         here, versions = hardware.detect(), _versions()
         identity = {
-            "model": reference.fingerprint(),
+            "model": (student or reference).fingerprint(),
+            **({"reference": reference.fingerprint()} if student else {}),
             "texts": chosen.digest,
             "calibration": len(chosen.calibration),
             "machine": hardware.fingerprint(here),
@@ -152,7 +174,8 @@ class Job:
             report=self.report,
             spawn=lambda name: WorkerProcess(name, work / LOGS / f"{name}.log"),
             calibration_lengths=chosen.calibration_lengths,
-            trained=reference.trained_ranges.exists(),
+            student=Subject(student.folder, student.info) if student else None,
+            taught_texts=chosen.taught,
         )
         self.report(
             Briefing(
@@ -163,9 +186,21 @@ class Job:
                 context.journal.resumed,
                 len(chosen.calibration),
                 len(set(chosen.texts)),
+                student.info if student else None,
+                chosen.taught,
             )
         )
         return context
+
+    def _prepare(self, work: Path) -> tuple[Reference, Reference | None]:
+        """The original, and the student that is tuned beside it if a reference was named."""
+        for name in ("reference", "student"):
+            shutil.rmtree(work / name, ignore_errors=True)
+        seed = self.settings.seed
+        if self.reference is None:
+            return self.source.prepare(work / "reference", seed), None
+        original = self.reference.prepare(work / "reference", seed)
+        return original, self.source.prepare(work / "student", seed)
 
 
 def check(settings: Settings, rounds: str = "--rounds", fewest: int = 5) -> None:
@@ -223,11 +258,14 @@ def choose_texts(
     texts: Sequence[str],
     labels: Sequence[str] | None,
     settings: Settings,
+    taught: Set[str] = frozenset(),
 ) -> Texts:
     """Tokenize, profile, and take a stratified sample of the texts to be judged.
 
+    ``taught`` are the digests of texts that may calibrate and must not judge.
+
     Raises:
-        InputError: there are no texts, or not one label for each.
+        InputError: there are no texts, not one label for each, or none that may judge.
     """
     if not len(texts):
         raise InputError("there are no texts", fix="Give texts of the kind the model will see.")
@@ -238,7 +276,12 @@ def choose_texts(
     if len(texts) > _MOST_PROFILED:
         known = np.sort(rng.choice(len(texts), _MOST_PROFILED, replace=False))
     tokens = reference.tokenizer().encode([texts[int(index)] for index in known])
-    apart, rest = _held_apart([texts[int(i)] for i in known], tokens.lengths, settings)
+    looked_at = [texts[int(index)] for index in known]
+    seen = np.array([bool(taught) and digest(text) in taught for text in looked_at], np.bool_)
+    if seen.any():
+        apart, rest = _apart_from_taught(looked_at, tokens.lengths, settings, seen)
+    else:
+        apart, rest = _held_apart(looked_at, tokens.lengths, settings)
     calibration = tuple(texts[int(known[place])] for place in apart)
     sample = rest[stratified_sample(tokens.lengths[rest], settings.texts, settings.seed)]
     indices = [int(known[place]) for place in sample]
@@ -251,7 +294,30 @@ def choose_texts(
         ),
         calibration=calibration,
         calibration_lengths=tokens.lengths[apart],
+        taught=int(seen.sum()),
     )
+
+
+def _apart_from_taught(
+    texts: Sequence[str],
+    lengths: NDArray[np.int64],
+    settings: Settings,
+    seen: NDArray[np.bool_],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Calibrate with texts that made the student, since they judge nothing anyway."""
+    rest = np.flatnonzero(~seen)
+    if not len(rest):
+        raise InputError(
+            f"all {len(texts):,} texts were used to make the student, so none of them can judge it",
+            fix="Give the whole file that it was made with, of which two in ten were left out, "
+            "or other texts.",
+        )
+    first = {texts[place]: place for place in reversed(np.flatnonzero(seen).tolist())}
+    different = np.array(sorted(first.values()), np.int64)
+    count = min(settings.calibration, len(different))
+    if count < candidates.FEWEST_CALIBRATION or not candidates.tries_int8(settings):
+        return rest[:0], rest
+    return different[stratified_sample(lengths[different], count, settings.seed)], rest
 
 
 def _held_apart(

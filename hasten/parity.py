@@ -157,23 +157,23 @@ def is_constant(outputs: Outputs) -> bool:
 
 def verdict(
     parity: Parity,
-    precision: str,
     *,
+    exact: bool,
     max_flips: float,
     strict: bool,
     tensor_tolerance: float = TENSOR_TOLERANCE,
 ) -> str | None:
     """Why a candidate may not be used, in one sentence; None if it may.
 
-    Nothing may be NaN, infinite, or the same for every text. At fp32 no decision may change but
-    in a numerical tie, and outputs must stay within :data:`FP32_TOLERANCE`. Lossy precisions may
-    change a share ``max_flips`` of the decisions, as observed or, with ``strict``, up to the upper
-    bound. Where nothing is decided, their outputs may be off by :data:`TENSOR_TOLERANCE` on
-    average.
+    Nothing may be NaN, infinite, or the same for every text. The original's weights in fp32 may
+    change no decision but in a numerical tie, and outputs must stay within
+    :data:`FP32_TOLERANCE`. Lossy precisions, and a student in any, may change a share
+    ``max_flips`` of the decisions, as observed or, with ``strict``, up to the upper bound. Where
+    nothing is decided, their outputs may be off by :data:`TENSOR_TOLERANCE` on average.
 
     Args:
         parity: from :func:`compare`.
-        precision: the candidate's, one of :data:`hasten.records.PRECISIONS`.
+        exact: whether it has to give the very same answers; see ``Candidate.exact``.
         max_flips: allowed share of changed decisions, 0 to 1.
         strict: whether the share must be proven by its upper bound.
         tensor_tolerance: allowed mean difference where nothing is decided.
@@ -182,7 +182,7 @@ def verdict(
         return f"outputs are NaN or infinite for {parity.non_finite} of {parity.compared} texts"
     if parity.constant:
         return f"outputs are the same for all {parity.compared} texts"
-    if precision == "fp32":
+    if exact:
         return _fp32_verdict(parity)
     if not parity.decisions:
         if parity.mean_abs_difference <= tensor_tolerance:

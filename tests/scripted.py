@@ -16,7 +16,7 @@ from hasten.plain import to_json
 from hasten.records import Event, Hardware, ModelInfo, Settings, Tuning
 from hasten.reference import Reference
 from hasten.tuning import contest
-from hasten.tuning.context import Budget, Context
+from hasten.tuning.context import Budget, Context, Subject
 from hasten.tuning.journal import Journal
 from hasten.tuning.process import Connection, InlineWorker
 from hasten.tuning.worker import Message, RankLayers, Worker
@@ -51,13 +51,26 @@ def save_reference(folder: Path, info: ModelInfo = INFO) -> Reference:
     return Reference.open(folder)
 
 
+def _opened(folder: Path, info: ModelInfo) -> Reference:
+    return Reference.open(folder) if folder.exists() else save_reference(folder, info)
+
+
 class Lab:
     """One tune: its folder, its clock, and a record of every message that was really sent.
 
-    ``stop_after`` raises KeyboardInterrupt at that message, as Ctrl-C would.
+    ``stop_after`` raises KeyboardInterrupt at that message, as Ctrl-C would. With a ``student``
+    there are two models, whose candidates' labels in the script begin with ``student-``.
     """
 
-    def __init__(self, folder: Path, script: Script, texts: int = 60, **settings: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        script: Script,
+        texts: int = 60,
+        *,
+        student: ModelInfo | None = None,
+        **settings: Any,
+    ) -> None:
         self.folder = folder
         self.engine = Fake(script)
         usual = {"engines": ("fake",), "budget_s": 1000.0, "integers": False}
@@ -70,10 +83,8 @@ class Lab:
         self.events: list[Event] = []
         self.stop_after: int | None = None
         folder.mkdir(parents=True, exist_ok=True)
-        reference = folder / "reference"
-        self.reference = (
-            Reference.open(reference) if reference.exists() else save_reference(reference)
-        )
+        self.reference = _opened(folder / "reference", INFO)
+        self.student = _opened(folder / "student", student) if student else None
 
     def tune(self) -> Tuning:
         return contest.run(self.context(), baseline_engine="fake")
@@ -99,6 +110,7 @@ class Lab:
             report=self.events.append,
             spawn=self.spawn,
             calibration_lengths=self.calibration,
+            student=Subject(self.student.folder, self.student.info) if self.student else None,
         )
 
     def spawn(self, name: str) -> Connection:

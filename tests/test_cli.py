@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from hasten import __version__, api, bundle, cli, demo
 from hasten.errors import BudgetError, EngineError, HastenError, NoCandidate, Unavailable
-from hasten.records import Briefing, Progress, Tuning
+from hasten.records import Briefing, Parity, Progress, Student, Tuning
 from hasten.report import charts
 from tests.scripted import MACHINE, Lab, save_bundle
 
@@ -62,7 +63,7 @@ def test_every_option_reaches_the_library(
     seen = replaced(monkeypatch, tuning)
     options = (
         "--output out --label-column topic --tokenizer tok --weights w.pt --task multi_label "
-        "--allow-pickle --budget 90s --max-latency-ms 20 --max-flips 0.05 --strict "
+        "--allow-pickle --reference big --budget 90s --max-latency-ms 20 --max-flips 0.05 --strict "
         "--engines onnx_runtime,openvino --precisions fp32, --batch-sizes 1,8 --threads 3 "
         "--device cpu --texts 50 --rounds 7 --seed 4 --restart"
     )
@@ -78,6 +79,7 @@ def test_every_option_reaches_the_library(
         "task": "multi_label",
         "random_weights": False,
         "allow_pickle": True,
+        "reference": "big",
         "budget": "90s",
         "objective": "throughput",
         "max_latency_ms": 20.0,
@@ -225,6 +227,33 @@ def test_doctor_names_every_engine() -> None:
     for name in ("ONNX Runtime", "OpenVINO", "PyTorch eager", "TorchScript", "torch.compile"):
         assert name in result.stdout
     assert {"hardware", "engines"} <= json.loads(run("doctor", "--json").stdout).keys()
+
+
+def test_a_finished_student_names_the_command_that_compares_it(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parity = Parity(80, 0.5, 0.1, 2, 0, 0.077, 0, decisions=True)
+    student = Student((0, 2), 4, 32, 64, 400, 1000, 700, 90, (0.9,), parity, parity, 61.0)
+    monkeypatch.setattr(api, "compress", lambda *_, **__: student)
+    told = run("compress", "my model", "--data", data, "--layers", "2", "--text-column", "text")
+    assert told.stdout.splitlines()[-1] == (
+        f"Next:    hasten tune student --reference 'my model' --data {data} --text-column text "
+        "-o bundle"
+    )
+
+
+def test_both_models_are_named_before_anything_is_measured(
+    data: Path, tuning: Tuning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tune(*_: Any, on_event: Any, **__: Any) -> Tuning:
+        small = replace(tuning.model, name="small")
+        on_event(Briefing(tuning.model, tuning.profile, MACHINE, 60, False, student=small))
+        return tuning
+
+    monkeypatch.setattr(api, "tune", tune)
+    told = run("tune", "small", "--reference", "big", "--data", data).stderr
+    assert "Model   scripted (Scripted)" in told
+    assert "Student small (Scripted)" in told
 
 
 def test_help_has_examples_and_the_version_is_told() -> None:

@@ -116,7 +116,7 @@ class TestCompare:
         candidate = (reference + 0.99 * FP32_TOLERANCE * noise).astype(np.float32)
         parity = compared(reference, candidate, task=task)
         assert parity.flips == parity.ties
-        assert verdict(parity, "fp32", max_flips=0.0, strict=False) is None
+        assert verdict(parity, exact=True, max_flips=0.0, strict=False) is None
 
     def test_the_surest_flips_are_the_examples(self) -> None:
         reference = np.array([[0, 1], [0, 3], [2, 0], [0, 9]], np.float32)
@@ -191,7 +191,7 @@ class TestCompare:
         stuck = np.tile(reference[:1], (100, 1))
         parity = compared(reference, stuck)
         assert parity.constant
-        reason = verdict(parity, "int8", max_flips=1.0, strict=False)
+        reason = verdict(parity, exact=False, max_flips=1.0, strict=False)
         assert reason == "outputs are the same for all 100 texts"
         assert not compared(reference, reference).constant
         assert not compared(stuck, stuck).constant  # the original's own doing
@@ -284,7 +284,7 @@ class TestVerdict:
     @pytest.mark.parametrize("task", [SINGLE, TENSORS])
     def test_equal_outputs_are_accepted(self, precision: str, task: tasks.Task) -> None:
         parity = compared(logits(), logits(), task=task)
-        assert verdict(parity, precision, max_flips=0.0, strict=False) is None
+        assert verdict(parity, exact=precision == "fp32", max_flips=0.0, strict=False) is None
 
     @pytest.mark.parametrize("precision", ["fp32", "int8"])
     @pytest.mark.parametrize("task", [SINGLE, TENSORS])
@@ -292,34 +292,37 @@ class TestVerdict:
         candidate = logits()
         candidate[17, 1] = np.nan
         reason = verdict(
-            compared(logits(), candidate, task=task), precision, max_flips=1.0, strict=False
+            compared(logits(), candidate, task=task),
+            exact=precision == "fp32",
+            max_flips=1.0,
+            strict=False,
         )
         assert reason == "outputs are NaN or infinite for 1 of 100 texts"
 
     def test_one_flip_of_a_hundred_is_one_in_a_hundred(self) -> None:
         one, two = (compared(logits(), flipped(logits(), *rows)) for rows in ((3,), (3, 4)))
-        assert verdict(one, "int8", max_flips=0.01, strict=False) is None
-        assert verdict(two, "int8", max_flips=0.01, strict=False) == (
+        assert verdict(one, exact=False, max_flips=0.01, strict=False) is None
+        assert verdict(two, exact=False, max_flips=0.01, strict=False) == (
             "2 of 100 answers (2.00%) changed; max_flips allows 0.01"
         )
 
     def test_strict_counts_the_upper_bound(self) -> None:
         none = compared(logits(), logits())
-        assert verdict(none, "bf16", max_flips=0.01, strict=False) is None
-        assert verdict(none, "bf16", max_flips=0.01, strict=True) == (
+        assert verdict(none, exact=False, max_flips=0.01, strict=False) is None
+        assert verdict(none, exact=False, max_flips=0.01, strict=True) == (
             "0 of 100 answers (0.00%) changed, so up to 0.02951 may at 95 % confidence; "
             "max_flips allows 0.01, and strict counts the bound"
         )
         enough = compared(logits(300), logits(300))
-        assert verdict(enough, "bf16", max_flips=0.01, strict=True) is None
+        assert verdict(enough, exact=False, max_flips=0.01, strict=True) is None
 
     def test_lossy_precisions_may_differ_in_numbers(self) -> None:
         parity = compared(logits(), logits() * np.float32(0.7))
-        assert verdict(parity, "int8", max_flips=0.0, strict=False) is None
+        assert verdict(parity, exact=False, max_flips=0.0, strict=False) is None
 
     def test_fp32_may_flip_nothing_clear(self) -> None:
         parity = compared(logits(), flipped(logits(), 5))
-        assert verdict(parity, "fp32", max_flips=1.0, strict=False) == (
+        assert verdict(parity, exact=True, max_flips=1.0, strict=False) == (
             "1 of 100 answers (1.00%) changed, 1 of them no numerical ties; fp32 must change none"
         )
 
@@ -328,14 +331,14 @@ class TestVerdict:
         reference[5] = [1.0, 1.0 + TIE_MARGIN / 4]
         parity = compared(reference, flipped(reference, 5))
         assert (parity.flips, parity.ties) == (1, 1)
-        assert verdict(parity, "fp32", max_flips=0.0, strict=True) is None
+        assert verdict(parity, exact=True, max_flips=0.0, strict=True) is None
 
     @pytest.mark.parametrize("task", [SINGLE, TENSORS])
     def test_fp32_must_stay_close(self, task: tasks.Task) -> None:
         near = compared(logits(), logits() + np.float32(1e-4), task=task)
         far = compared(logits(), logits() + np.float32(2e-2), task=task)
-        assert verdict(near, "fp32", max_flips=1.0, strict=False) is None
-        reason = verdict(far, "fp32", max_flips=1.0, strict=False)
+        assert verdict(near, exact=True, max_flips=1.0, strict=False) is None
+        reason = verdict(far, exact=True, max_flips=1.0, strict=False)
         assert reason is not None
         assert "fp32 must stay within 0.001" in reason
         assert ("standard deviations" in reason) == (task is TENSORS)
@@ -345,8 +348,8 @@ class TestVerdict:
         parity = compared(logits(), logits(), task=task)
         within = replace(parity, mean_abs_difference=TENSOR_TOLERANCE)
         beyond = replace(parity, mean_abs_difference=0.25)
-        assert verdict(within, "int8", max_flips=0.0, strict=True) is None
-        assert verdict(beyond, "int8", max_flips=1.0, strict=False) == (
+        assert verdict(within, exact=False, max_flips=0.0, strict=True) is None
+        assert verdict(beyond, exact=False, max_flips=1.0, strict=False) == (
             "outputs are off by 0.25 standard deviations on average; 0.1 is allowed"
         )
 
@@ -355,9 +358,9 @@ class TestVerdict:
         source = np.random.default_rng(1)
         reference, candidate = source.normal(size=(2, 50, 8)).astype(np.float32)
         parity = compared(reference, candidate, task=TENSORS)
-        assert verdict(parity, precision, max_flips=1.0, strict=False) is not None
+        assert verdict(parity, exact=precision == "fp32", max_flips=1.0, strict=False) is not None
 
     def test_tensors_in_another_order_are_refused(self) -> None:
         reference = np.random.default_rng(1).normal(size=(50, 8)).astype(np.float32)
         parity = compared(reference, np.roll(reference, 1, axis=0), task=TENSORS)
-        assert verdict(parity, "bf16", max_flips=1.0, strict=False) is not None
+        assert verdict(parity, exact=False, max_flips=1.0, strict=False) is not None

@@ -29,9 +29,9 @@ from hasten import __version__, hardware
 from hasten import bundle as bundles
 from hasten.bulk import durable
 from hasten.bulk.node import Order, temporary_name
+from hasten.bulk.plan import Job
 from hasten.bulk.progress import Meter
 from hasten.bulk.ray_driver import LOCAL, Need, Ready, Start
-from hasten.bulk.run import Job
 from hasten.bulk.source import PIPE
 from hasten.bulk.store import Store
 from hasten.errors import ChoiceError, EngineError, Unavailable

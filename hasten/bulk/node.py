@@ -20,7 +20,7 @@ from hasten.bulk import durable
 from hasten.bulk.columns import Naming
 from hasten.bulk.flow import flow
 from hasten.bulk.model import Model
-from hasten.bulk.run import Job, refuse_errors
+from hasten.bulk.plan import Job, refuse_errors
 from hasten.bulk.source import Input
 from hasten.bulk.store import Store
 from hasten.bulk.target import Target

@@ -91,8 +91,8 @@ class Meter:
             f"{self._rows / seconds:,.0f} rows/s",
             f"{self._tokens / seconds:,.0f} tokens/s",
             f"{total.padding_share:.1%} padding" if total.padded_tokens else "",
-            f"{total.duplicates:,} duplicates" if total.duplicates else "",
-            f"{total.errors:,} errors" if total.errors else "",
+            _counted(total.duplicates, "duplicate"),
+            _counted(total.errors, "error"),
         )
         done, left_s = self._left(seconds)
         self._report(Progress("predict", ", ".join(filter(None, parts)), done, left_s))
@@ -104,6 +104,10 @@ class Meter:
             return 0.0, None
         left = max(self._extent - self._passed, 0.0)
         return min(self._passed / self._extent, 1.0), seconds * left / now
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' if count > 1 else ''}" if count else ""
 
 
 def _distance(begin: Place, end: Place | None) -> int:

@@ -8,43 +8,24 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from fnmatch import fnmatch
 from os import PathLike
 from pathlib import Path
 from typing import IO
 
-from hasten import bundle as bundles
-from hasten import formats, tasks
-from hasten.batching import CostModel
+from hasten.bulk import cluster
+from hasten.bulk import plan as plans
 from hasten.bulk import target as targets
-from hasten.bulk.columns import Naming, choose
 from hasten.bulk.flow import flow
 from hasten.bulk.model import Answered, Model, Work
+from hasten.bulk.plan import Job, refuse_errors
 from hasten.bulk.progress import Meter
-from hasten.bulk.source import PIPE, Input, schema_of, schema_text
+from hasten.bulk.source import PIPE, Input
 from hasten.bulk.store import Store
 from hasten.bulk.target import Target
-from hasten.errors import ChoiceError, HastenError, InputError, StorageError
+from hasten.errors import InputError, StorageError
 from hasten.predictor import Predictor, verified
-from hasten.records import ON_ERROR, BulkPlan, Event, Progress, Receipt, Summary
-
-_VERSION = 1
-
-_SHARD_S = 20.0
-"""What a shard should take: so much is lost at most when a run is killed."""
-
-_SHARD_ROWS = (512, 16384)
-"""Fewer leave too little choice for batches without padding; more gain nothing."""
-
-_FIRST_ROWS = 32
-"""Of the first shard, where a pipe's other end waits for it."""
-
-_SHARD_BYTES = 32 << 20
-"""Where texts are large, fewer rows make a shard: a few shards must fit into memory."""
-
-_TYPICAL = (32, 32)
-"""Batch size and tokens a text by which a shard's time is guessed, before any text is seen."""
+from hasten.records import Event, Progress, Receipt, Summary
 
 
 def predict_file(
@@ -101,8 +82,6 @@ def predict_file(
         ResumeError: ``output`` was begun from another input or bundle, or with other options.
         StorageError: ``output`` cannot be written, or is there already.
     """
-    from hasten.bulk import cluster  # it builds on this module
-
     if ray is not None:
         cluster.check(ray, str(input), str(output))
     pipe = (pipes[0] if pipes else _standard_input()) if str(input) == PIPE else None
@@ -110,7 +89,7 @@ def predict_file(
     target = targets.decide(str(output), _dotted(output_format), given)
     _refuse_inside(Path(input), target)
     describe = verified if ray is None else cluster.described
-    job = plan(
+    job = plans.decide(
         describe(bundle, trust=trust),
         given,
         target,
@@ -141,80 +120,6 @@ def _loaded(job: Job, on_event: Callable[[Event], None]) -> Iterator[tuple[Model
     with Predictor(job.bundle) as predictor:
         load_s = time.perf_counter() - began_s
         yield Model(predictor), Meter(job.given.extent(), on_event, load_s=load_s)
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What is to be done, decided: the input, where the output goes, and the plan."""
-
-    bundle: bundles.Bundle
-    given: Input
-    target: Target
-    plan: BulkPlan
-    naming: Naming
-
-    def encode(self, answered: Answered) -> bytes:
-        """A shard with its answers, as its part holds it."""
-        written = formats.BY_EXTENSION[self.plan.output_format]
-        head = self.plan.dataset or answered.shard.number == 0
-        raw = written.write(answered.rows, answered.table, schema_of(self.plan), head=head)
-        return formats.packed(raw, self.plan.packing)
-
-
-def plan(
-    bundle: bundles.Bundle,
-    given: Input,
-    target: Target,
-    *,
-    text_column: str | None,
-    columns: Sequence[str] | None,
-    on_error: str,
-    shard_rows: int | None,
-) -> Job:
-    """Decide everything that the output depends on.
-
-    Raises:
-        InputError: the input's columns cannot be told.
-        ChoiceError: an option that cannot be.
-    """
-    if on_error not in ON_ERROR:
-        raise ChoiceError(f"on_error is {on_error!r}", fix=f"One of: {', '.join(ON_ERROR)}.")
-    if shard_rows is not None and shard_rows < 1:
-        raise ChoiceError(f"a shard has at least 1 row, not {shard_rows}")
-    found = given.columns(text_column)
-    task = tasks.get(bundle.model.task)
-    record = on_error == "record"
-    most = shard_rows or _rows_of_a_shard(bundle)
-    naming = choose(columns, task, bundle.model, found.schema.names, record_errors=record)
-    decided = BulkPlan(
-        version=_VERSION,
-        bundle=bundle.digest,
-        sources=given.sources,
-        input_format=given.extension,
-        text_column=found.text_column,
-        schema=schema_text(found.schema),
-        answers=naming.names,
-        output_format=target.format,
-        packing=target.packing,
-        dataset=target.dataset,
-        on_error="record" if record else "stop",
-        shard_rows=most,
-        shard_bytes=_SHARD_BYTES,
-        first_rows=_FIRST_ROWS if target.path is None else most,
-    )
-    return Job(bundle, given, target, decided, naming)
-
-
-def _rows_of_a_shard(bundle: bundles.Bundle) -> int:
-    """A power of two, by what the bundle's cost table says; the same whenever it is asked."""
-    table = bundle.plan.cost_table
-    fewest, most = _SHARD_ROWS
-    if table is None:
-        return most
-    batch, length = _TYPICAL
-    row_s = CostModel(table, bundle.plan.candidate.streams).cost_s(batch, length) / batch
-    wanted = min(max(_SHARD_S / row_s, fewest), most)
-    return 1 << (int(wanted).bit_length() - 1)
 
 
 def _to_store(
@@ -259,17 +164,6 @@ def _works(job: Job, model: Model, done: Mapping[int, Receipt]) -> Iterator[Work
             yield work
 
 
-def refuse_errors(errors: Mapping[int, HastenError], plan: BulkPlan) -> None:
-    """Raise the first error, unless errors are recorded."""
-    if plan.on_error == "stop" and errors:
-        first = errors[min(errors)]
-        raise type(first)(
-            first.message,
-            fix=f"{first.fix or ''}\nOr give such rows an error instead of an answer: "
-            "--on-error record (with --restart, if rows were answered already).".strip(),
-        ) from first
-
-
 def _summary(job: Job, meter: Meter) -> Summary:
     path = job.target.path
     return Summary(
@@ -303,12 +197,12 @@ def _refuse_inside(given: Path, target: Target) -> None:
     if target.path is None:
         return
     inside = given.is_dir() and target.path.absolute().is_relative_to(given.absolute())
-    # Generous: here a star stands for slashes as well.
-    inside |= glob.has_magic(str(given)) and fnmatch(
-        str(target.path.absolute()), str(given.absolute())
-    )
-    same = target.path.exists() and given.exists() and target.path.samefile(given)
-    if inside or same:
+    # Generous: here a star stands for slashes as well, and two for no folder at all.
+    pattern = str(given.absolute()).replace("**/", "*")
+    inside |= glob.has_magic(pattern) and fnmatch(str(target.path.absolute()), pattern)
+    if target.path.exists() and given.exists() and target.path.samefile(given):
+        raise InputError(f"{target.path} is the input itself", fix="Choose another -o.")
+    if inside:
         raise InputError(
             f"the output {target.path} would lie in the input {given}", fix="Choose another -o."
         )

@@ -88,6 +88,7 @@ class Input:
             try:
                 with self._opened(source, Place(), None) as reader:
                     if reader.columns or source is self.sources[-1]:
+                        _refuse_namesakes(source.path, reader.columns)
                         return Columns(text_column_of(reader, path, text_column), reader.schema)
             except formats.UNREADABLE as error:
                 raise unreadable(path, error) from error
@@ -155,6 +156,15 @@ class Input:
             self._pipe, source.path, begin, schema, _PIPE_HEAD_ROWS
         )
         yield self._reader
+
+
+def _refuse_namesakes(name: str, columns: Sequence[str]) -> None:
+    for column in columns:
+        if columns.count(column) > 1:
+            raise InputError(
+                f"{name} has two columns {column!r}, and one of them would be lost",
+                fix="Give each a name of its own.",
+            )
 
 
 def _taken(reader: Reader, plan: BulkPlan, name: str, first: int) -> Iterator[Rows]:

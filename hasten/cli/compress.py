@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -21,8 +22,9 @@ from hasten.cli.display import (
     "`hasten compress ./my-model --data texts.csv -o student --layers 6`\n\n"
     "`hasten compress ./my-model --data texts.csv -o student --layers 4 --ffn-width 768 "
     "--budget 45m`\n\n"
+    "`hasten compress ./my-model --data texts.csv -o student --heads 6 --embeddings`\n\n"
     "`hasten compress ./my-model --data texts.csv -o student --int8`\n\n"
-    "`hasten tune student --data texts.csv -o bundle`"
+    "`hasten tune student --reference ./my-model --data texts.csv -o bundle`"
 )
 def compress(  # noqa: PLR0917 - typer makes options of all of them
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A Hugging Face folder or hub id.")],
@@ -36,6 +38,29 @@ def compress(  # noqa: PLR0917 - typer makes options of all of them
     ffn_width: Annotated[
         int | None, typer.Option(help="Feed-forward units that stay in each block.")
     ] = None,
+    heads: Annotated[
+        int | None,
+        typer.Option(
+            help="Attention heads that stay in each block; transformers 5 alone "
+            "cannot load such a student, hasten and transformers 4 can."
+        ),
+    ] = None,
+    embeddings: Annotated[
+        bool,
+        typer.Option(
+            "--embeddings",
+            help="Leave out the words that none of your texts has; in new texts they are split "
+            "smaller, or unknown.",
+        ),
+    ] = False,
+    freeze_embeddings: Annotated[
+        bool,
+        typer.Option(
+            "--freeze-embeddings/--train-embeddings",
+            help="Whether the embeddings stay as they are: words that your texts lack then "
+            "still fit the rest.",
+        ),
+    ] = True,
     int8: Annotated[
         bool,
         typer.Option("--int8", help="Also teach it with 8-bit integers; tune finds the ranges."),
@@ -53,7 +78,7 @@ def compress(  # noqa: PLR0917 - typer makes options of all of them
 ) -> None:
     """Make a smaller model that answers as MODEL does, from unlabelled texts.
 
-    Takes out the blocks and feed-forward units that matter least, teaches what is left with
+    Takes out the blocks, feed-forward units and heads that matter least, teaches what is left with
     MODEL's own answers, and compares both on texts that taught nothing. The student is an
     ordinary Hugging Face folder. With --int8, alone or with the others, it learns to round as
     8-bit integers do, and `hasten tune` has one more int8 recipe for it. An interrupted run
@@ -72,6 +97,9 @@ def compress(  # noqa: PLR0917 - typer makes options of all of them
                 output=output,
                 layers=layers,
                 ffn_width=ffn_width,
+                heads=heads,
+                embeddings=embeddings,
+                freeze_embeddings=freeze_embeddings,
                 int8=int8,
                 budget=budget,
                 allow_pickle=allow_pickle,
@@ -79,4 +107,7 @@ def compress(  # noqa: PLR0917 - typer makes options of all of them
                 restart=restart,
                 on_event=display,
             )
-        show_student(student, output, as_json=as_json)
+        column = [] if text_column is None else ["--text-column", text_column]
+        words = ["--reference", model, "--data", str(data), *column, "-o", "bundle"]
+        following = shlex.join(["hasten", "tune", str(output), *words])
+        show_student(student, output, following, as_json=as_json)

@@ -90,7 +90,9 @@ class Display:
         from hasten.report import content
 
         here = event.hardware
-        err.print(f"Model   {escape(event.model.name)} ({event.model.architecture})")
+        for what, model in (("Model", event.model), ("Student", event.student)):
+            if model:
+                err.print(f"{what:<7} {escape(model.name)} ({model.architecture})")
         err.print(
             f"Machine {escape(here.cpu_model)}, {content.count(here.usable_cores, 'usable core')}"
         )
@@ -99,9 +101,10 @@ class Display:
         copies = f" ({different:,} different)" if different and different < judged else ""
         if judged < event.profile.given or copies:
             calibrating = event.calibration_texts
-            apart = (
-                f", {calibrating:,} calibrate int8 (at most three in ten)" if calibrating else ""
-            )
+            taught = event.taught_texts
+            share = "" if taught else " (at most three in ten)"
+            apart = f", {calibrating:,} calibrate int8{share}" if calibrating else ""
+            apart += f", {taught:,} made the student and judge nothing" if taught else ""
             err.print(f"        {judged:,} of them are judged{copies}{apart}", soft_wrap=True)
         if event.resumed:
             err.print("Continuing an interrupted run; --restart begins anew.")
@@ -209,8 +212,8 @@ def show_summary(summary: Summary, *, as_json: bool) -> None:
         told.print(f"Written: {escape(summary.output)}", soft_wrap=True, highlight=False)
 
 
-def show_student(student: Student, folder: Path, *, as_json: bool) -> None:
-    """Print what a student is, beside its original."""
+def show_student(student: Student, folder: Path, following: str, *, as_json: bool) -> None:
+    """Print what a student is, beside its original, and the command that comes ``following``."""
     if as_json:
         print_json(to_json(student))
         return
@@ -219,10 +222,13 @@ def show_student(student: Student, folder: Path, *, as_json: bool) -> None:
     rows = (
         ("blocks", len(student.layers), student.of_layers),
         ("feed-forward units", student.ffn_width, student.of_ffn_width),
+        ("attention heads", student.heads, student.of_heads),
+        ("vocabulary", student.vocabulary, student.of_vocabulary),
         ("weights", student.parameter_count, student.of_parameter_count),
     )
     for name, now, then in rows:
-        out.print(f"{name}: {now:,} of {then:,}", highlight=False)
+        if then:
+            out.print(f"{name}: {now:,} of {then:,}{_remark(student, name)}", highlight=False)
     steps = content.count(student.steps + student.int8_steps, "step")
     out.print(
         f"Taught {content.count(student.taught_texts, 'text')} in {steps}, "
@@ -230,9 +236,10 @@ def show_student(student: Student, folder: Path, *, as_json: bool) -> None:
         f"{content.count(student.after.compared, 'other text')}:",
         highlight=False,
     )
+    bare = student.int8_after and not student.steps  # its fp32 weights are the original's
     compared = {
-        "before": student.before if student.steps else None,
-        "after": student.after if student.steps else None,
+        "before": None if bare else student.before,
+        "after": None if bare else student.after,
         "int8, ranges from a few texts": student.int8_before,
         "int8, ranges learnt": student.int8_after,
     }
@@ -246,7 +253,34 @@ def show_student(student: Student, folder: Path, *, as_json: bool) -> None:
             else (f"off by {parity.mean_abs_difference:.2g} standard deviations in the mean")
         )
         out.print(f"  {name}: {changed}", highlight=False)
+    if student.vocabulary < student.of_vocabulary:
+        err.print(
+            "[yellow]warning:[/] words that none of your texts has are now split smaller, or "
+            f"unknown. About {student.unseen_share:.1%} of new texts hold one.",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if student.heads < student.of_heads:
+        err.print(
+            "[yellow]warning:[/] transformers 5 alone cannot load this student, since its blocks "
+            "have fewer heads; hasten and transformers 4 can.",
+            highlight=False,
+            soft_wrap=True,
+        )
     out.print(f"\nStudent: {escape(str(folder))}", soft_wrap=True, highlight=False)
+    out.print(f"Next:    {escape(following)}", soft_wrap=True, highlight=False)
+
+
+def _remark(student: Student, name: str) -> str:
+    """What is to be said of one of a student's sizes."""
+    if name == "feed-forward units" and student.asked_ffn_width not in (None, student.ffn_width):
+        return f" ({student.asked_ffn_width:,} were asked for; engines like multiples of 16)"
+    if name == "vocabulary" and student.vocabulary < student.of_vocabulary:
+        return (
+            f" ({student.vocabulary / student.of_vocabulary:.1%}, "
+            f"{student.vocabulary_saved_bytes / 1e6:,.1f} MB less)"
+        )
+    return ""
 
 
 def show_document(document: Document) -> None:

@@ -34,6 +34,8 @@ def _stand_in_tokenizer(model: str) -> Path | None:
     "`hasten tune ./my-model --data texts.csv --objective latency --engines onnx_runtime,openvino`"
     "\n\n"
     "`hasten tune ./my-model --data texts.csv --precisions fp32,int8 --max-flips 0.005 --strict`"
+    "\n\n"
+    "`hasten tune student --reference ./my-model --data texts.csv -o bundle`"
 )
 def tune(  # noqa: PLR0917 - typer makes options of all of them
     model: options.Model,
@@ -48,6 +50,13 @@ def tune(  # noqa: PLR0917 - typer makes options of all of them
     task: options.Task = None,
     random_weights: options.RandomWeights = False,
     allow_pickle: options.AllowPickle = False,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="The model that MODEL is a student of: answers are compared with its own.",
+        ),
+    ] = None,
     budget: options.Budget = "10m",
     objective: Annotated[
         str, typer.Option(help="throughput, or latency (one text at a time).")
@@ -79,8 +88,9 @@ def tune(  # noqa: PLR0917 - typer makes options of all of them
     """Find the fastest way to run MODEL on this machine, and save it as a bundle.
 
     Exports the model to every engine, measures all of them on your texts, checks that the
-    answers are the original's, and keeps the winner. An interrupted run continues when the same
-    command is given again.
+    answers are the original's, and keeps the winner. With --reference, the original is that
+    model, MODEL is a smaller one that `hasten compress` made of it, and both compete. An
+    interrupted run continues when the same command is given again.
     """
     from hasten import api, corpus
 
@@ -98,6 +108,7 @@ def tune(  # noqa: PLR0917 - typer makes options of all of them
                 task=task,
                 random_weights=random_weights,
                 allow_pickle=allow_pickle,
+                reference=reference,
                 budget=budget,
                 objective=objective,
                 max_latency_ms=max_latency_ms,

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hasten.errors import ModelError
+from hasten.reference import heads as attention
+from hasten.reference.heads import Attention
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -85,16 +87,34 @@ def _width(block: nn.Module, up: str, down: str) -> int | None:
     return wide.out_features if wide.out_features == narrow.in_features else None
 
 
-def cut(model: Any, layers: Sequence[int], units: Sequence[Sequence[int]]) -> Any:
-    """A smaller model with some blocks of ``model``, and some units of each.
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What stays of a model; each sequence has an entry for each block that stays."""
 
-    It computes what ``model`` would if the blocks left out did nothing, and the units left out
-    were zero.
+    blocks: Blocks
+    attention: Attention | None
+    layers: Sequence[int]
+    units: Sequence[Sequence[int]]
+    heads: Sequence[Sequence[int]] | None
+
+
+def cut(
+    model: Any,
+    layers: Sequence[int],
+    units: Sequence[Sequence[int]],
+    heads: Sequence[Sequence[int]] | None = None,
+) -> Any:
+    """A smaller model with some blocks of ``model``, and some units and heads of each.
+
+    It computes what ``model`` would if the blocks left out did nothing, and the units and heads
+    left out were zero.
 
     Args:
         model: a ``transformers`` model.
         layers: which blocks stay, in their order.
         units: for each of these, which feed-forward units stay; as many of each.
+        heads: for each of these, which attention heads stay, by their place among those it has;
+            None keeps all.
 
     Returns:
         A new model of the same class, in eval mode, whose configuration tells the new sizes.
@@ -104,15 +124,22 @@ def cut(model: Any, layers: Sequence[int], units: Sequence[Sequence[int]]) -> An
     """
     import torch
 
-    blocks = find(model)
+    kept = _Kept(find(model), attention.find(model), layers, units, heads)
     config = copy.deepcopy(model.config)
-    _set(config, _LAYER_FIELDS, blocks.count, len(layers))
-    _set(config, _WIDTH_FIELDS, blocks.width, len(units[0]))
+    _set(config, _LAYER_FIELDS, kept.blocks.count, len(layers))
+    _set(config, _WIDTH_FIELDS, kept.blocks.width, len(units[0]))
+    if kept.attention is not None:
+        had = [kept.attention.heads[layer] for layer in layers]
+        if heads is not None:
+            had = [
+                tuple(one[place] for place in some) for one, some in zip(had, heads, strict=True)
+            ]
+        attention.note(config, had)
     student = type(model)(config)
-    kept = model.state_dict()
-    state = {name: _part(name, kept, blocks, layers, units) for name in student.state_dict()}
+    attention.narrow(student)
+    given = model.state_dict()
     with torch.no_grad():
-        student.load_state_dict(state)
+        student.load_state_dict({name: _part(name, given, kept) for name in student.state_dict()})
     return student.eval()
 
 
@@ -128,25 +155,25 @@ def _set(config: Any, fields: Sequence[str], old: int, new: int) -> None:
     )
 
 
-def _part(
-    name: str,
-    kept: Mapping[str, Tensor],
-    blocks: Blocks,
-    layers: Sequence[int],
-    units: Sequence[Sequence[int]],
-) -> Tensor:
+def _part(name: str, given: Mapping[str, Tensor], kept: _Kept) -> Tensor:
     """What a tensor of the student is in the original."""
     import torch
 
-    inside = re.fullmatch(rf"{re.escape(blocks.path)}\.(\d+)\.(.+)", name)
+    inside = re.fullmatch(rf"{re.escape(kept.blocks.path)}\.(\d+)\.(.+)", name)
     if inside is None:
-        return kept[name]
+        return given[name]
     index, inner = int(inside[1]), inside[2]
-    tensor = kept[f"{blocks.path}.{layers[index]}.{inner}"]
+    tensor = given[f"{kept.blocks.path}.{kept.layers[index]}.{inner}"]
     layer, _, kind = inner.rpartition(".")
-    chosen = torch.tensor(units[index])
-    if layer == blocks.up:
+    chosen = torch.tensor(kept.units[index])
+    if layer == kept.blocks.up:
         return tensor[chosen]
-    if layer == blocks.down and kind == "weight":
+    if layer == kept.blocks.down and kind == "weight":
         return tensor[:, chosen]
+    if kept.attention is not None and kept.heads is not None:
+        columns = kept.attention.columns(kept.heads[index])
+        if layer in kept.attention.projections:
+            return tensor[columns]
+        if layer == kept.attention.out and kind == "weight":
+            return tensor[:, columns]
     return tensor

@@ -3,7 +3,8 @@
 The loss is the usual one for such students: the divergence of the softened answers (Hinton et al.,
 "Distilling the Knowledge in a Neural Network", 2015), and the squared distance of the hidden states
 behind the blocks that both have (Sanh et al., "DistilBERT", 2019; Jiao et al., "TinyBERT", 2020).
-Unlabelled texts suffice.
+To these comes the divergence of the attention's relations in the last of these blocks (see
+:mod:`hasten.compress.relations`). Unlabelled texts suffice.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,6 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hasten.compress import relations
+from hasten.compress.batches import BATCH_SIZE, Collate, Order, Texts
+from hasten.errors import StorageError
 from hasten.reference.folder import storing, write_json
 from hasten.reference.module import quiet
 from hasten.tokenization import Tokens
@@ -29,13 +34,19 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 TEMPERATURE = 2.0
-BATCH_SIZE = 32
 LEARNING_RATE = 1e-4
 CHECKS = 10
-"""How often the agreement is looked at, and a checkpoint is kept."""
+"""How often the agreement is looked at, and a checkpoint is kept; at most."""
 
 PATIENCE = 4
 """Looks without a better agreement after which the rest is spared."""
+
+RELATIONS = 1.0
+"""Weight of the relations beside the answers and the hidden states, which have 1; 0 leaves them
+out. Those of queries, keys and values weigh alike, as in Wang et al. (2021)."""
+
+_CHECKPOINTS = 3
+"""On the disk at a time: the best, the last, and the one that is being written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +65,9 @@ class Lesson:
         seed: for the order of the texts and dropout.
         learning_rate: at its highest.
         dropout: whether the student's dropout is on.
+        relations: weight of the attention's relations in the loss.
+        bf16: whether products are computed in bfloat16; weights stay float32.
+        overdue: whether the time is over. Asked after each step; ends the lesson.
     """
 
     original: nn.Module
@@ -67,6 +81,9 @@ class Lesson:
     seed: int
     learning_rate: float = LEARNING_RATE
     dropout: bool = True
+    relations: float = RELATIONS
+    bf16: bool = False
+    overdue: Callable[[], bool] = bool
 
 
 def teach(lesson: Lesson, folder: Path, tell: Callable[[int, float | None], None]) -> list[float]:
@@ -79,11 +96,14 @@ def teach(lesson: Lesson, folder: Path, tell: Callable[[int, float | None], None
 
     Returns:
         The agreement at each look, in order.
+
+    Raises:
+        StorageError: there is no room for checkpoints in ``folder``.
     """
     for checkpoint in folder.glob("checkpoint-*"):
-        # The state is written last: without it, a run was killed while it wrote the rest.
-        if not (checkpoint / "trainer_state.json").exists():
+        if not _is_whole(checkpoint):
             shutil.rmtree(checkpoint)
+    _require_room(lesson, folder)
     with quiet():
         trainer = _trainer()(lesson, folder, tell)
         trainer.train(resume_from_checkpoint=any(folder.glob("checkpoint-*")))
@@ -98,38 +118,124 @@ def teach_once(
     """As :func:`teach`; what an earlier run has taught to the end is taken from ``folder``.
 
     Raises:
-        StorageError: ``folder`` cannot be written.
+        StorageError: there is no room in ``folder``.
     """
     from safetensors.torch import load_model, save_model
 
     weights, looks = folder / "taught.safetensors", folder / "taught.json"
-    if looks.exists():  # written last
-        load_model(lesson.student, weights)
-        agreements: list[float] = json.loads(looks.read_text(encoding="utf-8"))["agreements"]
-        return agreements
-    agreements = teach(lesson, folder, tell)
-    with storing(weights):
-        save_model(lesson.student, str(weights))
-    write_json(looks, {"agreements": agreements})
-    return agreements
+    if not looks.exists():  # written last
+        agreements = teach(lesson, folder, tell)
+        try:
+            save_model(lesson.student, str(weights))
+        except Exception as error:  # OSError, and what safetensors makes of it
+            raise unwritable(folder, error) from error
+        write_json(looks, {"agreements": agreements})
+    load_model(lesson.student, weights)
+    # What comes next may need their room.
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    found: list[float] = json.loads(looks.read_text(encoding="utf-8"))["agreements"]
+    return found
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether all of it was written. The state comes last, and may itself have been cut off."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def checkpoint_bytes(student: nn.Module) -> int:
+    """What a checkpoint takes: the weights, and two moments of each that is trained."""
+    return sum(
+        weight.nbytes * (3 if weight.requires_grad else 1) for weight in student.parameters()
+    )
+
+
+def _require_room(lesson: Lesson, folder: Path) -> None:
+    with storing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = sum(path.stat().st_size for path in folder.glob("checkpoint-*/*"))
+        free = shutil.disk_usage(folder).free
+    needed = _CHECKPOINTS * checkpoint_bytes(lesson.student) - kept
+    if free < needed:
+        raise StorageError(
+            f"checkpoints need {needed / 1e9:,.2f} GB more, and {folder} has {free / 1e9:,.2f} GB",
+            fix="Make room, and give the same command again: it continues. Or choose another -o.",
+        )
+
+
+def freeze_embeddings(student: nn.Module) -> None:
+    """Leave all embedding tables (words, positions, segments) as they are."""
+    from torch import nn
+
+    for module in student.modules():
+        if isinstance(module, nn.Embedding):
+            module.weight.requires_grad_(False)
 
 
 def time_steps(lesson: Lesson, count: int) -> float:
-    """Seconds for one batch of teaching, on copies; the first of ``count`` is not counted."""
+    """Seconds for one step of teaching, on copies; the first of ``count`` is not counted.
+
+    The batches are as the Trainer makes them, of texts of similar length, spread over all lengths.
+    """
     import torch
 
-    trial = copy.deepcopy(lesson.student).train()
-    collate, texts = _Collate(lesson.pad_token_id), _Texts(lesson)
-    every = max(1, len(texts) // (count * BATCH_SIZE))
+    trial = copy.deepcopy(lesson.student).train(lesson.dropout)
+    optimizer = torch.optim.AdamW([weight for weight in trial.parameters() if weight.requires_grad])
+    collate, texts = Collate(lesson.pad_token_id), Texts(lesson.tokens, lesson.gold)
+    order = np.argsort(lesson.tokens.lengths, kind="stable")
+    # The longest first, which warms up and allocates all that is ever needed.
+    places = [1.0, *((index + 0.5) / (count - 1) for index in range(count - 1))]
     took_s = []
     with torch.random.fork_rng(devices=()):
-        for number in range(count):
+        for place in places:
             begin_s = time.perf_counter()
-            chosen = [(number + i * count) * every % len(texts) for i in range(BATCH_SIZE)]
-            inputs = collate([texts[index] for index in chosen])
+            first = int(place * max(0, len(texts) - BATCH_SIZE))
+            inputs = collate([texts[int(index)] for index in order[first : first + BATCH_SIZE]])
             loss(lesson, trial, inputs)[0].backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(trial.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
             took_s.append(time.perf_counter() - begin_s)
     return statistics.mean(took_s[1:])
+
+
+def time_checkpoint(lesson: Lesson, folder: Path) -> float:
+    """Seconds that writing a checkpoint takes, from writing the weights once.
+
+    Raises:
+        StorageError: they cannot be written.
+    """
+    from safetensors.torch import save_model
+
+    path = folder / "trial.safetensors"
+    begin_s = time.perf_counter()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(lesson.student, str(path))
+        took_s = time.perf_counter() - begin_s
+        return took_s * checkpoint_bytes(lesson.student) / max(1, path.stat().st_size)
+    except Exception as error:  # OSError, and what safetensors makes of it
+        raise unwritable(folder, error) from error
+    finally:
+        with suppress(OSError):
+            path.unlink()
+
+
+def unwritable(folder: Path, error: Exception) -> StorageError:
+    """What to say when a checkpoint cannot be written."""
+    return StorageError(
+        f"a checkpoint cannot be written into {folder}: {error}",
+        fix="Make room there, and give the same command again: it continues from the last one.",
+    )
+
+
+def looks_every(steps: int) -> int:
+    """After how many steps the agreement is looked at."""
+    return max(1, -(-steps // CHECKS))
 
 
 def loss(lesson: Lesson, student: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Any]:
@@ -138,18 +244,38 @@ def loss(lesson: Lesson, student: nn.Module, inputs: dict[str, Tensor]) -> tuple
     from torch.nn import functional
 
     gold = inputs.pop("gold", None)
-    outputs: Any = student(**inputs, output_hidden_states=True)
-    with torch.no_grad():
-        truth: Any = lesson.original(**inputs, output_hidden_states=True)
-    total = _divergence(outputs.logits, truth.logits)
-    mask = inputs["attention_mask"][:, :, None].bool()
+    mask = inputs["attention_mask"].bool()
+    with ExitStack() as stack:
+        # Weights and the loss stay float32: only products are computed in bfloat16.
+        stack.enter_context(torch.autocast("cpu", torch.bfloat16, enabled=lesson.bf16))
+        watched = _watch_relations(lesson, student, stack) if lesson.relations else None
+        outputs: Any = student(**inputs, output_hidden_states=True)
+        with torch.no_grad():
+            truth: Any = lesson.original(**inputs, output_hidden_states=True)
+    outputs.logits = outputs.logits.float()
+    total = _divergence(outputs.logits, truth.logits.float())
+    tokens = mask[:, :, None]
     for own, index in zip(outputs.hidden_states[1:], lesson.layers, strict=True):
-        other = truth.hidden_states[index + 1]
-        distance = functional.mse_loss(own.masked_select(mask), other.masked_select(mask))
-        total = total + distance / len(lesson.layers) / other.masked_select(mask).var()
+        other = truth.hidden_states[index + 1].float().masked_select(tokens)
+        distance = functional.mse_loss(own.float().masked_select(tokens), other)
+        total = total + distance / len(lesson.layers) / other.var()
+    if watched is not None:
+        total = total + lesson.relations * relations.difference(*watched, mask)
     if gold is not None:
         total = total + functional.cross_entropy(outputs.logits, gold)
     return total, outputs
+
+
+def _watch_relations(
+    lesson: Lesson, student: nn.Module, stack: ExitStack
+) -> tuple[relations.Watched, relations.Watched] | None:
+    """The student's last block and the original's that it was, where their parts are known."""
+    ours, theirs = relations.attention_of(student), relations.attention_of(lesson.original)
+    if ours is None or theirs is None:
+        return None
+    own = relations.watching(student, ours, len(lesson.layers) - 1)
+    other = relations.watching(lesson.original, theirs, lesson.layers[-1])
+    return stack.enter_context(own), stack.enter_context(other)
 
 
 def _divergence(logits: Tensor, truth: Tensor) -> Tensor:
@@ -164,64 +290,77 @@ def _divergence(logits: Tensor, truth: Tensor) -> Tensor:
     return divergence * TEMPERATURE**2
 
 
-@cache
-def _trainer() -> Any:
-    """The class; made here, since transformers is slow to import."""
-    from transformers import (
-        EarlyStoppingCallback,
-        PrinterCallback,
-        Trainer,
-        TrainerCallback,
-        TrainingArguments,
+def _arguments(lesson: Lesson, folder: Path) -> Any:
+    """Trainer's settings."""
+    from transformers import TrainingArguments
+
+    every = looks_every(lesson.steps)
+    return TrainingArguments(
+        output_dir=str(folder),
+        use_cpu=True,  # the original and what it is compared with stay there too
+        max_steps=lesson.steps,
+        per_device_train_batch_size=BATCH_SIZE,
+        learning_rate=lesson.learning_rate,
+        warmup_steps=lesson.steps // 20,
+        lr_scheduler_type="linear",
+        weight_decay=0.01,
+        remove_unused_columns=False,
+        eval_strategy="steps",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        restore_callback_states_from_checkpoint=True,
+        metric_for_best_model="agreement",
+        greater_is_better=True,
+        seed=lesson.seed,
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        logging_strategy="no",
     )
 
+
+@cache
+def _teller() -> Any:
+    """The class; made here, since transformers is slow to import."""
+    from transformers import TrainerCallback
+
     class Teller(TrainerCallback):
-        def __init__(self, tell: Callable[[int, float | None], None]) -> None:
-            self._tell = tell
+        def __init__(self, lesson: Lesson, tell: Callable[[int, float | None], None]) -> None:
+            self._lesson, self._tell = lesson, tell
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self._tell(state.global_step, state.best_metric)
+            if self._lesson.overdue():
+                control.should_training_stop = True
+
+    return Teller
+
+
+@cache
+def _trainer() -> Any:
+    """The class; made here, since transformers is slow to import."""
+    from transformers import EarlyStoppingCallback, PrinterCallback, Trainer
 
     class Distiller(Trainer):
         def __init__(
             self, lesson: Lesson, folder: Path, tell: Callable[[int, float | None], None]
         ) -> None:
-            every = max(1, lesson.steps // CHECKS)
             self._lesson = lesson
             super().__init__(
                 lesson.student,
-                TrainingArguments(
-                    output_dir=str(folder),
-                    use_cpu=True,  # the original and what it is compared with stay there too
-                    max_steps=lesson.steps,
-                    per_device_train_batch_size=BATCH_SIZE,
-                    learning_rate=lesson.learning_rate,
-                    warmup_steps=lesson.steps // 20,
-                    lr_scheduler_type="linear",
-                    weight_decay=0.01,
-                    train_sampling_strategy="group_by_length",
-                    remove_unused_columns=False,
-                    eval_strategy="steps",
-                    eval_steps=every,
-                    save_strategy="steps",
-                    save_steps=every,
-                    save_total_limit=2,
-                    load_best_model_at_end=True,
-                    restore_callback_states_from_checkpoint=True,
-                    metric_for_best_model="agreement",
-                    greater_is_better=True,
-                    seed=lesson.seed,
-                    report_to="none",
-                    disable_tqdm=True,
-                    dataloader_pin_memory=False,
-                    logging_strategy="no",
-                ),
-                data_collator=_Collate(lesson.pad_token_id),
-                train_dataset=_Texts(lesson),
+                _arguments(lesson, folder),
+                data_collator=Collate(lesson.pad_token_id),
+                train_dataset=Texts(lesson.tokens, lesson.gold),
                 eval_dataset=[],
-                callbacks=[Teller(tell), EarlyStoppingCallback(PATIENCE)],
+                callbacks=[_teller()(lesson, tell), EarlyStoppingCallback(PATIENCE)],
             )
             self.remove_callback(PrinterCallback)
+
+        def _get_train_sampler(self, *_: Any) -> Any:
+            return Order(self._lesson.tokens, self._lesson.seed, lambda: self.state.global_step)
 
         def compute_loss(
             self,
@@ -235,6 +374,15 @@ def _trainer() -> Any:
             total, outputs = loss(self._lesson, model, dict(inputs))
             return (total, outputs) if return_outputs else total
 
+        def _save_checkpoint(self, model: Any, trial: Any) -> None:
+            try:
+                super()._save_checkpoint(model, trial)
+            except Exception as error:  # OSError, and what torch and safetensors make of it
+                folder = Path(str(self.args.output_dir))
+                # Half of a checkpoint helps nobody, and takes up room.
+                shutil.rmtree(folder / f"checkpoint-{self.state.global_step}", ignore_errors=True)
+                raise unwritable(folder, error) from error
+
         def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
             metrics = {"eval_agreement": self._lesson.agreement(self._lesson.student)}
             self.log(metrics)
@@ -244,44 +392,3 @@ def _trainer() -> Any:
             return metrics
 
     return Distiller
-
-
-class _Texts:
-    """The training texts as ``transformers`` wants them: one dict a text."""
-
-    def __init__(self, lesson: Lesson) -> None:
-        self._tokens, self._gold = lesson.tokens, lesson.gold
-
-    def __len__(self) -> int:
-        return len(self._tokens)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        if index >= len(self):
-            raise IndexError(index)  # ends a loop over all of them
-        begin, end = self._tokens.offsets[index : index + 2]
-        item: dict[str, Any] = {"input_ids": self._tokens.ids[begin:end].tolist()}
-        if self._gold is not None:
-            item["gold"] = self._gold[index]
-        return item
-
-
-class _Collate:
-    """Pads a batch."""
-
-    def __init__(self, pad_token_id: int) -> None:
-        self._pad = pad_token_id
-
-    def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        import torch
-
-        lengths = np.array([len(item["input_ids"]) for item in items])
-        mask = np.arange(lengths.max()) < lengths[:, None]
-        ids = np.full(mask.shape, self._pad, np.int64)
-        ids[mask] = np.concatenate([item["input_ids"] for item in items])
-        batch = {
-            "input_ids": torch.from_numpy(ids),
-            "attention_mask": torch.from_numpy(mask.astype(np.int64)),
-        }
-        if "gold" in items[0]:
-            batch["gold"] = torch.tensor([item["gold"] for item in items])
-        return batch

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasten.compress import blocks
+from hasten.reference.heads import Attention
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -33,12 +34,34 @@ def of_units(model: Any, batches: Iterable[Inputs]) -> Importance:
     Returns:
         float64 [blocks, width].
     """
+    return _effects(model, blocks.find(model).down_layers(model), 1, batches)
+
+
+def of_heads(model: Any, attention: Attention, batches: Iterable[Inputs]) -> Importance:
+    """How much the answers depend on each attention head; measured as for units.
+
+    What a head gives is a vector: leaving it out is what leaving out all of it does (Michel et
+    al., NeurIPS 2019).
+
+    Args:
+        model: a ``transformers`` classifier, in eval mode, with as many heads in each block.
+        attention: its.
+        batches: its inputs by name, each [batch, length].
+
+    Returns:
+        float64 [blocks, heads].
+    """
+    return _effects(model, attention.out_layers(model), attention.head_size, batches)
+
+
+def _effects(
+    model: Any, layers: Sequence[nn.Module], together: int, batches: Iterable[Inputs]
+) -> Importance:
+    """What leaving out inputs of ``layers`` does, so many ``together``: [layers, groups]."""
     import torch
 
-    found = blocks.find(model)
-    sums = np.zeros((found.count, found.width))
+    sums: list[Any] = [0.0] * len(layers)
     texts = 0
-    layers = found.down_layers(model)
     for inputs in batches:
         seen: list[Tensor] = []
         hooks = [layer.register_forward_pre_hook(_keeping(seen)) for layer in layers]
@@ -51,9 +74,10 @@ def of_units(model: Any, batches: Iterable[Inputs]) -> Importance:
                 hook.remove()
         texts += len(logits)
         for index, (units, gradient) in enumerate(zip(seen, gradients, strict=True)):
-            effect = (units * gradient).flatten(1, -2).sum(1).abs().sum(0)
-            sums[index] += effect.detach().numpy()
-    return sums / max(texts, 1)
+            effect = (units * gradient).flatten(1, -2).sum(1)
+            effect = effect.reshape(len(logits), -1, together).sum(2).abs().sum(0)
+            sums[index] = sums[index] + effect.detach().double().numpy()
+    return np.stack(sums) / max(texts, 1)
 
 
 def _keeping(seen: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
@@ -109,9 +133,10 @@ def choose_layers(
 
     def judged(layers: Sequence[int]) -> float:
         nonlocal done
+        result = loss(layers)
         done += 1
         tell(done / total)
-        return loss(layers)
+        return result
 
     kept = list(range(count))
     best = 0.0

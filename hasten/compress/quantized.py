@@ -55,17 +55,27 @@ def lesson_of(lesson: Lesson, batches: Iterable[Mapping[str, Tensor]]) -> Lesson
 
     By the student and not by the original: the two are one folder, and what ``hasten tune`` asks
     of int8 is the fp32 model's answers. Labels have taught it already. Without dropout, which
-    would be noise beside the rounding that is to be learnt.
+    would be noise beside the rounding that is to be learnt, and so would bfloat16 be: it has no
+    more bits than the integers. What is frozen in the student stays so; the attention's relations
+    follow from hidden states that are taught behind every block.
     """
     teacher = copy.deepcopy(lesson.student).requires_grad_(False).eval()
+    student = quantizable(teacher, batches)
+    frozen = {
+        name for name, weight in lesson.student.named_parameters() if not weight.requires_grad
+    }
+    for name, weight in student.named_parameters():
+        weight.requires_grad_(name not in frozen)
     return replace(
         lesson,
         original=teacher,
-        student=quantizable(teacher, batches),
+        student=student,
         layers=range(blocks.find(teacher).count),
         gold=None,
         learning_rate=_LEARNING_RATE,
         dropout=False,
+        relations=0.0,
+        bf16=False,
     )
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,23 +15,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hasten import tasks
-from hasten.batching import plan
-from hasten.compress import blocks, distil, importance, quantized
+from hasten import corpus, hardware, tasks
+from hasten.compress import blocks, distil, importance, quantized, schedule, vocabulary
 from hasten.compress.distil import Lesson
-from hasten.errors import BudgetError, ChoiceError, InputError, ResumeError
-from hasten.parity import compare
-from hasten.records import Event, Parity, Progress, Strategy, Student
+from hasten.compress.runner import Lot, Runner
+from hasten.compress.schedule import FEWEST_TEXTS, Phase, Teller, Upkeep
+from hasten.compress.sizes import Sizes, Wanted, resolve, whole_sizes
+from hasten.compress.vocabulary import Vocabulary
+from hasten.errors import ChoiceError, InputError, ModelError, ResumeError
+from hasten.records import Event, Student
 from hasten.reference import Reference
+from hasten.reference import heads as attention
 from hasten.reference.folder import TOKENIZER_FILES, storing, write_json
 from hasten.reference.module import load_original, quiet
-from hasten.tokenization import Tokens
 
 if TYPE_CHECKING:
     from torch import nn
 
-FEWEST_TEXTS = 200
-"""Fewer leave too little to teach with and to judge by."""
+__all__ = ["Wanted", "make", "split"]
 
 _JUDGING = (0.2, 1000)
 """Share of the texts that judge the result, and how many at most."""
@@ -39,49 +40,43 @@ _JUDGING = (0.2, 1000)
 _WATCHING = (0.1, 300)
 """Share of the texts by which training is watched, and blocks are chosen."""
 
-_WEIGHING = 128
-"""Texts on which it is measured what can be left out."""
-
-_MULTIPLE = 16
-"""Engines like widths of whole vectors."""
-
-_MOST_EPOCHS = 20
-"""A budget that holds more is not used up: little is learnt after so many."""
-
 _INT8_SHARE = 0.3
-"""Of the time for teaching, where blocks or units were left out too: rounding moves the answers far
-less than that does, and ranges settle within a few hundred steps."""
+"""Of the time for teaching, where something else is taught too: rounding moves the answers far less
+than leaving blocks or units out does, and ranges settle within a few hundred steps."""
 
-_TIMED_STEPS = 4
-"""The first warms up and is not counted."""
-
-_RESERVE = 0.05
-"""Of the time: for the last comparison and for writing."""
-
-_KNOWN = 0.02
-"""Share of the work from which on it tells how long the rest takes."""
-
-_RUN = Strategy("token_budget", 64, token_budget=2048)
+_DECISIVE = ("layers", "ffn_width", "heads", "embeddings", "freeze_embeddings", "int8", "seed")
+"""What an interrupted run must have been asked for as well."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is asked for; None leaves it as it is."""
+class _Lots:
+    """The texts that watch, by which is chosen and stopped, and those that judge."""
 
-    layers: int | None
-    ffn_width: int | None
-    budget_s: float
-    seed: int
-    int8: bool = False
+    watch: Lot
+    judge: Lot
+
+    def renumbered(self, words: Vocabulary) -> _Lots:
+        watch, judge = (
+            replace(lot, tokens=words.renumbered(lot.tokens)) for lot in (self.watch, self.judge)
+        )
+        return _Lots(watch, judge)
 
 
 @dataclass(frozen=True, slots=True)
-class _Lot:
-    """Texts for one purpose, and what the original answers: float32 [texts, k]."""
+class _Plan:
+    """What is decided before anything is taught, and what a resumed run takes over.
 
-    texts: tuple[str, ...]
-    tokens: Tokens
-    truth: NDArray[np.float32]
+    Attributes:
+        steps: in floating point; 0 where nothing was left out that has to be made up for.
+        int8_steps: with 8-bit integers.
+        int8_s: what these take, with all that belongs to them.
+        bf16: see :class:`hasten.compress.distil.Lesson`.
+    """
+
+    steps: int
+    int8_steps: int
+    int8_s: float
+    bf16: bool
 
 
 def make(
@@ -92,6 +87,7 @@ def make(
     *,
     work: Path,
     report: Callable[[Event], None],
+    begin_s: float | None = None,
 ) -> Student:
     """Make a student of ``reference`` in ``work / "student"``, an ordinary model folder.
 
@@ -102,34 +98,37 @@ def make(
         wanted: which sizes.
         work: an earlier, interrupted run's folder is taken up.
         report: is told about progress.
+        begin_s: when the budget began, by ``time.monotonic``; by default, now.
 
     Raises:
-        ModelError: the model's blocks cannot be taken apart.
+        ModelError: the model's blocks, heads or words cannot be taken apart.
         ChoiceError: sizes that cannot be.
         InputError: too few texts.
         BudgetError: the time does not hold one pass over the texts.
-        StorageError: ``work`` cannot be written.
+        StorageError: ``work`` cannot be written, or has no room for checkpoints.
     """
-    begin_s = time.monotonic()
+    begin_s = time.monotonic() if begin_s is None else begin_s
     _refuse_others(work / "asked.json", reference, texts, labels, wanted)
-    original = load_original(reference.folder / "module")
-    found = blocks.find(original)
-    layers, width = _sizes(found, wanted)
+    original = _original(reference)
+    whole = whole_sizes(original)
+    sizes = resolve(whole, wanted)
     known = list(dict.fromkeys(texts))
-    taught, watched, judging = (
-        [known[int(i)] for i in part] for part in split(len(known), wanted.seed)
-    )
-    runner = _Runner(reference)
-    watch = runner.lot(original, watched)
-    tell = _Teller(report, begin_s)
-    tell("choose", "what can be left out", 0.02)
-    choice = _once(
-        work / "choice.json",
-        lambda: _choose(original, runner, watch, (layers, width), tell),
-    )
-    student = blocks.cut(original, choice["layers"], choice["units"])
-    judge = runner.lot(original, judging)
-    before = runner.parity(student, judge)
+    parts = split(len(known), wanted.seed)
+    taught, watched, judging = ([known[int(i)] for i in part] for part in parts)
+    runner = Runner(reference)
+    tell = Teller(report, begin_s, wanted.budget_s)
+    tell("choose", "what can be left out")
+    words = None
+    if wanted.embeddings:
+        words = vocabulary.reduce(reference, original, known, runner.tokens(known), parts[2])
+    lots = _Lots(runner.lot(original, watched), runner.lot(original, judging))
+    choice = _once(work / "choice.json", lambda: _choose(original, runner, lots.watch, sizes, tell))
+    student = blocks.cut(original, choice["layers"], choice["units"], choice["heads"])
+    if wanted.freeze_embeddings:
+        distil.freeze_embeddings(student)
+    compare_s = time.monotonic()
+    before = runner.parity(student, lots.judge)
+    compare_s = time.monotonic() - compare_s
     lesson = Lesson(
         original=original,
         student=student,
@@ -137,63 +136,159 @@ def make(
         tokens=runner.tokens(taught),
         pad_token_id=reference.info.pad_token_id,
         gold=_gold(reference, texts, labels, taught),
-        agreement=partial(runner.agreement, watch),
+        agreement=partial(runner.agreement, lots.watch),
         steps=0,
         seed=wanted.seed,
+        bf16=hardware.detect().has_bf16,
     )
-    pruned = (layers, width) != (found.count, found.width)
-    shares = _shares(pruned, wanted.int8)
-    some = runner.some(lesson.tokens)
-    spent_s = time.monotonic() - begin_s
-    rounding = quantized.lesson_of(lesson, some) if wanted.int8 else lesson
-    steps = _once(
-        work / "steps.json",
-        lambda: {
-            "steps": _steps(lesson, wanted, spent_s, shares[0]),
-            "int8_steps": _steps(rounding, wanted, spent_s, shares[1]),
-        },
-    )
-    lesson = replace(lesson, steps=steps["steps"])
-    agreements: list[float] = []
-    if pruned:
-        begun = tell.teaching("teach", lesson.steps, 0.0, shares[0])
-        agreements = distil.teach_once(lesson, work / "checkpoints", begun)
-    after = runner.parity(student, judge)
-    _write(student, reference, work / "student")
-    result = Student(
+    teacher = _Teacher(runner, wanted, work, tell, compare_s)
+    plan = teacher.plan(lesson, lots, pruned=sizes != whole)
+    agreements = teacher.teach(lesson, plan)
+    if words is not None:
+        vocabulary.shrink(student, words)
+        lots = lots.renumbered(words)
+        lesson = replace(lesson, tokens=words.renumbered(lesson.tokens))
+    after = runner.parity(student, lots.judge)
+    _write(student, reference, words, work / "student")
+    seen = sorted(map(corpus.digest, (*taught, *watched)))
+    write_json(work / "student" / corpus.TAUGHT, {"texts": seen})
+    int8 = teacher.teach_int8(lesson, lots, plan) if wanted.int8 else {}
+    return Student(
         layers=tuple(choice["layers"]),
-        of_layers=found.count,
-        ffn_width=width,
-        of_ffn_width=found.width,
+        of_layers=whole.layers,
+        ffn_width=sizes.ffn_width,
+        of_ffn_width=whole.ffn_width,
         parameter_count=_parameters(student),
         of_parameter_count=_parameters(original),
-        taught_texts=len(taught),
-        steps=lesson.steps,
+        taught_texts=len(taught) if plan.steps or plan.int8_steps else 0,
+        steps=plan.steps,
         agreements=tuple(agreements),
         before=before,
         after=after,
-        seconds=time.monotonic() - begin_s,
+        seconds=tell.spent_s,
+        asked_ffn_width=wanted.ffn_width,
+        heads=sizes.heads,
+        of_heads=whole.heads,
+        **_of_words(words, original),
+        **int8,
     )
-    if not wanted.int8:
-        return result
-    # Rounding changes a few answers in a hundred: too few to tell one look from another.
-    watching = partial(runner.closeness, runner.lot(student, watched))
-    rounding = replace(
-        quantized.lesson_of(lesson, some), agreement=watching, steps=steps["int8_steps"]
-    )
-    begun = tell.teaching("teach int8", rounding.steps, *shares, "of the outputs kept")
-    int8 = quantized.teach(rounding, work, partial(runner.parity, judge=judge), begun)
-    return replace(result, **int8, seconds=time.monotonic() - begin_s)
 
 
-def _shares(pruned: bool, int8: bool) -> tuple[float, float]:
-    """Of the time for teaching: in floating point, and with 8-bit integers.
+@dataclass(frozen=True, slots=True)
+class _Teacher:
+    """Teaches within the budget, first in floating point and then with 8-bit integers.
 
-    What was not pruned has nothing to learn in floating point: it is the original.
+    ``compare_s`` is how long the texts that judge take.
     """
-    if not pruned:
-        return 0.0, 1.0
-    return (1.0 - _INT8_SHARE, _INT8_SHARE) if int8 else (1.0, 0.0)
+
+    runner: Runner
+    wanted: Wanted
+    work: Path
+    tell: Teller
+    compare_s: float
+
+    def plan(self, lesson: Lesson, lots: _Lots, *, pruned: bool) -> _Plan:
+        """How many steps fit, or what an interrupted run had.
+
+        What was not pruned has nothing to learn in floating point: it is the original.
+
+        Raises:
+            BudgetError: not even one pass over the texts.
+            StorageError: no checkpoint can be written.
+        """
+
+        def decide() -> dict[str, Any]:
+            phases: list[Phase] = []
+            if pruned or self.wanted.int8:
+                self.tell("teach", "how long a step takes")
+            if pruned:
+                look_s = self.compare_s * len(lots.watch.texts) / len(lots.judge.texts)
+                share = 1.0 - _INT8_SHARE if self.wanted.int8 else 1.0
+                folder = self.work / "checkpoints"
+                checkpoint_s = distil.time_checkpoint(lesson, folder)
+                upkeep = Upkeep(look_s, checkpoint_s, self.compare_s)
+                phases.append(schedule.phase(lesson, upkeep, share))
+            if self.wanted.int8:
+                phases.append(self._int8_phase(lesson, lots, _INT8_SHARE if pruned else 1.0))
+            counts = schedule.steps(
+                phases,
+                budget_s=self.wanted.budget_s,
+                spent_s=self.tell.spent_s,
+                taught_share=1.0 - _JUDGING[0] - _WATCHING[0],
+            )
+            return {
+                "steps": counts[0] if pruned else 0,
+                "int8_steps": counts[-1] if self.wanted.int8 else 0,
+                "int8_s": phases[-1].takes_s(counts[-1]) if self.wanted.int8 else 0.0,
+                "bf16": lesson.bf16,
+            }
+
+        return _Plan(**_once(self.work / "steps.json", decide))
+
+    def _int8_phase(self, lesson: Lesson, lots: _Lots, share: float) -> Phase:
+        rounding = quantized.lesson_of(lesson, self.runner.some(lesson.tokens))
+        begin_s = time.monotonic()
+        self.runner.outputs(rounding.student, lots.watch.tokens)
+        look_s = time.monotonic() - begin_s
+        judge_s = look_s * len(lots.judge.texts) / len(lots.watch.texts)
+        # It is compared and looked at before it is taught as well, and so is its teacher.
+        end_s = 2 * judge_s + 2 * look_s
+        upkeep = Upkeep(look_s, distil.time_checkpoint(rounding, self.work / "int8"), end_s)
+        return schedule.phase(rounding, upkeep, share, " with 8-bit integers")
+
+    def teach(self, lesson: Lesson, plan: _Plan) -> list[float]:
+        """Teach in floating point what is to be taught; the agreement at each look."""
+        if not plan.steps:
+            return []
+        end_s = self.compare_s + plan.int8_s
+        lesson = replace(lesson, steps=plan.steps, bf16=plan.bf16, overdue=self._overdue(end_s))
+        told = self.tell.teaching("teach", plan.steps, end_s)
+        return distil.teach_once(lesson, self.work / "checkpoints", told)
+
+    def teach_int8(self, lesson: Lesson, lots: _Lots, plan: _Plan) -> dict[str, Any]:
+        """Teach the student, as it is written, with 8-bit integers; the record's fields of it."""
+        rounding = quantized.lesson_of(lesson, self.runner.some(lesson.tokens))
+        # Rounding changes a few answers in a hundred: too few to tell one look from another.
+        truth = self.runner.outputs(lesson.student, lots.watch.tokens)
+        rounding = replace(
+            rounding,
+            agreement=partial(self.runner.closeness, replace(lots.watch, truth=truth)),
+            steps=plan.int8_steps,
+            overdue=self._overdue(self.compare_s),
+        )
+        told = self.tell.teaching(
+            "teach int8", plan.int8_steps, self.compare_s, "of the outputs kept"
+        )
+        parity = partial(self.runner.parity, judge=lots.judge)
+        return quantized.teach(rounding, self.work, parity, told)
+
+    def _overdue(self, end_s: float) -> Callable[[], bool]:
+        """Whether no more is left than what comes at the end."""
+        return lambda: self.tell.spent_s > self.wanted.budget_s - end_s
+
+
+def _original(reference: Reference) -> Any:
+    if reference.kind != "huggingface":
+        raise ModelError(
+            f"{reference.info.name} is code, of which nobody knows how to say that it is smaller",
+            fix="Give a Hugging Face folder or hub id.",
+        )
+    return load_original(reference.folder / "module")
+
+
+def _of_words(words: Vocabulary | None, original: Any) -> dict[str, Any]:
+    """The record's fields of the vocabulary."""
+    table = original.get_input_embeddings().weight
+    rows = len(table)
+    if words is None:
+        return {"vocabulary": rows, "of_vocabulary": rows}
+    saved = (rows - len(words.kept)) * table.shape[1] * table.itemsize
+    return {
+        "vocabulary": len(words.kept),
+        "of_vocabulary": rows,
+        "vocabulary_saved_bytes": saved,
+        "unseen_share": words.unseen_share,
+    }
 
 
 def _refuse_others(
@@ -208,7 +303,7 @@ def _refuse_others(
     asked = {
         "model": reference.fingerprint(),
         "texts": digest.hexdigest(),
-        **{name: getattr(wanted, name) for name in ("layers", "ffn_width", "seed", "int8")},
+        **{name: getattr(wanted, name) for name in _DECISIVE},
     }
     then = _once(path, lambda: asked)
     if then != asked:
@@ -219,42 +314,12 @@ def _refuse_others(
         )
 
 
-def _sizes(found: blocks.Blocks, wanted: Wanted) -> tuple[int, int]:
-    layers = found.count if wanted.layers is None else wanted.layers
-    width = found.width if wanted.ffn_width is None else wanted.ffn_width
-    if not 1 <= layers <= found.count:
-        raise ChoiceError(
-            f"--layers is {layers}, and the model has {found.count}",
-            fix=f"It must be from 1 to {found.count}.",
-        )
-    if not 1 <= width <= found.width:
-        raise ChoiceError(
-            f"--ffn-width is {width}, and the model's is {found.width}",
-            fix=f"It must be from {_MULTIPLE} to {found.width}.",
-        )
-    if width < found.width:
-        width = max(_MULTIPLE, width // _MULTIPLE * _MULTIPLE)
-    if (layers, width) == (found.count, found.width) and not wanted.int8:
-        raise ChoiceError(
-            "nothing was asked to be left out",
-            fix=f"--layers {max(1, found.count // 2)} or --ffn-width {found.width // 2}, or both; "
-            "--int8 goes with all of them as well.",
-        )
-    return layers, width
-
-
 def _choose(
-    original: Any,
-    runner: _Runner,
-    watch: _Lot,
-    sizes: tuple[int, int],
-    tell: _Teller,
+    original: Any, runner: Runner, watch: Lot, sizes: Sizes, tell: Teller
 ) -> dict[str, Any]:
-    """Which blocks stay, and which units of each."""
-    layers, width = sizes
-    found = blocks.find(original)
+    """Which blocks stay, and which units and heads of each."""
+    found, known = blocks.find(original), attention.find(original)
     everything = [list(range(found.width))] * found.count
-
     some = runner.first(watch.tokens)
     truth = watch.truth[: len(some)]
 
@@ -263,91 +328,22 @@ def _choose(
         return float(np.square(outputs - truth).mean())
 
     chosen = list(range(found.count))
-    if layers < found.count:
-        chosen = importance.choose_layers(
-            found.count, layers, loss, lambda done: tell("choose", "blocks", 0.02 * done)
-        )
-    units = everything
-    if width < found.width:
+    if sizes.layers < found.count:
+        chosen = importance.choose_layers(found.count, sizes.layers, loss, tell.choosing("blocks"))
+    units, heads = everything, None
+    if sizes.ffn_width < found.width:
+        tell("choose", "feed-forward units")
         weights = importance.of_units(original, runner.batches(some))
-        units = importance.most_important(weights, width)
-    return {"layers": chosen, "units": [units[index] for index in chosen]}
-
-
-class _Runner:
-    """Runs models of one reference over texts."""
-
-    def __init__(self, reference: Reference) -> None:
-        self._info = reference.info
-        self._task = tasks.get(reference.info.task)
-        self._tokenizer = reference.tokenizer()
-
-    def tokens(self, texts: Sequence[str]) -> Tokens:
-        return self._tokenizer.encode(texts)
-
-    def lot(self, original: nn.Module, texts: Sequence[str]) -> _Lot:
-        """Texts with what the original answers."""
-        tokens = self.tokens(texts)
-        return _Lot(tuple(texts), tokens, self.outputs(original, tokens))
-
-    def first(self, tokens: Tokens) -> Tokens:
-        """A few of them; they stand in random order."""
-        return tokens.select(np.arange(min(_WEIGHING, len(tokens))))
-
-    def some(self, tokens: Tokens) -> list[dict[str, Any]]:
-        """A few of them as batches."""
-        return list(self.batches(self.first(tokens)))
-
-    def batches(self, tokens: Tokens) -> Iterator[dict[str, Any]]:
-        """The model's inputs, a few texts at a time."""
-        import torch
-
-        for begin in range(0, len(tokens), 16):
-            ids, mask = tokens.pad(range(begin, min(begin + 16, len(tokens))), self._pad)
-            yield {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
-
-    @property
-    def _pad(self) -> int:
-        return self._info.pad_token_id
-
-    def outputs(self, model: Any, tokens: Tokens) -> NDArray[np.float32]:
-        """Logits, float32 [texts, k]; the model is as it was afterwards."""
-        import torch
-
-        training = model.training
-        model.eval()
-        rows: list[NDArray[np.float32]] = []
-        order = plan(tokens.lengths, _RUN)
-        with torch.inference_mode():
-            for batch in order:
-                ids, mask = map(torch.from_numpy, tokens.pad(batch, self._pad))
-                rows.append(model(input_ids=ids, attention_mask=mask).logits.numpy())
-        model.train(training)
-        outputs = np.concatenate(rows)
-        result = np.empty_like(outputs)
-        result[np.concatenate(order)] = outputs
-        return result
-
-    def agreement(self, watch: _Lot, student: Any) -> float:
-        """Share of the same decisions; of numbers, how little of their spread they are off by."""
-        if not self._task.decides:
-            return self.closeness(watch, student)
-        outputs = self.outputs(student, watch.tokens)
-        same = self._task.decisions(outputs) == self._task.decisions(watch.truth)
-        return float(same.reshape(len(same), -1).all(axis=1).mean())
-
-    def closeness(self, watch: _Lot, student: Any) -> float:
-        """1 less the mean difference of the outputs, in units of their spread."""
-        outputs = self.outputs(student, watch.tokens)
-        off = np.abs(outputs - watch.truth).mean() / max(float(watch.truth.std()), 1e-9)
-        return float(1.0 - off)
-
-    def parity(self, student: Any, judge: _Lot) -> Parity:
-        """The student against the original, on texts that taught nothing."""
-        outputs = self.outputs(student, judge.tokens)
-        return compare(
-            judge.truth, outputs, task=self._task, labels=self._info.labels, texts=judge.texts
-        )
+        units = importance.most_important(weights, sizes.ffn_width)
+    if known is not None and sizes.heads < len(known.heads[0]):
+        tell("choose", "attention heads")
+        weights = importance.of_heads(original, known, runner.batches(some))
+        heads = importance.most_important(weights, sizes.heads)
+    return {
+        "layers": chosen,
+        "units": [units[index] for index in chosen],
+        "heads": heads and [heads[index] for index in chosen],
+    }
 
 
 def _gold(
@@ -371,29 +367,6 @@ def _gold(
     return [by_text[text] for text in taught]
 
 
-def _steps(lesson: Lesson, wanted: Wanted, spent_s: float, share: float) -> int:
-    """How many batches this share of the rest of the time holds.
-
-    Raises:
-        BudgetError: not even one pass over the texts.
-    """
-    if not share:
-        return 0
-    step_s = distil.time_steps(lesson, _TIMED_STEPS)
-    left_s = share * (wanted.budget_s * (1.0 - _RESERVE) - spent_s)
-    epoch = -(-len(lesson.tokens) // distil.BATCH_SIZE)
-    steps = min(int(left_s / step_s), _MOST_EPOCHS * epoch)
-    if steps < epoch:
-        needed_s = (spent_s + epoch * step_s / share) / (1.0 - _RESERVE)
-        fitting = max(int(left_s / step_s), 0) * distil.BATCH_SIZE
-        raise BudgetError(
-            f"one pass over {len(lesson.tokens):,} texts takes {epoch * step_s:,.0f} s, and "
-            f"{max(left_s, 0):,.0f} s are left for it of the budget",
-            fix=f"--budget {needed_s / 60 + 1:.0f}m, or fewer texts: {fitting:,} would fit.",
-        )
-    return steps
-
-
 def _once(path: Path, decide: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What an interrupted run decided, or what is decided now and kept."""
     if not path.exists():
@@ -402,11 +375,14 @@ def _once(path: Path, decide: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return stored
 
 
-def _write(student: Any, reference: Reference, folder: Path) -> None:
+def _write(student: Any, reference: Reference, words: Vocabulary | None, folder: Path) -> None:
     with storing(folder):
         shutil.rmtree(folder, ignore_errors=True)
         with quiet():
             student.save_pretrained(folder)
+        if words is not None:
+            words.write(reference.folder, folder)
+            return
         for name in TOKENIZER_FILES:
             if (reference.folder / name).exists():
                 shutil.copyfile(reference.folder / name, folder / name)
@@ -414,36 +390,6 @@ def _write(student: Any, reference: Reference, folder: Path) -> None:
 
 def _parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-class _Teller:
-    """Reports how far the whole has come."""
-
-    def __init__(self, report: Callable[[Event], None], begin_s: float) -> None:
-        self._report, self._begin_s = report, begin_s
-
-    def __call__(self, stage: str, message: str, done: float) -> None:
-        spent_s = time.monotonic() - self._begin_s
-        left_s = spent_s / done * (1.0 - done) if done > _KNOWN else None
-        self._report(Progress(stage, message, done, left_s))
-
-    def teaching(
-        self,
-        stage: str,
-        steps: int,
-        begun: float,
-        share: float,
-        measured: str = "of answers agree",
-    ) -> Callable[[int, float | None], None]:
-        """Tells of ``steps`` that are this share of all the work, after what has ``begun`` it."""
-
-        def tell(step: int, best: float | None) -> None:
-            seen = f", {best:.1%} {measured}" if best else ""
-            self(
-                stage, f"step {step:,} of {steps:,}{seen}", max(begun + share * step / steps, 0.03)
-            )
-
-        return tell
 
 
 def split(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 SCRIPT = "fake.json"
 
+COLUMNS = 4
+"""How many numbers it gives for a text where no labels say it."""
+
 
 class VirtualClock:
     """A clock that moves only when told; safe to advance from several threads."""
@@ -145,7 +148,7 @@ class Fake(Engine):
         info = reference.info
         artifact = {
             "script": table,
-            "columns": max(len(info.labels), 1),
+            "columns": len(info.labels) or COLUMNS,
             "output": info.output_names[0],
         }
         (folder / SCRIPT).write_text(json.dumps(artifact))

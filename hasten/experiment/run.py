@@ -85,7 +85,11 @@ class Experiment:
         """
         settings, hardware = context.settings, context.hardware
         possible, unavailable = candidates.enumerate_rows(
-            hardware, settings, context.engines, len(context.calibration_lengths), context.trained
+            hardware,
+            settings,
+            context.engines,
+            len(context.calibration_lengths),
+            trained=context.trained,
         )
         if not possible:
             raise choose.no_candidate(unavailable)
@@ -217,7 +221,7 @@ class Experiment:
             parity = entrant.prove(f"parity-{strategy.batch_size}", message, truth, expected_s)
             reason = parity and verdict(
                 parity,
-                entrant.candidate.precision,
+                exact=entrant.candidate.exact,
                 max_flips=settings.max_flips,
                 strict=settings.strict,
             )

@@ -23,6 +23,7 @@ from hasten.records.events import (
 )
 from hasten.records.machine import (
     DEVICES,
+    MODELS,
     OBJECTIVES,
     PRECISIONS,
     WORTH_TRYING,
@@ -63,6 +64,7 @@ from hasten.records.student import Student
 __all__ = [
     "DEVICES",
     "EXPERIMENTS",
+    "MODELS",
     "OBJECTIVES",
     "ON_ERROR",
     "PRECISIONS",

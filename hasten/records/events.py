@@ -23,7 +23,8 @@ class Progress:
 class Briefing:
     """What a tune is about; reported once, before anything is measured.
 
-    ``different_texts`` of the judged ones are no copies of each other.
+    ``different_texts`` of the judged ones are no copies of each other. ``student`` is the smaller
+    model that is compared with ``model``, if there is one, and ``taught_texts`` had made it.
     """
 
     model: ModelInfo
@@ -33,6 +34,8 @@ class Briefing:
     resumed: bool
     calibration_texts: int = 0
     different_texts: int | None = None
+    student: ModelInfo | None = None
+    taught_texts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

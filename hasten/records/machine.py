@@ -14,6 +14,10 @@ WORTH_TRYING = {"cpu": ("fp32", "bf16", "int8"), "cuda": ("fp32", "bf16", "fp16"
 
 OBJECTIVES = ("throughput", "latency")
 
+MODELS = ("original", "student")
+"""Whose weights a candidate runs: those that all answers are compared with, or a smaller model's
+that was made to answer like them."""
+
 
 _INTEGER_PRODUCTS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
 
@@ -67,7 +71,8 @@ class Candidate:
     ``streams`` batches run at the same time, each on ``intra_op_num_threads`` threads. Where an
     engine has several ways to reach a precision, ``recipe`` names the way (see
     :meth:`hasten.engines.base.Engine.recipes`); ``spared`` are the layers that it leaves in
-    floating point, by their names in the original module.
+    floating point, by their names in the module that it was made from, and ``model`` is which of
+    :data:`MODELS` that is.
     """
 
     engine: str
@@ -77,14 +82,31 @@ class Candidate:
     streams: int = 1
     recipe: str = ""
     spared: tuple[str, ...] = ()
+    model: str = "original"
 
     def __post_init__(self) -> None:
+        if self.model not in MODELS:
+            raise ValueError(f"model must be one of {MODELS}, not {self.model!r}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {PRECISIONS}, not {self.precision!r}")
         if self.device not in DEVICES:
             raise ValueError(f"device must be one of {DEVICES}, not {self.device!r}")
         if self.intra_op_num_threads < 1 or self.streams < 1:
             raise ValueError("intra_op_num_threads and streams must be at least 1")
+
+    @property
+    def exact(self) -> bool:
+        """Whether it must give the original's very answers: a student is lossy in fp32 too."""
+        return self.precision == "fp32" and self.model == "original"
+
+    @property
+    def variant(self) -> str:
+        """Precision, and whose: what the fastest candidates stand side by side for.
+
+        >>> Candidate("openvino", "int8", "cpu", 1, model="student").variant
+        'student int8'
+        """
+        return self.precision if self.model == "original" else f"{self.model} {self.precision}"
 
     @property
     def layout(self) -> str:
@@ -97,9 +119,12 @@ class Candidate:
 
         >>> Candidate("openvino", "int8", "cpu", 1, recipe="static", spared=("a", "b")).format
         'openvino-int8-static-spare2-cpu'
+        >>> Candidate("openvino", "fp32", "cpu", 1, model="student").format
+        'student-openvino-fp32-cpu'
         """
         spared = f"spare{len(self.spared)}" if self.spared else ""
-        parts = (self.engine, self.precision, self.recipe, spared, self.device)
+        whose = "" if self.model == "original" else self.model
+        parts = (whose, self.engine, self.precision, self.recipe, spared, self.device)
         return "-".join(filter(None, parts))
 
     @property

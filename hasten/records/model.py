@@ -12,6 +12,7 @@ class ModelInfo:
     ``task`` names an entry of :mod:`hasten.tasks`. ``max_length`` counts tokens, special tokens
     included. ``flops_per_token`` and ``flops_per_token_squared`` give the floating-point work of
     one text of ``n`` tokens as ``a*n + b*n*n`` (a multiply-add is two operations).
+    ``output_width`` is how many numbers it gives for a text; 0 where that was not kept.
     """
 
     name: str
@@ -26,6 +27,7 @@ class ModelInfo:
     flops_per_token: float
     flops_per_token_squared: float
     random_weights: bool = False
+    output_width: int = 0
 
     def flops(self, length: int) -> float:
         """Floating-point operations for one text of ``length`` tokens, unpadded."""

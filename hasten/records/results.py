@@ -98,6 +98,10 @@ class Tuning:
     ``calibration_texts`` were held apart from those that judged, to set the ranges of integer
     candidates; ``probes`` are what the winner answered to a few texts. ``command`` repeats the
     whole, where it is known.
+
+    ``model`` is the original, whose answers all others are compared with. Where ``--reference``
+    named it, ``student`` is the smaller model that was tuned beside it; ``taught_texts``, copies
+    included, had made the student and judged nothing.
     """
 
     plan: Plan
@@ -118,10 +122,19 @@ class Tuning:
     judged_texts: int = 0
     probes: Probes | None = None
     command: str | None = None
+    student: ModelInfo | None = None
+    taught_texts: int = 0
 
     @property
     def chosen(self) -> Row:
         return next(row for row in self.rows if row.status == "chosen")
+
+    @property
+    def chosen_model(self) -> ModelInfo:
+        """The model that the winner runs: the original, or the student."""
+        if self.student is None or self.plan.candidate.model == "original":
+            return self.model
+        return self.student
 
 
 EXPERIMENTS = ("batch-size", "length", "order", "latency")

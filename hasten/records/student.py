@@ -16,6 +16,11 @@ class Student:
     taught nor chose anything, before and after it was taught. ``agreements`` are what was seen
     while it was, on other texts, of 0 to 1.
 
+    ``asked_ffn_width`` may not have been a multiple of what engines like. ``heads`` are those of
+    each block, 0 where that is unknown. ``vocabulary`` is how many words and parts of words it
+    knows; where it knows fewer, ``unseen_share`` estimates how many new texts hold something that
+    it has to split smaller, or does not know.
+
     Where it was also taught with 8-bit integers, ``int8_before`` and ``int8_after`` compare its
     int8 model with the original in the same way: with the ranges that a few texts gave, and with
     those that were learnt. ``int8_closeness`` is what was seen before and while it was: 1 less
@@ -34,6 +39,13 @@ class Student:
     before: Parity
     after: Parity
     seconds: float
+    asked_ffn_width: int | None = None
+    heads: int = 0
+    of_heads: int = 0
+    vocabulary: int = 0
+    of_vocabulary: int = 0
+    vocabulary_saved_bytes: int = 0
+    unseen_share: float = 0.0
     int8_steps: int = 0
     int8_closeness: tuple[float, ...] = ()
     int8_before: Parity | None = None

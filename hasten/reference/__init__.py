@@ -14,6 +14,7 @@ Whatever the user has (a Hugging Face folder or hub id, a factory, a module in m
 Every engine exports from this one truth, and every answer is compared with it.
 """
 
+from hasten.reference.comparable import require_comparable
 from hasten.reference.folder import Kind, Reference
 from hasten.reference.module import load_module, runs_code
 from hasten.reference.preparation import prepare
@@ -27,5 +28,6 @@ __all__ = [
     "load_trained",
     "prepare",
     "rank_layers",
+    "require_comparable",
     "runs_code",
 ]

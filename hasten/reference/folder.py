@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import json
 import os
@@ -132,17 +133,30 @@ class Reference:
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) over the names and contents of all files: another model, another value."""
+        digest = hashlib.sha256()
+        for name, path in self._files().items():
+            with path.open("rb") as stream:
+                content = hashlib.file_digest(stream, "sha256").hexdigest()
+            digest.update(f"{name} {content}\n".encode())
+        return digest.hexdigest()
+
+    def same_as(self, other: Reference) -> bool:
+        """Whether the other is this very model, whatever it is called."""
+        ours, theirs = self._files(), other._files()
+        # The description holds the name, which a copy of the folder does not share.
+        compared = ours.keys() - {"reference.json"}
+        return ours.keys() == theirs.keys() and all(
+            filecmp.cmp(ours[name], theirs[name], shallow=False) for name in compared
+        )
+
+    def _files(self) -> dict[str, Path]:
+        """Everything that makes it this model, by name in the folder."""
         names = ("reference.json", "config.json", TRAINED_RANGES, *TOKENIZER_FILES)
         files = [self.folder / name for name in names if (self.folder / name).exists()]
         stored = sorted(path for path in (self.folder / "module").rglob("*") if path.is_file())
         # Two pickles of one module differ.
         files += [path for path in stored if path.name != "module.pkl"]
-        digest = hashlib.sha256()
-        for path in files:
-            with path.open("rb") as stream:
-                content = hashlib.file_digest(stream, "sha256").hexdigest()
-            digest.update(f"{path.relative_to(self.folder).as_posix()} {content}\n".encode())
-        return digest.hexdigest()
+        return {path.relative_to(self.folder).as_posix(): path for path in files}
 
 
 def _link(source: str, target: str) -> None:

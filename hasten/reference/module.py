@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hasten.errors import ModelError
 from hasten.records import ModelInfo
+from hasten.reference import heads
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -68,17 +69,21 @@ def pretrained(folder: Path, **options: Any) -> Any:
     Raises:
         ModelError: it cannot be loaded, or its files lack some of its weights.
     """
-    from transformers import AutoModelForSequenceClassification
+    from transformers import AutoConfig, AutoModelForSequenceClassification
 
+    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     with quiet():
         try:
-            model, loading = AutoModelForSequenceClassification.from_pretrained(
-                folder,
-                local_files_only=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-                **options,
+            config = AutoConfig.from_pretrained(folder, **local)
+            lacking = heads.pruned(config)
+            kind: Any = AutoModelForSequenceClassification
+            if lacking:
+                kind = heads.classifier_that_lacks(config)
+            model, loading = kind.from_pretrained(
+                folder, output_loading_info=True, **local, **options
             )
+        except ModelError:
+            raise
         except Exception as error:  # whatever the many architectures raise
             raise ModelError(f"{folder} cannot be loaded: {error}") from error
     # transformers fills gaps with random numbers and a warning; such answers mean nothing.
@@ -89,7 +94,7 @@ def pretrained(folder: Path, **options: Any) -> Any:
             fix="Was it fine-tuned for classification? To measure the shape alone, use "
             "--random-weights.",
         )
-    return model
+    return heads.as_usual(model) if lacking else model
 
 
 def _load_factory(folder: Path) -> nn.Module:

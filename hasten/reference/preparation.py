@@ -119,6 +119,7 @@ def _describe(
         flops_per_token=linear,
         flops_per_token_squared=quadratic,
         random_weights=random_weights,
+        output_width=output.shape[-1] if output.ndim else 1,
     )
 
 

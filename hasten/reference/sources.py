@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hasten.errors import ModelError
+from hasten.reference import heads
 from hasten.reference.folder import (
     PICKLE_IDENTITY,
     TOKENIZER_FILES,
@@ -246,7 +247,9 @@ def _from_config(config: Any) -> Any:
 
     automatic: Any = transformers.AutoModelForSequenceClassification  # untyped
     with quiet():
-        return automatic.from_config(config, dtype=torch.float32)
+        model = automatic.from_config(config, dtype=torch.float32)
+    heads.narrow(model)
+    return model
 
 
 def _save(model: Any, target: Path) -> None:
@@ -296,13 +299,20 @@ def _is_unmodified_classifier(model: nn.Module) -> bool:
     config: Any = model.config
     if type(config) not in classifiers or classifiers[type(config)] is not type(model):
         return False
-    with quiet(), torch.device("meta"):
-        fresh = type(model)(copy.deepcopy(config))
+    try:
+        with quiet(), torch.device("meta"):
+            fresh = type(model)(copy.deepcopy(config))
+            heads.narrow(fresh)
+    except ModelError:  # heads that config.json cannot take out: the module is its own truth
+        return False
     return _structure(fresh) == _structure(model)
 
 
-def _structure(model: nn.Module) -> dict[str, type]:
-    return {name: type(part) for name, part in model.named_modules()}
+def _structure(model: nn.Module) -> dict[str, Any]:
+    return {
+        name: (type(part), [weight.shape for weight in part.parameters(recurse=False)])
+        for name, part in model.named_modules()
+    }
 
 
 def _write_pickle(module: nn.Module, target: Path) -> None:

@@ -9,11 +9,12 @@ def repeat(result: Tuning | Bench) -> str | None:
     """The command that repeats a result; of a tuning from Python, one that asks for the same."""
     if result.command or isinstance(result, Bench):
         return result.command
-    return again(result.settings)
+    return again(result.settings, student=result.student is not None)
 
 
-def again(settings: Settings) -> str:
+def again(settings: Settings, *, student: bool = False) -> str:
     """The command that tunes so again; a tuning does not keep what the files were called."""
+    models = "STUDENT --reference MODEL" if student else "MODEL"
     asked, usual = settings, Settings()
     options = {
         "budget": f"{asked.budget_s:g}s" if asked.budget_s != usual.budget_s else None,
@@ -31,4 +32,4 @@ def again(settings: Settings) -> str:
             options[name] = str(getattr(asked, name))
     words = [f"--{name} {value}" for name, value in options.items() if value]
     strict = ["--strict"] if asked.strict else []
-    return " ".join(["hasten tune MODEL --data FILE -o BUNDLE", *words, *strict])
+    return " ".join([f"hasten tune {models} --data FILE -o BUNDLE", *words, *strict])

@@ -110,6 +110,7 @@ def differences(a: Side, b: Side) -> tuple[str, ...]:
     one, other = a.result, b.result
     lines = [
         _differing("model", content.model(one.model), content.model(other.model)),
+        _differing("student", *(_student(side.result) for side in (a, b))),
         _differing("texts", content.lengths(one.profile), content.lengths(other.profile)),
         _differing("machine", content.machine(one.hardware), content.machine(other.hardware)),
         *(
@@ -125,6 +126,11 @@ def differences(a: Side, b: Side) -> tuple[str, ...]:
     ]
     found = tuple(f"{line[0]}: {a.label} {line[1]}; {b.label} {line[2]}" for line in lines if line)
     return found or ("Nothing: model, texts, machine, versions and settings are the same.",)
+
+
+def _student(result: Result) -> str:
+    student = result.student if isinstance(result, Tuning) else None
+    return content.model(student) if student else "none"
 
 
 def _differing(name: str, one: str, other: str) -> tuple[str, str, str] | None:

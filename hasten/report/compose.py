@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from hasten.records import Bench, Row, Tuning
-from hasten.report import command, content, content_bench, figures, figures_bench
+from hasten.report import (
+    command,
+    content,
+    content_bench,
+    content_ladder,
+    figures,
+    figures_bench,
+)
 from hasten.report.document import Document, Figure, Section, Table
 
 _WHOLE = (400, 10)
@@ -35,8 +42,9 @@ def _tuning(raw: Tuning, drawn: bool) -> Document:
     tuning = content.comparable(raw)
     shown: Drawn = _tuning_figures(tuning) if drawn else {}
     flips = content.flips(tuning.rows, *(_WHOLE if drawn else ()))
+    beside = f" beside {tuning.model.name}" if tuning.student else ""
     return Document(
-        title=f"{tuning.model.name}, tuned",
+        title=f"{(tuning.student or tuning.model).name}, tuned{beside}",
         headline=content.headline(tuning),
         facts=tuple(content.facts(tuning)),
         notes=tuning.warnings,
@@ -44,7 +52,8 @@ def _tuning(raw: Tuning, drawn: bool) -> Document:
             Section(
                 "Speed against agreement",
                 figures=shown.get("frontier", ()),
-                lines=content.steps(tuning),
+                tables=_there(content_ladder.ladder(tuning)),
+                lines=content_ladder.steps(tuning),
             ),
             Section("Candidates", tables=(content.candidates(tuning),)),
             Section(

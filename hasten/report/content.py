@@ -6,12 +6,10 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import pairwise
 
 from hasten import engines
 from hasten.errors import ChoiceError
 from hasten.records import (
-    PRECISIONS,
     Bench,
     Candidate,
     Ceiling,
@@ -27,7 +25,7 @@ from hasten.records import (
     Tuning,
 )
 from hasten.report.document import Table
-from hasten.stats import percentile, speed_up
+from hasten.stats import percentile
 
 HIGHEST_SHARE = 1.05
 """More of the fastest matrix product than this is no share: what measured that was disturbed."""
@@ -40,13 +38,15 @@ def title(candidate: Candidate) -> str:
     streams, threads = candidate.streams, candidate.intra_op_num_threads
     layout = f"{count(streams, 'stream')} x {count(threads, 'thread')}"
     where = "" if candidate.device == "cpu" else f" on {candidate.device}"
-    return f"{_engine(candidate)} {_kind(candidate)}{where}, {layout}"
+    whose = "" if candidate.model == "original" else f"the {candidate.model} in "
+    return f"{whose}{_engine(candidate)} {_kind(candidate)}{where}, {layout}"
 
 
 def family(candidate: Candidate) -> str:
-    """A candidate's format, whatever its layout: ``ONNX Runtime fp32``."""
+    """A candidate's format, whatever its layout: ``student ONNX Runtime fp32``."""
     where = "" if candidate.device == "cpu" else f" {candidate.device}"
-    return f"{_engine(candidate)} {_kind(candidate)}{where}"
+    whose = "" if candidate.model == "original" else f"{candidate.model} "
+    return f"{whose}{_engine(candidate)} {_kind(candidate)}{where}"
 
 
 def short(candidate: Candidate) -> str:
@@ -78,6 +78,10 @@ def headline(tuning: Tuning) -> tuple[str, ...]:
     sentences = [
         f"Use {title(chosen.candidate)}, {_batches(run, tuning)}: {_speed(tuning, run, reference)}."
     ]
+    if tuning.student:
+        sentences.append(
+            f"The original is {model(tuning.model)}; the student is {model(tuning.student)}."
+        )
     if chosen.parity:
         sentences.append(agreement(chosen.parity))
     if tuning.runner_up and tuning.ratio_to_runner_up:
@@ -140,30 +144,6 @@ def quality(found: Quality) -> str:
     )
 
 
-def steps(tuning: Tuning) -> tuple[str, ...]:
-    """What each step to a less exact precision gains and costs, a sentence each."""
-    best: dict[str, Row] = {}
-    run = [row for row in tuning.rows if row.runs and row.status in ("chosen", "finalist")]
-    for row in sorted(run, key=rate, reverse=True):
-        best.setdefault(row.candidate.precision, row)
-    ordered = [best[precision] for precision in PRECISIONS if precision in best]
-    return tuple(_step(*pair, seed=tuning.settings.seed) for pair in pairwise(ordered))
-
-
-def _step(before: Row, after: Row, seed: int) -> str:
-    assert after.main
-    ratio = speed_up(before.main, after.main, seed=seed)
-    times = f"{interval(ratio)} times as fast as" if ratio else "not compared with"
-    sentence = f"{short(after.candidate)} is {times} {short(before.candidate)}"
-    parity = after.parity
-    if parity is None or not parity.decisions:
-        return f"{sentence}."
-    return (
-        f"{sentence} and changes {parity.flips} of {count(parity.compared, 'answer')} "
-        f"(at most {parity.flip_upper_bound:.2%})."
-    )
-
-
 def lengths(profile: LengthProfile) -> str:
     """The length profile as one line."""
     cut = ""
@@ -186,8 +166,10 @@ def setting(result: Tuning | Bench) -> tuple[str, ...]:
     baseline = result.baseline.main
     rounds = len(baseline.total.samples_s) if baseline else 0
     judged = f"{baseline.texts:,} texts in each of {rounds}" if baseline else "no"
+    student = result.student if isinstance(result, Tuning) else None
     return (
-        f"Model: {model(result.model)}",
+        f"{'Original' if student else 'Model'}: {model(result.model)}",
+        *((f"Student: {model(student)}",) if student else ()),
         f"Texts: {lengths(result.profile)}{_shares(result)}",
         f"Machine: {machine(result.hardware)}",
         f"Threads: {threads} for every candidate",
@@ -203,9 +185,12 @@ def _shares(result: Tuning | Bench) -> str:
         return ""
     judged, held, parity = result.judged_texts, result.calibration_texts, result.chosen.parity
     copies = f" ({parity.compared:,} different)" if parity and parity.compared < judged else ""
-    parts = [f"{judged:,} of them judged{copies}"] if judged and (held or copies) else []
+    told = judged and (held or copies or result.taught_texts)
+    parts = [f"{judged:,} of them judged{copies}"] if told else []
     if held:
         parts.append(f"{held:,} of them calibrated int8")
+    if result.taught_texts:
+        parts.append(f"{result.taught_texts:,} of them had made the student and judged nothing")
     return "; " + ", ".join(parts) if parts else ""
 
 
@@ -287,7 +272,7 @@ def candidates(tuning: Tuning) -> Table:
         ),
         (
             *(_cells(tuning, row) for row in rows),
-            (*reference, "1.00", *_figures(tuning, baseline)[1:], "batch 1, arrival order"),
+            (*reference, "1.00", *measured(tuning, baseline)[1:], "batch 1, arrival order"),
         ),
         numbers_from=2,
         numbers_to=8,
@@ -358,7 +343,7 @@ def unavailable(rows: Iterable[Row]) -> tuple[str, ...]:
 def _cells(tuning: Tuning, row: Row) -> tuple[str, ...]:
     log = "; logs/ in the bundle tells more" if row.status == "failed" else ""
     note = f"{_in_words(row.reason or '', tuning.rows)}{log}"
-    return (short(row.candidate), row.status, *_figures(tuning, row), note)
+    return (short(row.candidate), row.status, *measured(tuning, row), note)
 
 
 def _in_words(reason: str, rows: Iterable[Row]) -> str:
@@ -369,7 +354,8 @@ def _in_words(reason: str, rows: Iterable[Row]) -> str:
     return reason
 
 
-def _figures(tuning: Tuning, row: Row) -> tuple[str, ...]:
+def measured(tuning: Tuning, row: Row) -> tuple[str, ...]:
+    """A row's cells from its speed-up to its memory, as :func:`candidates` heads them."""
     run, start_up, parity = row.main, row.start_up, row.parity
     rate = ""
     if run and tuning.settings.objective == "latency":
@@ -407,7 +393,8 @@ def _speed(tuning: Tuning, run: EndToEnd, reference: EndToEnd) -> str:
         figures = f"median {now:.2f} ms a text instead of {before:.2f} ms"
     else:
         figures = f"{run.texts_per_s:,.1f} texts/s instead of {reference.texts_per_s:,.1f}"
-    return f"{times} as fast as {title(tuning.baseline.candidate)} at batch 1, {figures}"
+    whose = "the original in " if tuning.student else ""
+    return f"{times} as fast as {whose}{title(tuning.baseline.candidate)} at batch 1, {figures}"
 
 
 def _lead(tuning: Tuning) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from hasten.engines.base import Engine
 from hasten.errors import ChoiceError
 from hasten.records import (
     DEVICES,
+    MODELS,
     OBJECTIVES,
     PRECISIONS,
     WORTH_TRYING,
@@ -49,21 +51,28 @@ def enumerate_rows(
     settings: Settings,
     engines: Mapping[str, Engine],
     calibration: int = 0,
-    trained: bool = False,
+    models: Sequence[str] = MODELS[:1],
+    *,
+    trained: Collection[str] = (),
 ) -> tuple[list[Candidate], list[Row]]:
     """All candidates that can run here, and a row for the others.
 
     The most exact come first, and of those the simplest to deploy: where time runs out, it is
     the other ones that are left out.
 
-    ``calibration`` is how many texts there are to calibrate with; ``trained`` is whether the model
-    brings int8 ranges learnt in training. Without, what needs them is no row: nobody expects it.
+    ``calibration`` is how many texts there are to calibrate with. ``models`` says whose candidates
+    are wanted, and ``trained`` which of these bring int8 ranges learnt in training; for the others,
+    what needs them is no row: nobody expects it.
     """
     possible: list[Candidate] = []
     unavailable: list[Row] = []
     chosen = [engines[name] for name in settings.engines or engines]
     for engine in sorted(chosen, key=lambda engine: engine.simplicity):
-        for candidate in _candidates_of(engine, hardware, settings, trained):
+        for candidate in (
+            replace(each, model=model)
+            for model in models
+            for each in _candidates_of(engine, hardware, settings, model in trained)
+        ):
             missing = engine.missing() or engine.missing_to_export(candidate.recipe)
             if missing:
                 unavailable.append(Row(candidate, "unavailable", str(missing)))
@@ -74,7 +83,8 @@ def enumerate_rows(
                 unavailable.append(Row(candidate, "unavailable", reason))
             else:
                 possible.append(candidate)
-    possible.sort(key=lambda candidate: PRECISIONS.index(candidate.precision))
+    # A student's fp32 right after the original's: it is there to show what each precision gains.
+    possible.sort(key=lambda c: (PRECISIONS.index(c.precision), MODELS.index(c.model)))
     return possible, unavailable
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hasten.engines.base import Engine
 from hasten.errors import NoCandidate
-from hasten.records import PRECISIONS, Candidate, EndToEnd, Interval, Row, Settings
+from hasten.records import MODELS, PRECISIONS, Candidate, EndToEnd, Interval, Row, Settings
 from hasten.stats import percentile, speed_up
 
 
@@ -77,10 +77,10 @@ def too_slow_batches(run: EndToEnd, settings: Settings) -> str | None:
     return f"its batches take up to {p99_ms:.1f} ms (p99), more than the {limit_ms:g} ms allowed"
 
 
-def simplicity(candidate: Candidate, engines: Mapping[str, Engine]) -> tuple[int, int, int]:
-    """A sort key, simplest first: exact before lossy, fewer streams, then the engine's own."""
-    precision = PRECISIONS.index(candidate.precision)
-    return precision, candidate.streams, engines[candidate.engine].simplicity
+def simplicity(candidate: Candidate, engines: Mapping[str, Engine]) -> tuple[int, int, int, int]:
+    """A sort key, simplest first: the original's own, exact, fewer streams, the simplest engine."""
+    whose, precision = MODELS.index(candidate.model), PRECISIONS.index(candidate.precision)
+    return whose, precision, candidate.streams, engines[candidate.engine].simplicity
 
 
 def _time_s(row: Row) -> float:
@@ -90,8 +90,8 @@ def _time_s(row: Row) -> float:
 
 
 def _may_win(row: Row, ranked: Sequence[Row], settings: Settings) -> bool:
-    exact = next((other for other in ranked if other.candidate.precision == "fp32"), None)
-    if exact is None or row.candidate.precision == "fp32":
+    exact = next((other for other in ranked if other.candidate.exact), None)
+    if exact is None or row.candidate.exact:
         return True
     gain = _ratio(exact, row, settings)
     return gain is not None and gain.low > 1.0

@@ -31,17 +31,22 @@ def run(context: Context, *, baseline_engine: str = "torch_eager") -> Tuning:
     """
     settings, hardware = context.settings, context.hardware
     possible, unavailable = candidates.enumerate_rows(
-        hardware, settings, context.engines, len(context.calibration_lengths), context.trained
+        hardware,
+        settings,
+        context.engines,
+        len(context.calibration_lengths),
+        context.models,
+        trained=context.trained,
     )
     if not possible:
         raise choose.no_candidate(unavailable)
+    if context.gold is not None:
+        # Unknown labels are the user's mistake: say so before anything is measured.
+        context.task.gold(context.gold, context.info.labels)
     baseline = Entrant(candidates.baseline(hardware, settings, baseline_engine), context)
     entrants = [Entrant(candidate, context) for candidate in possible]
     try:
         truth = original.answers(context, baseline, _check_budget)
-        if context.gold is not None:
-            # Unknown labels are the user's mistake: say so now, not when the budget is spent.
-            context.task.gold(context.gold, context.info.labels)
         _refuse_unprovable(context, entrants, truth)
         screening.first_looks(context, [e for e in entrants if e.in_play], baseline, truth)
         finals.measure_tables(context, [e for e in entrants if e.in_play])
@@ -70,7 +75,7 @@ def _refuse_unprovable(
     """Refuse lossy candidates, before any time goes into them, where no proof would mean much."""
     reason = unprovable(truth, context.texts)
     for entrant in entrants:
-        if reason and entrant.candidate.precision != "fp32":
+        if reason and not entrant.candidate.exact:
             entrant.end("refused", reason)
 
 
@@ -97,7 +102,6 @@ def _judge(
     ceilings: Sequence[Ceiling],
 ) -> None:
     """Add what only shows when all rounds are over: speed-ups, shares, broken latency limits."""
-    flops = sum(context.info.flops(int(length)) for length in context.lengths[sample])
     reference = baseline.row().main
     for entrant in finalists:
         run = entrant.row().main
@@ -107,6 +111,8 @@ def _judge(
             entrant.end("dropped", "accepted, but no time was left to run it; raise --budget")
             continue
         entrant.ratio_to_baseline = speed_up(reference, run, seed=context.settings.seed)
+        model = context.subject(entrant.candidate).info
+        flops = sum(model.flops(int(length)) for length in context.lengths[sample])
         speed = flops / run.total.mean_s
         entrant.ceiling_share = ceiling.share(ceilings, entrant.candidate, speed)
         reason = choose.too_slow_batches(run, context.settings)
@@ -150,6 +156,8 @@ def _decide(
         judged_texts=len(context.texts),
         calibration_texts=len(context.calibration_lengths),
         probes=probes.get(winner.candidate.label),
+        student=context.student.info if context.student else None,
+        taught_texts=context.taught_texts,
     )
 
 

@@ -11,7 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasten.engines.base import Engine
-from hasten.records import Event, Hardware, LengthProfile, ModelInfo, Progress, Settings
+from hasten.records import (
+    MODELS,
+    Candidate,
+    Event,
+    Hardware,
+    LengthProfile,
+    ModelInfo,
+    Progress,
+    Settings,
+)
+from hasten.reference.folder import TRAINED_RANGES
 from hasten.tasks import Task
 from hasten.tuning.journal import Journal
 from hasten.tuning.process import Connection
@@ -63,12 +73,26 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Subject:
+    """A model that candidates run: the folder that :func:`hasten.reference.prepare` made of it."""
+
+    reference: Path
+    info: ModelInfo
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.reference / "tokenizer.json"
+
+
+@dataclass(frozen=True)
 class Context:
     """The question that a tune answers, and where it keeps what it finds.
 
+    ``info`` and ``reference`` are the original's, which gives the answers that all others are
+    compared with; ``student`` is a smaller model that is tried beside it, if there is one.
+    ``taught_texts`` of the user's were left out because they had made the student.
     ``lengths`` holds the tokens of every judged text, int64 [texts], after truncation, and
     ``calibration_lengths`` those of the texts that set the ranges of int8 candidates, if any.
-    ``trained`` is whether the model brings int8 ranges of its own.
     """
 
     settings: Settings
@@ -88,7 +112,39 @@ class Context:
     report: Report
     spawn: Spawn
     calibration_lengths: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    trained: bool = False
+    student: Subject | None = None
+    taught_texts: int = 0
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Whose candidates there are; see :data:`hasten.records.MODELS`."""
+        return MODELS if self.student else MODELS[:1]
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """Which of these bring int8 ranges that were learnt in training."""
+        folders = {"original": self.reference}
+        if self.student:
+            folders["student"] = self.student.reference
+        return tuple(name for name in self.models if (folders[name] / TRAINED_RANGES).exists())
+
+    def subject(self, candidate: Candidate) -> Subject:
+        """The model that a candidate runs."""
+        if candidate.model == "original":
+            return Subject(self.reference, self.info)
+        assert self.student, f"{candidate.label} is a student's, and there is none"
+        return self.student
+
+    def artifact(self, candidate: Candidate) -> Path:
+        """The folder of the exported artifact; several candidates may share it."""
+        name = self.engines[candidate.engine].artifact_name(candidate)
+        whose = "" if candidate.model == "original" else candidate.model
+        return self.folder / "artifacts" / whose / name
+
+    def artifact_name(self, candidate: Candidate, separator: str = "/") -> str:
+        """Its name in the journal or, with another separator, in file names of its own."""
+        parts = self.artifact(candidate).relative_to(self.folder / "artifacts").parts
+        return separator.join(parts)
 
     @property
     def patience_s(self) -> float:
@@ -97,10 +153,6 @@ class Context:
         Compilers think for a minute; a hang must not cost the whole budget.
         """
         return max(90.0, 0.2 * self.settings.budget_s)
-
-    @property
-    def tokenizer(self) -> Path:
-        return self.reference / "tokenizer.json"
 
     def tell(self, stage: str, message: str) -> None:
         """Report progress."""

@@ -69,7 +69,7 @@ class Entrant:
     @property
     def artifact(self) -> Path:
         """The folder of the exported artifact; several candidates may share it."""
-        return self._artifact_of(self.candidate)
+        return self._context.artifact(self.candidate)
 
     @property
     def has_started(self) -> bool:
@@ -103,7 +103,7 @@ class Entrant:
         base = self._context.engines[self.candidate.engine].base(self.candidate)
         for candidate in filter(None, (base, self.candidate)):
             export = partial(self._export, candidate)
-            export_s = self._once(f"export:{self._artifact_of(candidate).name}", export)
+            export_s = self._once(f"export:{self._context.artifact_name(candidate)}", export)
         if export_s is not None:
             self.export_s = export_s
             start_up = self._once(f"start:{self.label}", self._start)
@@ -258,26 +258,24 @@ class Entrant:
     def _fail(self, error: EngineError) -> None:
         self.end("failed", error.message)
 
-    def _artifact_of(self, candidate: Candidate) -> Path:
-        engine = self._context.engines[candidate.engine]
-        return self._context.folder / "artifacts" / engine.artifact_name(candidate)
-
     def _export(self, candidate: Candidate) -> float:
         # Exporting imports torch and leaves its memory behind: it gets a process of its own.
-        artifact = self._artifact_of(candidate)
-        base = self._context.engines[candidate.engine].base(candidate)
-        if base and not self._artifact_of(base).exists():  # removed since an earlier run
+        context = self._context
+        artifact = context.artifact(candidate)
+        base = context.engines[candidate.engine].base(candidate)
+        if base and not context.artifact(base).exists():  # removed since an earlier run
             self._export(base)
         unfinished = artifact.with_name(artifact.name + ".unfinished")
         try:
             shutil.rmtree(unfinished, ignore_errors=True)
-            exporter = self._context.spawn(f"export-{artifact.name}")
+            exporter = context.spawn(f"export-{context.artifact_name(candidate, '-')}")
             try:
-                source = self._artifact_of(base) if base else None
-                message = Export(self._context.reference, candidate, unfinished, source)
+                source = context.artifact(base) if base else None
+                reference = context.subject(candidate).reference
+                message = Export(reference, candidate, unfinished, source)
                 # Calibration passes all its texts through the model, several times over.
-                calibrates = self._context.engines[candidate.engine].calibrates(candidate)
-                patience_s = self._context.patience_s * (3 if calibrates else 1)
+                calibrates = context.engines[candidate.engine].calibrates(candidate)
+                patience_s = context.patience_s * (3 if calibrates else 1)
                 export_s: float = exporter.call(message, patience_s)
             finally:
                 exporter.close()
@@ -293,12 +291,9 @@ class Entrant:
         self._worker = worker
         if not self.artifact.exists():  # removed since the run that is being resumed
             self._export(self.candidate)
+        subject = self._context.subject(self.candidate)
         message = Load(
-            self.artifact,
-            self.candidate,
-            self._context.tokenizer,
-            self._context.info,
-            self._context.texts,
+            self.artifact, self.candidate, subject.tokenizer, subject.info, self._context.texts
         )
         start_up: StartUp = worker.call(message, self._context.patience_s)
         return start_up

@@ -118,8 +118,8 @@ def line_up(context: Context, accepted: Sequence[Entrant]) -> list[Entrant]:
     running = {e: plan[1] for e in accepted if e.in_play and (plan := best_plan(context, e))}
     kept: list[Entrant] = []
     for entrant in sorted(running, key=lambda entrant: running[entrant]):
-        precisions = {other.candidate.precision for other in kept}
-        if len(kept) < _MOST_FINALISTS or entrant.candidate.precision not in precisions:
+        variants = {other.candidate.variant for other in kept}
+        if len(kept) < _MOST_FINALISTS or entrant.candidate.variant not in variants:
             kept.append(entrant)
         else:
             entrant.end("dropped", f"accepted, but {len(kept)} faster ones were as well")
@@ -135,7 +135,7 @@ def _exact_early(ranked: list[Entrant]) -> list[Entrant]:
 
 
 def _exact(entrant: Entrant) -> bool:
-    return entrant.candidate.precision == "fp32"
+    return entrant.candidate.exact
 
 
 def _last_resort(
@@ -155,8 +155,8 @@ def _last_resort(
 
 
 def _needed(entrant: Entrant, accepted: list[Entrant], predicted: dict[Entrant, float]) -> bool:
-    # The fastest of each precision stays to show what each step down gains.
-    if entrant.candidate.precision not in {e.candidate.precision for e in accepted}:
+    # The fastest of each precision stays to show what each step down gains, a student's as well.
+    if entrant.candidate.variant not in {e.candidate.variant for e in accepted}:
         return True
     fastest_s = min(predicted[other] for other in accepted)
     near = predicted[entrant] <= _WITHIN_REACH * fastest_s
@@ -172,8 +172,8 @@ def prove(
     parity = entrant.prove("parity", message, truth, expected_s)
     if parity is None:
         return
-    precision = entrant.candidate.precision
-    reason = verdict(parity, precision, max_flips=settings.max_flips, strict=settings.strict)
+    exact = entrant.candidate.exact
+    reason = verdict(parity, exact=exact, max_flips=settings.max_flips, strict=settings.strict)
     if reason:
         entrant.end("refused", reason)
 

@@ -50,14 +50,16 @@ def repair(
     if not refused or not len(context.calibration_lengths):
         return []
     deadline_s = context.budget.deadline("repair", _SHARE)
-    try:
-        layers = _ranked_layers(context, refused[0])
-    except EngineError as error:
-        for entrant in refused:
-            entrant.reason = f"{entrant.reason}; it could not be repaired: {error.message}"
-        return []
     tried: list[Entrant] = []
     for entrant in refused:
+        late = context.budget.spent_s > deadline_s
+        if tried and late and _ranking(entrant) not in context.journal:
+            return tried
+        try:
+            layers = _ranked_layers(context, entrant)
+        except EngineError as error:
+            entrant.reason = f"{entrant.reason}; it could not be repaired: {error.message}"
+            continue
         for step in _steps(context, entrant):
             spared = layers[: max(1, round(step * len(layers)))]
             again = Entrant(replace(entrant.candidate, spared=spared), context)
@@ -85,6 +87,7 @@ def _worth_repairing(
     """
     limit_s = min((_predicted_s(context, e) for e in accepted), default=math.inf) / _WORTH_IT
     refused = [e for e in entrants if e.status == "refused" and _only_inexact(e)]
+    refused = [e for e in refused if not _is_lost(e, entrants)]
     # One that a few texts refused has not been timed; it comes last.
     predicted = {e: _predicted_s(context, e) for e in refused}
     refused = [e for e in refused if not e.cells or predicted[e] < limit_s]
@@ -100,6 +103,15 @@ def _worth_repairing(
     for entrant in sorted(refused, key=promise):
         fastest.setdefault(entrant.candidate.format, entrant)
     return list(fastest.values())[:_MOST_REPAIRED]
+
+
+def _is_lost(entrant: Entrant, entrants: Sequence[Entrant]) -> bool:
+    """Whether its student is refused in fp32 already, to which sparing layers would lead back."""
+    if entrant.candidate.model == "original":
+        return False
+    model = entrant.candidate.model
+    same = [e for e in entrants if e.candidate.precision == "fp32" and e.candidate.model == model]
+    return any(e.status == "refused" for e in same) and not any(e.in_play for e in same)
 
 
 def _only_inexact(entrant: Entrant) -> bool:
@@ -136,7 +148,7 @@ def _try(
 
 
 def _ranked_layers(context: Context, entrant: Entrant) -> tuple[str, ...]:
-    """The linear layers, the most sensitive first.
+    """The linear layers of the candidate's model, the most sensitive first.
 
     Raises:
         EngineError: that cannot be found out.
@@ -145,9 +157,9 @@ def _ranked_layers(context: Context, entrant: Entrant) -> tuple[str, ...]:
 
     def ask() -> tuple[str, ...]:
         context.tell("repair", "which layers suffer most from int8")
-        worker = context.spawn("layers")
+        worker = context.spawn(_ranking(entrant))
         try:
-            message = RankLayers(context.reference, threads)
+            message = RankLayers(context.subject(entrant.candidate).reference, threads)
             names: tuple[str, ...] = worker.call(message, context.patience_s)
         finally:
             worker.close()
@@ -155,7 +167,13 @@ def _ranked_layers(context: Context, entrant: Entrant) -> tuple[str, ...]:
             raise EngineError("the model has no linear layers to spare")
         return names
 
-    return tuple(context.journal.once("layers", ask))
+    return tuple(context.journal.once(_ranking(entrant), ask))
+
+
+def _ranking(entrant: Entrant) -> str:
+    """What the journal and the log call the order of the layers of a candidate's model."""
+    model = entrant.candidate.model
+    return "layers" if model == "original" else f"{model}-layers"
 
 
 def _predicted_s(context: Context, entrant: Entrant) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ _PROBE_FLIPS = 0.25
 _PROBE_TOLERANCE = 3 * TENSOR_TOLERANCE
 
 _PREPARE_SHARE, _AGAIN_SHARE = 0.4, 0.2  # the second for the other layouts of what is near
+_BOTH_SHARE = 0.3  # instead of the first, for the original and then for the student
 _SCREEN_SHARE = 0.1
 _SCREEN_ROUNDS = 3
 # Drift within a screen is below this here; a candidate this far behind does not catch up.
@@ -32,6 +34,7 @@ _RIVALS, _TIED = 2, 1.1
 # Two streams instead of one, or the other way round, gained up to 1.4.
 _LAYOUT_GAIN = 1.6
 _LATENCY_MARGIN = 0.8
+_NOT_STARTED = "not started,"
 # Workers stay alive side by side; leave the rest to the page cache and to everybody else.
 _MEMORY_SHARE = 0.8
 
@@ -42,15 +45,21 @@ def first_looks(
     """Load, probe and time everybody, and drop what is clearly slower than the best.
 
     One layout of each format goes first; the others are only started for formats that another
-    layout could still bring to the front. ``truth`` is float32 [texts, k].
+    layout could still bring to the front, and a student's formats only where the original's did
+    not turn out hopeless. ``truth`` is float32 [texts, k].
     """
     seen: dict[str, Entrant] = {}
     for entrant in entrants:
         seen.setdefault(entrant.candidate.format, entrant)
     first = list(seen.values())
     others = [entrant for entrant in entrants if entrant not in first]
-    prepare_all(context, first, truth)
-    time_shapes(context, [baseline, *first])
+    originals = [entrant for entrant in first if entrant.candidate.model == "original"]
+    students = [entrant for entrant in first if entrant not in originals]
+    prepare_all(context, originals, truth, part=_BOTH_SHARE if students else _PREPARE_SHARE)
+    time_shapes(context, [baseline, *originals])
+    if students:
+        _drop_hopeless(context, originals)
+        _first_looks_at_students(context, students, originals, truth)
     if others:
         _drop_hopeless(context, first)
         for entrant in others:
@@ -59,12 +68,36 @@ def first_looks(
         prepare_all(
             context, others, truth, name="prepare again", part=_AGAIN_SHARE, like=seen, beside=first
         )
+    if others or students:
+        # Side by side: what was timed one after the other has drifted apart.
         time_shapes(context, [e for e in (*first, *others) if e.in_play], again=True)
     for entrant in entrants:
         if entrant.in_play:
             _score(context, entrant)
     still = [entrant for entrant in entrants if entrant.in_play]
     _drop_slower(still, context.settings.max_flips)
+
+
+def _first_looks_at_students(
+    context: Context,
+    students: Sequence[Entrant],
+    originals: Sequence[Entrant],
+    truth: NDArray[np.float32],
+) -> None:
+    """Load, probe and time the student's formats, but those that are too slow for the original.
+
+    A format that is far behind another with the original is so with its student, whose blocks
+    are of the same kind; only that halves the cost of trying both.
+    """
+    seen = {entrant.candidate.format: entrant for entrant in originals}
+    for entrant in students:
+        same = seen.get(replace(entrant.candidate, model="original").format)
+        # What no time or memory was left for, or what gave other answers, says nothing here.
+        if same and same.status == "dropped" and same.cells:
+            entrant.end("dropped", f"{_NOT_STARTED} as with the original: {same.reason}")
+    running = [entrant for entrant in students if entrant.in_play]
+    prepare_all(context, running, truth, name="prepare student", part=_BOTH_SHARE, beside=originals)
+    time_shapes(context, running, stage="screen student")
 
 
 def prepare_all(
@@ -102,9 +135,14 @@ def prepare_all(
             _probe(context, entrant, truth)
 
 
-def time_shapes(context: Context, entrants: Sequence[Entrant], *, again: bool = False) -> None:
-    """Time a few representative shapes of everybody; ``again`` adds to an earlier time."""
-    stage, begin = ("screen again", _SCREEN_ROUNDS) if again else ("screen", 0)
+def time_shapes(
+    context: Context, entrants: Sequence[Entrant], *, stage: str = "screen", again: bool = False
+) -> None:
+    """Time a few representative shapes of everybody; ``again`` adds to an earlier time.
+
+    ``stage`` is what the journal calls the moment at which the time for it will be used up.
+    """
+    stage, begin = ("screen again", _SCREEN_ROUNDS) if again else (stage, 0)
     deadline_s = context.budget.deadline(stage, _SCREEN_SHARE)
     visits = range(begin, begin + _SCREEN_ROUNDS)
     sweep(context, entrants, _screen_shapes(context), visits, deadline_s, stage="screen")
@@ -206,15 +244,15 @@ def _probe(context: Context, entrant: Entrant, truth: NDArray[np.float32]) -> No
     parity = entrant.prove("probe", message, truth)
     if parity is None:
         return
-    precision = entrant.candidate.precision
+    exact = entrant.candidate.exact
     reason = verdict(
-        parity, precision, max_flips=1.0, strict=False, tensor_tolerance=_PROBE_TOLERANCE
+        parity, exact=exact, max_flips=1.0, strict=False, tensor_tolerance=_PROBE_TOLERANCE
     )
     # The flip rate of so few texts says little; what it cannot hide is a broken export.
     most = max(_PROBE_FLIPS, context.settings.max_flips)
     if reason:
         entrant.end("refused", f"on {parity.compared} texts: {reason}")
-    elif precision != "fp32" and parity.flip_rate > most:
+    elif not exact and parity.flip_rate > most:
         changed = f"{parity.flips} of {parity.compared} answers changed"
         entrant.end("refused", f"{changed}; the first look stops at {100 * most:.0f} %")
 
@@ -254,8 +292,8 @@ def _drop_hopeless(context: Context, first: Sequence[Entrant]) -> None:
     leaders = _leaders(running)
     for entrant in running:
         speed = entrant.screen_tokens_per_s or 0.0
-        own = leaders[entrant.candidate.precision].screen_tokens_per_s or 0.0
-        # Each precision keeps its own best: the report shows what a step down gains.
+        own = leaders[entrant.candidate.variant].screen_tokens_per_s or 0.0
+        # Each variant keeps its own best: the report shows what a step down gains.
         if leader and speed * _LAYOUT_GAIN < own:
             entrant.end("dropped", f"{best / speed:.1f}x slower than {leader.label}")
 
@@ -263,20 +301,22 @@ def _drop_hopeless(context: Context, first: Sequence[Entrant]) -> None:
 def _follow(entrant: Entrant, first: Entrant) -> None:
     """Settle another layout of a format whose first one is too slow."""
     if first.status == "dropped":
-        layout = first.candidate.layout
-        entrant.end("dropped", f"not started, as with the layout {layout}: {first.reason}")
+        reason = first.reason or ""
+        if not reason.startswith(_NOT_STARTED):
+            reason = f"{_NOT_STARTED} as with the layout {first.candidate.layout}: {reason}"
+        entrant.end("dropped", reason)
 
 
 def _leaders(running: Sequence[Entrant]) -> dict[str, Entrant]:
-    """The fastest of each precision."""
+    """The fastest of each precision, and of a student's."""
     leaders: dict[str, Entrant] = {}
     for entrant in sorted(running, key=lambda e: -(e.screen_tokens_per_s or 0.0)):
-        leaders.setdefault(entrant.candidate.precision, entrant)
+        leaders.setdefault(entrant.candidate.variant, entrant)
     return leaders
 
 
 def _drop_slower(running: list[Entrant], max_flips: float) -> None:
-    """Keep the few most promising, and the best of each precision with its closest rival.
+    """Keep the few most promising, and the best of each variant with its closest rival.
 
     Those stay in case a lossier one is refused, and to show what each step down gains. Whose
     first answers speak against it comes after all whose do not, however fast it is.
@@ -291,13 +331,13 @@ def _drop_slower(running: list[Entrant], max_flips: float) -> None:
     best, first = ranked[0].screen_tokens_per_s or 0.0, dict[str, float]()
     places: Counter[str] = Counter()
     for entrant in ranked:
-        speed, precision = entrant.screen_tokens_per_s, entrant.candidate.precision
+        speed, variant = entrant.screen_tokens_per_s, entrant.candidate.variant
         if not speed:
             entrant.end("dropped", "the budget left no time to time it; raise --budget")
             continue
-        place, own = places[precision], first.setdefault(precision, speed)
-        places[precision] += 1
-        most = _MOST_EXACT if precision == "fp32" else _MOST_LOSSY
+        place, own = places[variant], first.setdefault(variant, speed)
+        places[variant] += 1
+        most = _MOST_EXACT if entrant.candidate.exact else _MOST_LOSSY
         near = speed * _CLEARLY_SLOWER >= best
         rival = place < _RIVALS and speed * _TIED >= own
         if place == 0 or rival or (near and place < most):
@@ -307,7 +347,7 @@ def _drop_slower(running: list[Entrant], max_flips: float) -> None:
             behind = "is slower"
             if not _may_pass(entrant, max_flips):
                 behind = "changed more answers on the first texts"
-            why = f"only the {most} most promising {precision} candidates go on, and it {behind}"
+            why = f"only the {most} most promising {variant} candidates go on, and it {behind}"
         entrant.end("dropped", why)
 
 

@@ -23,8 +23,8 @@ from hasten import errors, hardware
 from hasten.bulk import cluster, node, ray_driver
 from hasten.bulk import target as targets
 from hasten.bulk.node import Answerer, Order
+from hasten.bulk.plan import decide
 from hasten.bulk.ray_driver import Need, Start
-from hasten.bulk.run import plan
 from hasten.bulk.source import Input
 from hasten.bulk.store import Store
 from hasten.errors import BundleError, ChoiceError, EngineError, InputError, StorageError
@@ -61,7 +61,7 @@ def predict(bundle: Path, given: Path, output: Path, **options: Any) -> bytes:
 def order_of(bundle: Path, given: Path, output: Path, **changes: Any) -> Order:
     """What a node would be told, with the fence in its place."""
     source = Input(str(given))
-    job = plan(
+    job = decide(
         cluster.described(bundle, trust=False),
         source,
         targets.decide(str(output), None, source),

@@ -272,7 +272,7 @@ def test_options_that_cannot_be(
         ("a.csv", "b.docx", "no format"),
         ("a.csv", "b.txt", "with answers"),
         ("a.csv", "b.parquet.gz", "packs its columns itself"),
-        ("a.csv", "a.csv", "lie in the input"),
+        ("a.csv", "a.csv", "is the input itself"),
         ("only", "only/b.csv", "lie in the input"),
         ("mixed", "b.csv", "several formats"),
         ("bare", "b.csv", "no file"),
@@ -408,7 +408,7 @@ def test_progress_tells_how_far_it_is(scripted_bundle: Path, tmp_path: Path) -> 
     assert told == [
         Progress(
             "predict",
-            "8 rows, 1 rows/s, 6 tokens/s, 25.0% padding, 2 duplicates, 1 errors",
+            "8 rows, 1 rows/s, 6 tokens/s, 25.0% padding, 2 duplicates, 1 error",
             0.25,
             30.0,
         )

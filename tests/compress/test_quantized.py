@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ def test_the_folder_is_an_ordinary_one_with_the_original_in_fp32(model: Path, st
 
 def test_a_person_sees_both_int8_models(student: Any, capsys: pytest.CaptureFixture[str]) -> None:
     folder, record = student
-    show_student(record, folder, as_json=False)
+    show_student(record, folder, "hasten tune student", as_json=False)
     shown = capsys.readouterr().out
     assert f"in {record.int8_steps} steps" in shown
     for ranges, parity in (("from a few texts", record.int8_before), ("learnt", record.int8_after)):
@@ -245,19 +246,46 @@ def test_weights_are_stored_as_integers(reference: Reference, tmp_path: Path) ->
 # --- tune -------------------------------------------------------------------------------------
 
 
-def recipes(trained: bool) -> set[tuple[str, str]]:
+def recipes(models: Sequence[str], trained: Sequence[str]) -> set[tuple[str, str, str]]:
     possible, _ = candidates.enumerate_rows(
-        MACHINE, Settings(precisions=("int8",)), engines.discover(), 64, trained
+        MACHINE,
+        Settings(precisions=("int8",)),
+        engines.discover(),
+        64,
+        models,
+        trained=trained,
     )
     labels = [candidate.label for candidate in possible]
     assert len(labels) == len(set(labels))
-    return {(candidate.engine, candidate.recipe) for candidate in possible}
+    return {(candidate.model, candidate.engine, candidate.recipe) for candidate in possible}
 
 
-def test_tune_has_a_row_only_where_there_are_trained_ranges() -> None:
-    more = {("openvino", "trained"), ("onnx_runtime", "trained")}
-    assert recipes(trained=True) - recipes(trained=False) == more
-    assert not recipes(trained=False) & more
+@pytest.mark.parametrize("models", [("original",), ("original", "student")])
+def test_tune_has_a_row_only_for_models_with_trained_ranges(models: Sequence[str]) -> None:
+    whose = models[-1]
+    more = {(whose, "openvino", "trained"), (whose, "onnx_runtime", "trained")}
+    assert recipes(models, [whose]) - recipes(models, []) == more
+    assert not recipes(models, []) & more
+
+
+def test_a_student_s_ranges_are_its_own(
+    student: Any, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+
+    def stop(context: Any) -> None:
+        found.append(context.trained)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hasten.tuning.contest.run", stop)
+    for source, options in (
+        (student[0], {"reference": model}),
+        (student[0], {}),
+        (model, {}),
+    ):
+        with pytest.raises(KeyboardInterrupt):
+            api.tune(source, texts=TEXTS, output=tmp_path / str(len(found)), **options)
+    assert found == [("student",), ("original",), ()]
 
 
 def test_trained_ranges_travel_with_the_reference(

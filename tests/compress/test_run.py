@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,20 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from hasten import api
+from hasten import api, hardware
+from hasten.cli.display import show_student
 from hasten.compress import distil
-from hasten.errors import BudgetError, ChoiceError, InputError, ResumeError, StorageError
-from tests.tiny import save_tiny, tiny_texts
+from hasten.errors import (
+    BudgetError,
+    ChoiceError,
+    InputError,
+    ModelError,
+    ResumeError,
+    StorageError,
+)
+from hasten.reference import prepare
+from hasten.reference.module import pretrained
+from tests.tiny import save_tiny, save_tiny_tokenizer, tiny_texts
 
 TEXTS = tiny_texts(400)
 
@@ -26,17 +38,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many steps everywhere, however fast the machine is."""
-    monkeypatch.setattr(distil, "time_steps", lambda lesson, count: 1.0)
+    monkeypatch.setattr(distil, "time_steps", lambda lesson, count: 100.0)
 
 
 def compress(model: Path, output: Path, **options: Any) -> Any:
-    given = {"texts": TEXTS, "layers": 1, "budget": 70.0, **options}
+    given = {"texts": TEXTS, "layers": 1, "budget": 7000.0, **options}
     return api.compress(model, output=output, **given)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    found = AutoModelForSequenceClassification.from_pretrained(folder)
-    return dict(found.state_dict())
+    return dict(pretrained(folder).state_dict())
 
 
 def test_a_student_is_an_ordinary_folder_and_is_compared(model: Path, tmp_path: Path) -> None:
@@ -54,18 +65,24 @@ def test_a_student_is_an_ordinary_folder_and_is_compared(model: Path, tmp_path: 
     assert len(student.agreements) >= 1
 
 
-def test_an_interrupted_run_ends_with_the_same_weights(model: Path, tmp_path: Path) -> None:
-    compress(model, tmp_path / "whole")
+@pytest.mark.parametrize(
+    "options", [{}, {"ffn_width": 32, "heads": 1, "embeddings": True, "freeze_embeddings": False}]
+)
+def test_an_interrupted_run_ends_with_the_same_weights(
+    model: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    undisturbed = compress(model, tmp_path / "whole", **options)
 
     def stop(event: Any) -> None:
-        if event.stage == "teach" and "step 33 " in event.message:
+        if event.stage == "teach" and "step 15 " in event.message:  # amid the second pass
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        compress(model, tmp_path / "student", on_event=stop)
-    with pytest.raises(ResumeError, match="ffn_width"):
-        compress(model, tmp_path / "student", ffn_width=32)
-    compress(model, tmp_path / "student")
+        compress(model, tmp_path / "student", on_event=stop, **options)
+    with pytest.raises(ResumeError, match="ffn_width, freeze_embeddings"):
+        compress(model, tmp_path / "student", ffn_width=16, freeze_embeddings=bool(options))
+    continued = compress(model, tmp_path / "student", **options)
+    assert continued.agreements == undisturbed.agreements
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "student")
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
@@ -78,15 +95,103 @@ def test_an_interrupted_run_ends_with_the_same_weights(model: Path, tmp_path: Pa
         ({"layers": 0}, ChoiceError, "has 2"),
         ({"layers": None}, ChoiceError, "nothing"),
         ({"ffn_width": 65}, ChoiceError, "is 64"),
+        ({"heads": 3}, ChoiceError, "each block has 2"),
         ({"texts": TEXTS[:150]}, InputError, "at least 200"),
-        ({"budget": 5.0}, BudgetError, "one pass"),
+        ({"texts": TEXTS[:150] * 4}, InputError, "150 different texts"),
+        ({"budget": 500.0}, BudgetError, "one pass"),
+        ({"model": "tests.tiny:tiny_model"}, ModelError, "is code"),
     ],
 )
 def test_what_cannot_be(
     model: Path, tmp_path: Path, options: dict[str, Any], kind: type[Exception], message: str
 ) -> None:
-    with pytest.raises(kind, match=message):
-        compress(model, tmp_path / "student", **options)
+    with pytest.raises(kind, match=message) as caught:
+        compress(options.pop("model", model), tmp_path / "student", **options)
+    assert caught.value.fix
+
+
+def test_a_family_that_cannot_be_pruned_is_told(tmp_path: Path) -> None:
+    from transformers import AlbertConfig, AlbertForSequenceClassification
+
+    config = AlbertConfig(
+        vocab_size=150,
+        embedding_size=16,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_labels=3,
+    )
+    AlbertForSequenceClassification(config).save_pretrained(tmp_path / "albert")
+    save_tiny_tokenizer(tmp_path / "albert")
+    with pytest.raises(ModelError, match="AlbertForSequenceClassification cannot") as caught:
+        compress(tmp_path / "albert", tmp_path / "student")
+    assert "CamemBERT" in str(caught.value.fix)
+
+
+def test_a_student_with_fewer_heads_and_words_is_tuned_as_any(model: Path, tmp_path: Path) -> None:
+    texts = [text.replace("b", "k") for text in TEXTS]
+    student = compress(
+        model, tmp_path / "student", texts=texts, layers=None, heads=1, embeddings=True
+    )
+    assert (student.heads, student.of_heads, len(student.layers)) == (1, 2, 2)
+    assert student.vocabulary < student.of_vocabulary == 170
+    assert student.vocabulary_saved_bytes == (170 - student.vocabulary) * 32 * 4
+    assert student.parameter_count < student.of_parameter_count
+    reference = prepare(tmp_path / "student", tmp_path / "reference")
+    assert reference.info.parameter_count == student.parameter_count
+
+
+def test_a_smaller_vocabulary_alone_changes_nothing(model: Path, tmp_path: Path) -> None:
+    student = compress(model, tmp_path / "student", layers=None, embeddings=True)
+    assert (student.steps, student.taught_texts) == (0, 0)
+    assert student.before.flips == student.after.flips == 0
+    assert student.after.max_abs_difference == 0.0
+
+
+def test_a_width_that_was_rounded_is_told(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = [text.replace("b", "k") for text in TEXTS]
+    student = compress(
+        model, tmp_path / "student", texts=texts, ffn_width=40, embeddings=True, heads=1
+    )
+    show_student(student, tmp_path / "student", "hasten tune", as_json=False)
+    told = capsys.readouterr()
+    assert "feed-forward units: 32 of 64 (40 were asked for" in told.out
+    assert "attention heads: 1 of 2" in told.out
+    assert "MB less)" in told.out
+    assert "of new texts hold one" in told.err
+    assert "transformers 4 can" in told.err
+
+
+def test_a_disk_that_is_full_is_told_and_the_run_goes_on_later(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compress(model, tmp_path / "whole")
+
+    def save(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(torch, "save", save)
+        with pytest.raises(StorageError, match="No space left"):
+            compress(model, tmp_path / "student")
+    compress(model, tmp_path / "student")
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "student")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize("has_bf16", [True, False])
+def test_bfloat16_is_used_where_the_cpu_has_it(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_bf16: bool
+) -> None:
+    here = replace(hardware.detect(), instruction_sets=("avx512_bf16",) if has_bf16 else ("avx2",))
+    seen: list[bool] = []
+    monkeypatch.setattr(hardware, "detect", lambda: here)
+    monkeypatch.setattr(distil, "teach", lambda lesson, *_: seen.append(lesson.bf16) or [])
+    compress(model, tmp_path / "student")
+    assert seen == [has_bf16]
 
 
 def test_a_folder_that_is_there_is_left_alone(model: Path, tmp_path: Path) -> None:

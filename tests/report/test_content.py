@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from hasten.records import Candidate, Flip, Interval, Parity, Quality, Row, Tuning
-from hasten.report import command, compose, content, markdown, terminal
+from hasten.report import command, compose, content, content_ladder, markdown, terminal
 from tests.scripted import Lab
 
 SLOW = {"call_s": 5e-3, "token_s": 1e-4}
@@ -161,11 +161,13 @@ def test_a_faster_lossy_runner_up_is_explained(tuning: Tuning) -> None:
 
 def test_each_step_down_tells_what_it_gains_and_costs(tmp_path: Any) -> None:
     script = {"*": SLOW, "fake-bf16-cpu-2x1": FAST, "fake-bf16-cpu-1x2": FAST}
-    (step,) = content.steps(Lab(tmp_path, script).tune())
+    (step,) = content_ladder.steps(Lab(tmp_path, script).tune())
     assert step.startswith("Fake bf16 1x2 is ")
     assert "times as fast as Fake fp32" in step
     assert step.endswith("and changes 0 of 60 answers (at most 4.87%).")
-    assert content.steps(Lab(tmp_path / "one", {"*": FAST}, precisions=("fp32",)).tune()) == ()
+    assert (
+        content_ladder.steps(Lab(tmp_path / "one", {"*": FAST}, precisions=("fp32",)).tune()) == ()
+    )
 
 
 def test_a_recipe_and_what_it_spares_are_part_of_the_name() -> None:

@@ -9,13 +9,20 @@ from hasten.tuning.choose import choose
 
 ENGINES: dict[str, Engine] = {"fake": Fake()}
 QUIET = (1.0, 1.01, 0.99, 1.0, 1.0)
+UNEASY = (1.04, 0.97, 1.02, 0.96, 1.01)
 NOISY = (2.0, 0.5, 1.5, 0.7, 1.0)
 
 
-def row(precision: str, mean_s: float, rounds: tuple[float, ...] = QUIET, recipe: str = "") -> Row:
+def row(
+    precision: str,
+    mean_s: float,
+    rounds: tuple[float, ...] = QUIET,
+    recipe: str = "",
+    model: str = "original",
+) -> Row:
     total = Measurement(tuple(mean_s * factor for factor in rounds))
     run = EndToEnd(Strategy("optimal", 8), 100, 3000, 0.1, None, total, total, (0.1,))
-    candidate = Candidate("fake", precision, "cpu", 1, recipe=recipe)
+    candidate = Candidate("fake", precision, "cpu", 1, recipe=recipe, model=model)
     return Row(candidate, "finalist", runs=(run,))
 
 
@@ -49,3 +56,17 @@ def test_another_lossy_one_may_win_where_the_fastest_is_unsure() -> None:
 def test_without_an_exact_one_the_fastest_wins() -> None:
     rows = [row("bf16", 1.26), row("int8", 1.0, NOISY)]
     assert choose(rows, ENGINES, Settings()).winner.candidate.precision == "int8"
+
+
+def test_a_student_in_fp32_is_lossy() -> None:
+    rows = [row("fp32", 1.26), row("fp32", 1.0, NOISY, model="student")]
+    assert choose(rows, ENGINES, Settings()).winner.candidate.model == "original"
+    rows = [row("fp32", 1.26), row("fp32", 1.0, model="student")]
+    assert choose(rows, ENGINES, Settings()).winner.candidate.model == "student"
+
+
+def test_of_a_tie_the_original_in_any_precision_comes_before_a_student() -> None:
+    rows = [row("fp32", 2.0), row("int8", 1.01), row("fp32", 1.0, UNEASY, model="student")]
+    choice = choose(rows, ENGINES, Settings())
+    assert choice.tie
+    assert choice.winner.candidate.variant == "int8"

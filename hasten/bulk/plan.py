@@ -1,0 +1,118 @@
+"""What is to be done, decided before the first row: everything that the output depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from hasten import formats, tasks
+from hasten.batching import CostModel
+from hasten.bulk.columns import Naming, choose
+from hasten.bulk.model import Answered
+from hasten.bulk.source import Input, schema_of, schema_text
+from hasten.bulk.target import Target
+from hasten.bundle import Bundle
+from hasten.errors import ChoiceError, HastenError
+from hasten.records import ON_ERROR, BulkPlan
+
+_VERSION = 1
+
+_SHARD_S = 20.0
+"""What a shard should take: so much is lost at most when a run is killed."""
+
+_SHARD_ROWS = (512, 16384)
+"""Fewer leave too little choice for batches without padding; more gain nothing."""
+
+_FIRST_ROWS = 32
+"""Of the first shard, where a pipe's other end waits for it."""
+
+_SHARD_BYTES = 32 << 20
+"""Where texts are large, fewer rows make a shard: a few shards must fit into memory."""
+
+_TYPICAL = (32, 32)
+"""Batch size and tokens a text by which a shard's time is guessed, before any text is seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is to be done, decided: the input, where the output goes, and the plan."""
+
+    bundle: Bundle
+    given: Input
+    target: Target
+    plan: BulkPlan
+    naming: Naming
+
+    def encode(self, answered: Answered) -> bytes:
+        """A shard with its answers, as its part holds it."""
+        written = formats.BY_EXTENSION[self.plan.output_format]
+        head = self.plan.dataset or answered.shard.number == 0
+        raw = written.write(answered.rows, answered.table, schema_of(self.plan), head=head)
+        return formats.packed(raw, self.plan.packing)
+
+
+def decide(
+    bundle: Bundle,
+    given: Input,
+    target: Target,
+    *,
+    text_column: str | None,
+    columns: Sequence[str] | None,
+    on_error: str,
+    shard_rows: int | None,
+) -> Job:
+    """Decide everything that the output depends on.
+
+    Raises:
+        InputError: the input's columns cannot be told.
+        ChoiceError: an option that cannot be.
+    """
+    if on_error not in ON_ERROR:
+        raise ChoiceError(f"on_error is {on_error!r}", fix=f"One of: {', '.join(ON_ERROR)}.")
+    if shard_rows is not None and shard_rows < 1:
+        raise ChoiceError(f"a shard has at least 1 row, not {shard_rows}")
+    found = given.columns(text_column)
+    task = tasks.get(bundle.model.task)
+    record = on_error == "record"
+    most = shard_rows or _rows_of_a_shard(bundle)
+    naming = choose(columns, task, bundle.model, found.schema.names, record_errors=record)
+    decided = BulkPlan(
+        version=_VERSION,
+        bundle=bundle.digest,
+        sources=given.sources,
+        input_format=given.extension,
+        text_column=found.text_column,
+        schema=schema_text(found.schema),
+        answers=naming.names,
+        output_format=target.format,
+        packing=target.packing,
+        dataset=target.dataset,
+        on_error="record" if record else "stop",
+        shard_rows=most,
+        shard_bytes=_SHARD_BYTES,
+        first_rows=_FIRST_ROWS if target.path is None else most,
+    )
+    return Job(bundle, given, target, decided, naming)
+
+
+def _rows_of_a_shard(bundle: Bundle) -> int:
+    """A power of two, by what the bundle's cost table says; the same whenever it is asked."""
+    table = bundle.plan.cost_table
+    fewest, most = _SHARD_ROWS
+    if table is None:
+        return most
+    batch, length = _TYPICAL
+    row_s = CostModel(table, bundle.plan.candidate.streams).cost_s(batch, length) / batch
+    wanted = min(max(_SHARD_S / row_s, fewest), most)
+    return 1 << (int(wanted).bit_length() - 1)
+
+
+def refuse_errors(errors: Mapping[int, HastenError], plan: BulkPlan) -> None:
+    """Raise the first error, unless errors are recorded."""
+    if plan.on_error == "stop" and errors:
+        first = errors[min(errors)]
+        raise type(first)(
+            first.message,
+            fix=f"{first.fix or ''}\nOr give such rows an error instead of an answer: "
+            "--on-error record (with --restart, if rows were answered already).".strip(),
+        ) from first

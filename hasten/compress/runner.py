@@ -1,0 +1,110 @@
+"""Models of one reference run over texts, and are compared with what the original answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasten import tasks
+from hasten.batching import plan
+from hasten.parity import compare
+from hasten.records import Parity, Strategy
+from hasten.reference import Reference
+from hasten.tokenization import Tokens
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_WEIGHING = 128
+"""Texts on which it is measured what can be left out, and where ranges of integers begin."""
+
+_RUN = Strategy("token_budget", 64, token_budget=2048)
+
+
+@dataclass(frozen=True, slots=True)
+class Lot:
+    """Texts for one purpose, and what the original answers: float32 [texts, k]."""
+
+    texts: tuple[str, ...]
+    tokens: Tokens
+    truth: NDArray[np.float32]
+
+
+class Runner:
+    """Runs models of one reference over texts."""
+
+    def __init__(self, reference: Reference) -> None:
+        self._info = reference.info
+        self._task = tasks.get(reference.info.task)
+        self._tokenizer = reference.tokenizer()
+
+    def tokens(self, texts: Sequence[str]) -> Tokens:
+        return self._tokenizer.encode(texts)
+
+    def lot(self, original: nn.Module, texts: Sequence[str]) -> Lot:
+        """Texts with what the original answers."""
+        tokens = self.tokens(texts)
+        return Lot(tuple(texts), tokens, self.outputs(original, tokens))
+
+    def first(self, tokens: Tokens) -> Tokens:
+        """A few of them; they stand in random order."""
+        return tokens.select(np.arange(min(_WEIGHING, len(tokens))))
+
+    def some(self, tokens: Tokens) -> list[dict[str, Any]]:
+        """A few of them as batches."""
+        return list(self.batches(self.first(tokens)))
+
+    def batches(self, tokens: Tokens) -> Iterator[dict[str, Any]]:
+        """The model's inputs, a few texts at a time."""
+        import torch
+
+        for begin in range(0, len(tokens), 16):
+            ids, mask = tokens.pad(range(begin, min(begin + 16, len(tokens))), self._pad)
+            yield {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+
+    @property
+    def _pad(self) -> int:
+        return self._info.pad_token_id
+
+    def outputs(self, model: Any, tokens: Tokens) -> NDArray[np.float32]:
+        """Logits, float32 [texts, k]; the model is as it was afterwards."""
+        import torch
+
+        training = model.training
+        model.eval()
+        rows: list[NDArray[np.float32]] = []
+        order = plan(tokens.lengths, _RUN)
+        with torch.inference_mode():
+            for batch in order:
+                ids, mask = map(torch.from_numpy, tokens.pad(batch, self._pad))
+                rows.append(model(input_ids=ids, attention_mask=mask).logits.numpy())
+        model.train(training)
+        outputs = np.concatenate(rows)
+        result = np.empty_like(outputs)
+        result[np.concatenate(order)] = outputs
+        return result
+
+    def agreement(self, watch: Lot, student: Any) -> float:
+        """Share of the same decisions; of numbers, how little of their spread they are off by."""
+        if not self._task.decides:
+            return self.closeness(watch, student)
+        outputs = self.outputs(student, watch.tokens)
+        same = self._task.decisions(outputs) == self._task.decisions(watch.truth)
+        return float(same.reshape(len(same), -1).all(axis=1).mean())
+
+    def closeness(self, watch: Lot, student: Any) -> float:
+        """1 less the mean difference of the outputs, in units of their spread."""
+        outputs = self.outputs(student, watch.tokens)
+        off = np.abs(outputs - watch.truth).mean() / max(float(watch.truth.std()), 1e-9)
+        return float(1.0 - off)
+
+    def parity(self, student: Any, judge: Lot) -> Parity:
+        """The student against the original, on texts that taught nothing."""
+        outputs = self.outputs(student, judge.tokens)
+        return compare(
+            judge.truth, outputs, task=self._task, labels=self._info.labels, texts=judge.texts
+        )

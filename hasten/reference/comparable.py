@@ -1,0 +1,172 @@
+"""Whether the answers of a student can be held against those of the model named as its original."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hasten.errors import ChoiceError, ModelError
+from hasten.records import LengthProfile, ModelInfo
+from hasten.reference.folder import Reference
+
+_FIX = "Give the model that the student was made from, with --reference."
+_CHARACTERS_PER_TOKEN = 16
+"""How much of a long text is looked at, per token that the model takes."""
+_SHOWN = 3
+_CONTEXT_CHARACTERS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A token of a text, and the characters ``[begin, end)`` that it stands for."""
+
+    token: str
+    begin: int
+    end: int
+    known: bool
+
+
+def require_comparable(
+    original: Reference, student: Reference, texts: Sequence[str], profile: LengthProfile
+) -> None:
+    """Refuse a pair of models whose answers mean different things, before anything is measured.
+
+    The student may have a smaller vocabulary with other ids: it has to split the texts into the
+    same tokens, but for those that it does not know.
+
+    Args:
+        original: the model that was named as the reference.
+        student: the model that is tuned.
+        texts: those that will be run.
+        profile: the lengths of all texts, as the original's tokenizer counts them.
+
+    Raises:
+        ChoiceError: both are the same model.
+        ModelError: task, outputs, labels, longest text or tokenizer differ; it says which and how.
+    """
+    if original.same_as(student):
+        raise ChoiceError(
+            f"--reference names {original.info.name}, which is the very model that is tuned",
+            fix="Leave --reference out: answers are compared with that model's own anyway. It is "
+            "for a student that `hasten compress` made of another model.",
+        )
+    _require_same_answers(original.info, student.info)
+    _require_same_window(original.info, student.info, profile)
+    _require_same_tokens(original, student, texts)
+
+
+def _require_same_answers(original: ModelInfo, student: ModelInfo) -> None:
+    ours, theirs = _called(original, student)
+    if original.task != student.task:
+        raise ModelError(
+            "a student can only be compared with a model of the same task: "
+            f"{ours} is {original.task}, {theirs} {student.task}",
+            fix=f"{_FIX} --task says what both are, where a model does not say it right.",
+        )
+    if original.output_width != student.output_width:
+        raise ModelError(
+            f"{ours} gives {original.output_width} numbers a text, {theirs} "
+            f"{student.output_width}: there is nothing to compare",
+            fix=_FIX,
+        )
+    differing = [
+        f"output {place} is {one!r} in {ours} and {other!r} in {theirs}"
+        for place, (one, other) in enumerate(zip(original.labels, student.labels, strict=True))
+        if one != other
+    ]
+    if differing:
+        more = f", and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
+        order = " (the same labels in another order)" if _same_set(original, student) else ""
+        raise ModelError(
+            f"the labels differ{order}: {'; '.join(differing[:_SHOWN])}{more}",
+            fix=f"{_FIX} If only the names differ, make id2label in both config.json the same.",
+        )
+
+
+def _called(original: ModelInfo, student: ModelInfo) -> tuple[str, str]:
+    # Folders of both are often called the same.
+    return f"the original ({original.name})", f"the student ({student.name})"
+
+
+def _same_set(original: ModelInfo, student: ModelInfo) -> bool:
+    return sorted(original.labels) == sorted(student.labels)
+
+
+def _require_same_window(original: ModelInfo, student: ModelInfo, profile: LengthProfile) -> None:
+    """Both must read all of a text, or the same part of it."""
+    ours, theirs = _called(original, student)
+    limits = original.max_length, student.max_length
+    is_cut = profile.longest > min(limits) or (profile.truncated and limits[0] < limits[1])
+    if limits[0] != limits[1] and is_cut:
+        raise ModelError(
+            f"{ours} reads up to {limits[0]} tokens of a text and {theirs} {limits[1]}, and some "
+            f"texts are longer than {min(limits)}: they would be compared on different parts",
+            fix=f"Give texts of up to {min(limits)} tokens, or set model_max_length in both "
+            "tokenizer_config.json to the same.",
+        )
+
+
+def _require_same_tokens(original: Reference, student: Reference, texts: Sequence[str]) -> None:
+    files = [reference.folder / "tokenizer.json" for reference in (original, student)]
+    if files[0].read_bytes() == files[1].read_bytes():
+        return
+    longest = _CHARACTERS_PER_TOKEN * original.info.max_length
+    heads = [text[:longest] for text in texts]
+    names = _called(original.info, student.info)
+    for head, ours, theirs in zip(heads, *(_split(file, heads) for file in files), strict=True):
+        places = _first_difference(ours, theirs)
+        if places is not None:
+            place, other = places
+            raise ModelError(
+                f"the tokenizers split a text differently: {names[0]} reads "
+                f"{_quoted(ours, place)}, {names[1]} {_quoted(theirs, other)} in "
+                f"{_excerpt(head, ours, place)!r}",
+                fix=f"{_FIX} A student's vocabulary may be smaller, with other ids, but it has to "
+                "split texts into the same tokens.",
+            )
+
+
+def _split(file: Path, texts: Sequence[str]) -> Iterator[list[_Piece]]:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    unknown = getattr(tokenizer.model, "unk_token", None)
+    for encoding in tokenizer.encode_batch(list(texts)):
+        named = zip(encoding.tokens, encoding.ids, encoding.offsets, strict=True)
+        yield [
+            # Unigram models give an unknown token the text's own characters as its name.
+            _Piece(token, *offsets, token != unknown and tokenizer.token_to_id(token) == number)
+            for token, number, offsets in named
+        ]
+
+
+def _first_difference(ours: list[_Piece], theirs: list[_Piece]) -> tuple[int, int] | None:
+    """The places in both at which they part; what the student does not know counts as the same."""
+    place = 0
+    for other, piece in enumerate(theirs):
+        if not piece.known:
+            while place < len(ours) and _within(ours[place], piece):
+                place += 1
+        elif place == len(ours) or ours[place].token != piece.token:
+            return place, other
+        else:
+            place += 1
+    return None if place == len(ours) else (place, len(theirs))
+
+
+def _within(piece: _Piece, unknown: _Piece) -> bool:
+    # Tokens without characters of their own, such as the last one, are nobody's part.
+    return piece.begin < piece.end and unknown.begin <= piece.begin and piece.end <= unknown.end
+
+
+def _quoted(pieces: list[_Piece], place: int) -> str:
+    tokens = [piece.token for piece in pieces[place : place + _SHOWN]]
+    return repr(" ".join(tokens)) if tokens else "nothing more"
+
+
+def _excerpt(text: str, pieces: list[_Piece], place: int) -> str:
+    begin = pieces[place].begin if place < len(pieces) else len(text)
+    return text[max(begin - _CONTEXT_CHARACTERS, 0) : begin + _CONTEXT_CHARACTERS]

@@ -1,0 +1,265 @@
+"""What is taught, and what becomes of a lesson that cannot go on."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hasten.compress import blocks, distil, relations
+from hasten.compress.distil import Lesson
+from hasten.errors import StorageError
+from hasten.tokenization import TextTokenizer
+from tests.compress.test_blocks import INPUTS
+from tests.tiny import MAX_LENGTH, tiny_model, tiny_texts, tiny_tokenizer
+
+UNITS = list(range(64))
+
+
+def lesson(**options: Any) -> Lesson:
+    original = tiny_model().requires_grad_(False)
+    tokens = TextTokenizer(tiny_tokenizer(), MAX_LENGTH).encode(tiny_texts(96))
+    given = {
+        "original": original,
+        "student": blocks.cut(original, [1], [UNITS], [[0]]),
+        "layers": [1],
+        "tokens": tokens,
+        "pad_token_id": 0,
+        "gold": None,
+        "agreement": lambda student: 0.5,
+        "steps": 6,
+        "seed": 0,
+        **options,
+    }
+    return Lesson(**given)
+
+
+def teach(what: Lesson, folder: Path, tell: Any = lambda step, best: None) -> list[float]:
+    return distil.teach(what, folder, tell)
+
+
+def test_a_resumed_lesson_teaches_what_an_undisturbed_one_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Amid a pass over the texts, and with a look that is always the best: no weight is older."""
+    loss, seen = distil.loss, []
+
+    def watched(what: Lesson, student: Any, inputs: dict[str, Any]) -> Any:
+        seen.append(inputs["input_ids"].sum().item())
+        return loss(what, student, inputs)
+
+    monkeypatch.setattr(distil, "loss", watched)
+
+    def stop(step: int, best: float | None) -> None:
+        del best
+        if step == 6:  # the last checkpoint is of step 4, and a pass has 3
+            raise KeyboardInterrupt
+
+    looks = {"agreement": lambda student: time.monotonic(), "steps": 20}
+    whole, resumed = lesson(**looks), lesson(**looks)
+    teach(whole, tmp_path / "whole")
+    undisturbed = list(seen)
+    seen.clear()
+    with pytest.raises(KeyboardInterrupt):
+        teach(resumed, tmp_path / "resumed", stop)
+    again = lesson(**looks)
+    seen.clear()
+    teach(again, tmp_path / "resumed")
+    assert seen == undisturbed[-len(seen) :]
+    assert len(set(undisturbed[:9])) == 9  # each pass has an order of its own
+    taught = whole.student.state_dict()
+    assert all(torch.equal(taught[name], w) for name, w in again.student.state_dict().items())
+
+
+# --- the loss ---------------------------------------------------------------------------------
+
+
+def relation(states: np.ndarray, head: int, size: int) -> np.ndarray:
+    """By hand: softmax(x x' / sqrt(size)) of one relation head of one text without padding."""
+    x = states[:, head * size : (head + 1) * size]
+    scores = np.exp(x @ x.T / math.sqrt(size))
+    return scores / scores.sum(1, keepdims=True)
+
+
+def test_relations_are_those_of_the_paper() -> None:
+    rng = np.random.default_rng(0)
+    ours = [rng.normal(size=(2, 4, 6)) for _ in range(3)]
+    theirs = [rng.normal(size=(2, 4, 12)) for _ in range(3)]
+    mask = np.array([[1, 1, 1, 1], [1, 1, 0, 0]], bool)
+    rows = [
+        np.sum(p * np.log(p / q))
+        for own, other in zip(ours, theirs, strict=True)
+        for text, length in ((0, 4), (1, 2))
+        for head in range(3)
+        for q, p in zip(
+            relation(own[text, :length], head, 2),
+            relation(other[text, :length], head, 4),
+            strict=True,
+        )
+    ]
+    given = relations.difference(
+        relations.Watched(1, [torch.tensor(x) for x in ours]),
+        relations.Watched(5, [torch.tensor(x) for x in theirs]),
+        torch.tensor(mask),
+    )
+    # 5 heads of 12 columns are no even division: 3 is the most that divides 6 and 12.
+    assert relations.common_heads(6, 12, most=5) == 3
+    assert given.item() == pytest.approx(np.mean(rows), rel=1e-5)
+
+
+def test_the_original_has_nothing_to_learn_from_itself() -> None:
+    original = tiny_model().requires_grad_(False)
+    same = lesson(student=blocks.cut(original, [0, 1], [UNITS] * 2), layers=[0, 1])
+    for weight in (0.0, 1.0):
+        total, _ = distil.loss(replace(same, relations=weight), same.student, dict(INPUTS))
+        assert total.item() == pytest.approx(0.0, abs=1e-5)
+
+
+def test_relations_count_as_much_as_they_weigh() -> None:
+    what = lesson()
+    losses = [
+        distil.loss(replace(what, relations=weight), what.student, dict(INPUTS))[0].item()
+        for weight in (0.0, 1.0, 3.0)
+    ]
+    assert losses[1] - losses[0] > 1e-3
+    assert losses[2] - losses[0] == pytest.approx(3 * (losses[1] - losses[0]), rel=1e-4)
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_products_are_bfloat16_only_where_it_is_asked_for(bf16: bool) -> None:
+    what = lesson(bf16=bf16)
+    seen: list[torch.dtype] = []
+    hook = what.student.bert.encoder.layer[0].output.dense.register_forward_hook(
+        lambda _, __, output: seen.append(output.dtype)
+    )
+    total, outputs = distil.loss(what, what.student, dict(INPUTS))
+    hook.remove()
+    assert seen == [torch.bfloat16 if bf16 else torch.float32]
+    assert total.dtype == outputs.logits.dtype == torch.float32
+    total.backward()
+    gradients = [p.grad for p in what.student.parameters() if p.grad is not None]
+    assert gradients
+    assert all(g.dtype == torch.float32 and g.isfinite().all() for g in gradients)
+    exact, _ = distil.loss(replace(what, bf16=False), what.student, dict(INPUTS))
+    assert total.item() == pytest.approx(exact.item(), rel=0.1 if bf16 else 1e-6)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_frozen_embeddings_stay_and_the_rest_moves(frozen: bool, tmp_path: Path) -> None:
+    what = lesson()
+    before = {name: value.clone() for name, value in what.student.state_dict().items()}
+    if frozen:
+        distil.freeze_embeddings(what.student)
+    teach(what, tmp_path)
+    after = what.student.state_dict()
+    tables = {name for name in before if name.endswith("embeddings.weight")}
+    assert len(tables) == 3
+    for name in tables:
+        assert torch.equal(before[name], after[name]) is frozen
+    layer = "bert.encoder.layer.0.intermediate.dense.weight"
+    assert not torch.equal(before[layer], after[layer])
+
+
+# --- time -------------------------------------------------------------------------------------
+
+
+def test_looks_are_few_and_the_last_step_is_looked_at() -> None:
+    for steps in range(1, 500):
+        assert steps // distil.looks_every(steps) <= distil.CHECKS
+
+
+def test_a_lesson_ends_when_the_time_is_over(tmp_path: Path) -> None:
+    told: list[int] = []
+    what = lesson(steps=40, overdue=lambda: len(told) >= 9)
+    looks = teach(what, tmp_path, lambda step, best: told.append(step))
+    assert told == list(range(1, 10))
+    assert len(looks) == 2  # after 4 and 8 steps
+
+
+def test_timing_steps_changes_nothing() -> None:
+    what = lesson()
+    before = {name: value.clone() for name, value in what.student.state_dict().items()}
+    random_state = torch.get_rng_state()
+    assert distil.time_steps(what, 3) > 0
+    assert torch.equal(random_state, torch.get_rng_state())
+    assert all(torch.equal(before[n], v) for n, v in what.student.state_dict().items())
+    assert all(p.grad is None for p in what.student.parameters())
+
+
+# --- the disk ---------------------------------------------------------------------------------
+
+
+def test_a_disk_that_fills_up_keeps_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same weights at the end, as if the disk had never been full."""
+    scores = iter([0.1, 0.2, 0.3, 0.4, 0.5, 0.6] * 3)
+    grow = lambda student: next(scores)  # noqa: E731
+    whole = lesson(agreement=grow)
+    teach(whole, tmp_path / "whole")
+    full = {"full": False}
+    real = torch.save
+
+    def save(*arguments: Any, **options: Any) -> None:
+        if full["full"]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(*arguments, **options)
+
+    monkeypatch.setattr(torch, "save", save)
+
+    def tell(step: int, best: float | None) -> None:
+        full["full"] = step >= 4
+
+    scores = iter([0.1, 0.2, 0.3, 0.4, 0.5, 0.6] * 3)
+    with pytest.raises(StorageError, match="No space left") as caught:
+        teach(lesson(agreement=grow), tmp_path / "disk", tell)
+    assert "same command" in str(caught.value.fix)
+    kept = sorted(path.name for path in (tmp_path / "disk").iterdir())
+    assert kept == ["checkpoint-2", "checkpoint-3"]
+    monkeypatch.undo()
+    scores = iter([0.4, 0.5, 0.6])
+    again = lesson(agreement=grow)
+    teach(again, tmp_path / "disk")
+    theirs, ours = whole.student.state_dict(), again.student.state_dict()
+    assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
+
+
+def test_a_checkpoint_that_was_cut_off_is_not_taken_up(tmp_path: Path) -> None:
+    what = lesson()
+    teach(what, tmp_path)
+    last = max(tmp_path.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    state = last / "trainer_state.json"
+    state.write_text(state.read_text()[:100])
+    again = lesson()
+    teach(again, tmp_path)
+    theirs, ours = what.student.state_dict(), again.student.state_dict()
+    assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
+    assert json.loads(state.read_text())["global_step"] == int(last.name.split("-")[1])
+
+
+def test_too_little_room_is_told_before_anything_is_taught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    what = lesson()
+    needed = 3 * distil.checkpoint_bytes(what.student)
+    sizes = sum(p.nbytes for p in what.student.parameters())
+    assert needed == 9 * sizes
+    distil.freeze_embeddings(what.student)
+    assert distil.checkpoint_bytes(what.student) < 3 * sizes
+    told: list[int] = []
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(distil.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(StorageError, match="checkpoints need"):
+        teach(what, tmp_path, lambda step, best: told.append(step))
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="cannot be written"):
+        distil.time_checkpoint(what, tmp_path / "file")
+    assert not told

@@ -1,0 +1,89 @@
+"""The budget: what it holds is counted in full, and what is left is told."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hasten.compress import distil, schedule
+from hasten.compress.schedule import Teller, Upkeep
+from hasten.errors import BudgetError
+
+LESSON: Any = SimpleNamespace(tokens=[None] * 640)  # 20 steps an epoch
+
+
+@pytest.fixture(autouse=True)
+def pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distil, "time_steps", lambda lesson, count: 2.0)
+
+
+def steps(budget_s: float, spent_s: float = 0.0, upkeep: Upkeep = Upkeep(0, 0, 0)) -> int:  # noqa: B008 - frozen
+    phases = [schedule.phase(LESSON, upkeep)]
+    (found,) = schedule.steps(phases, budget_s=budget_s, spent_s=spent_s, taught_share=0.7)
+    return found
+
+
+def test_everything_fits_into_the_budget() -> None:
+    for budget_s in (200.0, 333.0, 500.0):
+        upkeep = Upkeep(look_s=3.0, checkpoint_s=1.0, end_s=20.0)
+        found = steps(budget_s, 30.0, upkeep)
+        looks = found // distil.looks_every(found)
+        spent_s = 30.0 + 2.0 * found + looks * (3.0 + 1.0) + 3 * 1.0 + 20.0
+        assert 0.7 * budget_s < spent_s <= 0.95 * budget_s
+        assert found % distil.looks_every(found) == 0
+
+
+def test_more_than_is_of_use_is_not_used() -> None:
+    assert steps(100_000.0) == 400
+
+
+def test_what_a_budget_lacks_is_told() -> None:
+    with pytest.raises(BudgetError) as caught:
+        steps(60.0, 30.0, Upkeep(1.0, 0.0, 5.0))
+    assert "one pass over the 640 texts that teach takes 40 s, and 12 s are left" in str(
+        caught.value
+    )
+    assert "30 s are gone, and 15 s go into watching" in str(caught.value)
+    # (30 + 15 + 40) / 0.95 = 89 s; 6 steps of 32 texts are 7 in 10 of 274.
+    assert caught.value.fix == "--budget 2m, or fewer texts: 274 would fit."
+    with pytest.raises(BudgetError) as caught:
+        steps(60.0, 45.0, Upkeep(1.0, 0.0, 5.0))
+    assert "fewer texts" not in str(caught.value.fix)  # of fewer nothing can be learnt
+
+
+class Clock:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 1000.0
+        monkeypatch.setattr(schedule.time, "monotonic", lambda: self.now_s)
+
+
+def test_how_long_is_left_follows_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, events = Clock(monkeypatch), []
+    tell = Teller(events.append, clock.now_s, budget_s=100.0)
+    clock.now_s += 20.0
+    tell("choose", "blocks")
+    assert (events[-1].left_s, events[-1].done) == (80.0, 0.2)
+    step = tell.teaching("teach", steps=30, end_s=7.0)
+    step(11, None)  # of a run that was resumed
+    clock.now_s += 10.0
+    step(16, 0.875)
+    assert events[-1].left_s == pytest.approx(14 * 2.0 + 7.0)
+    assert events[-1].done == pytest.approx(30.0 / 65.0)
+    assert events[-1].message == "step 16 of 30, 87.5% of answers agree"
+    clock.now_s += 200.0
+    tell("compare", "")
+    assert (events[-1].left_s, events[-1].done) == (0.0, 1.0)
+
+
+def test_a_choice_that_takes_too_long_is_given_up_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    tell = Teller(lambda event: None, clock.now_s, budget_s=100.0)
+    chosen = tell.choosing("blocks")
+    clock.now_s += 9.0
+    chosen(0.1)
+    clock.now_s += 11.0
+    with pytest.raises(BudgetError, match=r"which blocks stay takes 133 s") as caught:
+        chosen(0.15)
+    assert "--budget 5m" in str(caught.value.fix)
