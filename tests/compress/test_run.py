@@ -155,7 +155,7 @@ def test_a_width_that_was_rounded_is_told(
     student = compress(
         model, tmp_path / "student", texts=texts, ffn_width=40, embeddings=True, heads=1
     )
-    show_student(student, tmp_path / "student", as_json=False)
+    show_student(student, tmp_path / "student", "hasten tune", as_json=False)
     told = capsys.readouterr()
     assert "feed-forward units: 32 of 64 (40 were asked for" in told.out
     assert "attention heads: 1 of 2" in told.out
