@@ -229,7 +229,7 @@ def test_an_unknown_extension_names_the_known(tmp_path, name):
         ("a.jsonl", ""),
         ("a.jsonl", "\n \n"),
         ("a.txt", ""),
-        ("a.txt.gz", gzip.compress(b"")),
+        ("a.txt.gz", gzip.compress(b"", mtime=0)),
         ("a.parquet", parquet_bytes(text=pa.array([], pa.string()))),
     ],
 )
@@ -257,7 +257,12 @@ def test_blank_texts_only(tmp_path, name, content):
         ("a.txt", b"\xef\xbb\xbfok\n\xc3(\n", "line 2: the byte 0xc3 at byte offset 6", "LATIN1"),
         ("a.txt", "ok".encode("utf-16"), "line 1: the byte 0xff at byte offset 0", "UTF-16"),
         ("a.jsonl", b'{"text": "\xed\xa0\x80"}', "line 1: the byte 0xed at byte offset 10", "LAT"),
-        ("a.csv", gzip.compress(b"text\na"), "line 1: the byte 0x8b at byte offset 1", ".gz"),
+        (
+            "a.csv",
+            gzip.compress(b"text\na", mtime=0),
+            "line 1: the byte 0x8b at byte offset 1",
+            ".gz",
+        ),
         (
             "a.parquet",
             parquet_bytes(text=pa.array([b"ok", None, b"a\xff"], pa.binary()).view(pa.string())),

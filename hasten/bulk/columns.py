@@ -84,7 +84,8 @@ def choose(
 def _refuse_taken(names: Mapping[str, str], taken: Sequence[str]) -> None:
     for what, name in names.items():
         if name in taken:
-            others = [w if w != what else f"{w}=predicted_{w}" for w in names if w != ERROR]
+            free = {w: f"{w}=predicted_{w}" if n in taken else f"{w}={n}" for w, n in names.items()}
+            others = [free[w] if free[w] != f"{w}={w}" else w for w in names if w != ERROR]
             if what == ERROR:
                 others.append(f"{ERROR}=NAME")
             raise ChoiceError(

@@ -21,6 +21,8 @@ from hasten.errors import StorageError
 
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
 _UNFINISHED = ".unfinished"
 
 _RANDOM_BYTES = 4
@@ -32,10 +34,10 @@ def storing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        mend = "Free some space" if error.errno in _FULL else "Mend it, or choose another -o"
         raise StorageError(
             f"cannot write {path}: {error.strerror or error}",
-            fix="What is finished is kept: mend it (free some space?), and the same command "
-            "continues.",
+            fix=f"{mend}; what is finished is kept, and the same command continues.",
         ) from error
 
 

@@ -68,9 +68,9 @@ def decide(
         ChoiceError: an option that cannot be.
     """
     if on_error not in ON_ERROR:
-        raise ChoiceError(f"on_error is {on_error!r}", fix=f"One of: {', '.join(ON_ERROR)}.")
+        raise ChoiceError(f"--on-error is {on_error!r}", fix=f"One of: {', '.join(ON_ERROR)}.")
     if shard_rows is not None and shard_rows < 1:
-        raise ChoiceError(f"a shard has at least 1 row, not {shard_rows}")
+        raise ChoiceError(f"--shard-rows is {shard_rows}", fix="It must be at least 1.")
     found = given.columns(text_column)
     task = tasks.get(bundle.model.task)
     record = on_error == "record"

@@ -11,6 +11,9 @@ from hasten.records import Event, Place, Progress, Receipt, Tally
 
 _TELL_S = 0.5
 
+_SURE_S = 3.0
+"""Before that, nothing is said of the time that is left."""
+
 
 class Meter:
     """Counts, and tells a callback twice a second. May be called from several threads."""
@@ -102,6 +105,8 @@ class Meter:
         now = self._passed - self._kept_passed
         if not self._extent or now <= 0:
             return 0.0, None
+        if seconds < _SURE_S:  # the first batches wait for all before them
+            return min(self._passed / self._extent, 1.0), None
         left = max(self._extent - self._passed, 0.0)
         return min(self._passed / self._extent, 1.0), seconds * left / now
 

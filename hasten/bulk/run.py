@@ -23,7 +23,7 @@ from hasten.bulk.progress import Meter
 from hasten.bulk.source import PIPE, Input
 from hasten.bulk.store import Store
 from hasten.bulk.target import Target
-from hasten.errors import InputError, StorageError
+from hasten.errors import ChoiceError, InputError, StorageError
 from hasten.predictor import Predictor, verified
 from hasten.records import Event, Progress, Receipt, Summary
 
@@ -82,6 +82,16 @@ def predict_file(
         ResumeError: ``output`` was begun from another input or bundle, or with other options.
         StorageError: ``output`` cannot be written, or is there already.
     """
+    for what, name in ("BUNDLE", bundle), ("INPUT", input), ("-o", output):
+        if not str(name):
+            raise ChoiceError(f"{what} is empty", fix="Is a variable of the shell not set?")
+    if input_format and str(input) != PIPE:
+        raise ChoiceError(
+            "--input-format is of standard input; of files the extension says it",
+            fix="Leave it out, or give the file as standard input: - < FILE",
+        )
+    if isinstance(columns, str):
+        raise ChoiceError(f"columns is {columns!r}", fix=f"Give a list: [{columns!r}]")
     if ray is not None:
         cluster.check(ray, str(input), str(output))
     pipe = (pipes[0] if pipes else _standard_input()) if str(input) == PIPE else None
@@ -100,7 +110,7 @@ def predict_file(
     )
     if target.path is None:
         with _loaded(job, on_event) as (model, meter):
-            _to_pipe(job, model, meter, pipes[1] if pipes else sys.stdout.buffer)
+            _to_pipe(job, model, meter, pipes[1] if pipes else _standard_output())
         return _summary(job, meter)
     with Store(target.path, dataset=target.dataset, restart=restart) as store:
         done = store.begin(job.plan)
@@ -182,10 +192,18 @@ def _standard_input() -> IO[bytes]:
     A thread may be waiting for more of it when the process ends. The interpreter would then want
     to close its own reader, find that thread in it, and abort.
     """
+    if sys.stdin is None:
+        raise ChoiceError("standard input is closed", fix="Give a file, or something to read from.")
     try:
         return io.BufferedReader(io.FileIO(sys.stdin.fileno(), closefd=False))
     except io.UnsupportedOperation:  # somebody put an object in its place
         return sys.stdin.buffer
+
+
+def _standard_output() -> IO[bytes]:
+    if sys.stdout is None:
+        raise ChoiceError("standard output is closed", fix="Give -o a file.")
+    return sys.stdout.buffer
 
 
 def _dotted(name: str | None) -> str | None:

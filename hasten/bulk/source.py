@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import glob
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -85,14 +85,32 @@ class Input:
         """
         for source in self.sources:
             path = Path(source.path)
+            if self._is_empty(source) and source is not self.sources[-1]:
+                continue
             try:
                 with self._opened(source, Place(), None) as reader:
                     if reader.columns or source is self.sources[-1]:
                         _refuse_namesakes(source.path, reader.columns)
-                        return Columns(text_column_of(reader, path, text_column), reader.schema)
+                        found = Columns(text_column_of(reader, path, text_column), reader.schema)
+                        break
             except formats.UNREADABLE as error:
                 raise unreadable(path, error) from error
-        raise AssertionError("there is at least one source")
+        self._refuse_other_columns(found.schema)
+        return found
+
+    def _refuse_other_columns(self, schema: pa.Schema) -> None:
+        """Open every file once: what does not fit is better told now than in the last hour."""
+        if self._pipe:
+            return
+        for source in self.sources:
+            if not self._is_empty(source):
+                # What cannot be read at all is told when its turn comes, or recorded.
+                with suppress(*formats.UNREADABLE), self._opened(source, Place(), schema):
+                    pass
+
+    def _is_empty(self, source: Source) -> bool:
+        """Whether a file of several has nothing in it, not even a header."""
+        return len(self.sources) > 1 and source.size_bytes == 0 and not self.format.seeks
 
     def extent(self) -> int | None:
         """How far all files together go, as places count; None if that cannot be told cheaply."""
@@ -133,9 +151,9 @@ class Input:
 
     def _rows(self, plan: BulkPlan, index: int, place: Place | None, number: int) -> Iterator[Rows]:
         """One file's rows from ``place`` on, shard by shard; ``number`` is the first one's."""
-        if place is None:
-            return
         source = self.sources[index]
+        if place is None or self._is_empty(source):
+            return
         try:
             with self._opened(source, place, schema_of(plan)) as reader:
                 yield from _taken(reader, plan, source.path, number)
@@ -197,6 +215,11 @@ def find(given: str) -> list[Path]:
     path = Path(given)
     if path.is_file():
         return [path]
+    if path.exists() and not path.is_dir():
+        raise InputError(
+            f"{given} is no file but a pipe or a device",
+            fix=f"Let it be standard input: hasten predict BUNDLE - --input-format csv < {given}",
+        )
     if path.is_dir():
         inside = (
             p for p in sorted(path.rglob("*")) if _is_data(p.relative_to(path)) and not _is_part(p)
@@ -215,6 +238,8 @@ def find(given: str) -> list[Path]:
             if match.is_file() and _is_data(Path(match.name)) and not _is_part(match)
         )
         problem = no_such_file(path)
+        if glob.has_magic(given):
+            problem = InputError(f"no file matches {given}", fix="Two stars stand for any folders.")
     if not found:
         raise problem
     return found

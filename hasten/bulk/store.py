@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -31,6 +31,19 @@ from hasten.plain import from_json, to_json
 from hasten.records import BulkPlan, Place, Receipt, Shard, Source, Tally
 
 SUCCESS = "_SUCCESS"
+_OPTIONS = {
+    "input_format": "--input-format",
+    "text_column": "--text-column",
+    "answers": "--columns",
+    "output_format": "--format",
+    "packing": "the packing",
+    "dataset": "a folder of parts",
+    "on_error": "--on-error",
+    "shard_rows": "--shard-rows",
+    "shard_bytes": "the most bytes of a shard",
+}
+"""How a user says what a plan holds; the rest follows from these."""
+
 _RESTART = "--restart throws away what was done and begins anew."
 
 
@@ -124,7 +137,27 @@ class Store:
         _refuse_others(_read_plan(self._plan), plan, self.output)
         if (self.folder / SUCCESS).exists():
             raise self._complete()
-        return self.receipts()
+        done = self.receipts()
+        self._refuse_cut(done.values())
+        return done
+
+    def _refuse_cut(self, done: Iterable[Receipt]) -> None:
+        """Look at the sizes of all parts now; digests, which take long, come at the end."""
+        for receipt in done:
+            path = self.folder / receipt.part
+            if not path.is_file() or path.stat().st_size != receipt.size_bytes:
+                raise self._altered(receipt)
+
+    def _altered(self, receipt: Receipt) -> StorageError:
+        part = self.folder / receipt.part
+        note = self._receipt(receipt.shard.number)
+        return StorageError(
+            f"{part} is missing or has been altered",
+            fix=f"To have it made again: rm -f '{part}' '{note}', and the same command. {_RESTART}",
+        )
+
+    def _receipt(self, number: int) -> Path:
+        return self._receipts / f"{number:05}.json"
 
     def _complete(self) -> StorageError:
         return StorageError(
@@ -188,7 +221,7 @@ class Store:
         digest = hashlib.sha256(part).hexdigest()
         receipt = Receipt(shard, end, tally, name, len(part), digest)
         note = json.dumps(to_json(receipt)).encode()
-        durable.create(self._receipts / f"{shard.number:05}.json", note)
+        durable.create(self._receipt(shard.number), note)
         return receipt
 
     def finish(self, plan: BulkPlan) -> list[Receipt]:
@@ -230,7 +263,7 @@ class Store:
         for receipt in receipts:
             path = self.folder / receipt.part
             if _sha256(path) != receipt.sha256:
-                raise StorageError(f"{path} is missing or has been altered", fix=_RESTART)
+                raise self._altered(receipt)
 
     def _join(self, plan: BulkPlan, receipts: list[Receipt], whole: IO[bytes]) -> None:
         def parts() -> Iterator[IO[bytes]]:
@@ -292,7 +325,10 @@ def _refuse_others(then: BulkPlan, now: BulkPlan, output: Path) -> None:
             f"{output} was begun from a pipe, which cannot be read again", fix=_RESTART
         )
     what = "; ".join(_differences(then, now))
-    raise ResumeError(f"{output} was begun otherwise: {what}", fix=_RESTART)
+    raise ResumeError(
+        f"{output} was begun otherwise: {what}",
+        fix=f"As it was, it continues; so does another -o. {_RESTART}",
+    )
 
 
 def _differences(then: BulkPlan, now: BulkPlan) -> Iterator[str]:
@@ -303,8 +339,11 @@ def _differences(then: BulkPlan, now: BulkPlan) -> Iterator[str]:
         yield "the bundle is another one"
     for field in fields(BulkPlan):
         before, after = getattr(then, field.name), getattr(now, field.name)
-        if field.name not in {"sources", "bundle", "schema"} and before != after:
-            yield f"{field.name} was {_shown(before)} and is {_shown(after)}"
+        option = _OPTIONS.get(field.name)
+        if option and before != after:
+            yield f"{option} was {_shown(before)} and is {_shown(after)}"
+    if then.version != now.version:
+        yield f"the plan's version was {then.version} and is {now.version}"
     if then.schema != now.schema:
         yield "the input has other columns"
 

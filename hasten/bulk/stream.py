@@ -82,18 +82,33 @@ def predict(
 def _tables(data: Any) -> Iterator[pa.Table]:
     """Whatever it is as tables of the same columns, none of them empty."""
     if isinstance(data, str | bytes | Mapping):
-        raise InputError(
-            f"data must be texts or Arrow data, not {type(data).__name__}",
-            fix="Give a list of str, or a pyarrow Table.",
-        )
+        raise _no_data(data)
     if isinstance(data, pa.RecordBatch):
         data = pa.Table.from_batches([data])
-    if hasattr(data, "__arrow_c_stream__"):
-        reader = pa.RecordBatchReader.from_stream(data)
-        tables: Iterable[pa.Table] = (pa.Table.from_batches([batch]) for batch in reader)
-    else:
+    if isinstance(data, pa.Array | pa.ChunkedArray):
+        tables: Iterable[pa.Table] = [pa.table({"text": data})]
+    elif hasattr(data, "__arrow_c_stream__"):
+        tables = _of_stream(data)
+    elif isinstance(data, Iterable):
         tables = _of_texts(iter(data))
+    else:
+        raise _no_data(data)
     yield from (table for table in tables if len(table))
+
+
+def _no_data(data: object) -> InputError:
+    return InputError(
+        f"data must be texts or Arrow data, not {type(data).__name__}",
+        fix="Give a list of str, or a pyarrow Table.",
+    )
+
+
+def _of_stream(data: Any) -> Iterable[pa.Table]:
+    try:
+        reader = pa.RecordBatchReader.from_stream(data)
+    except pa.ArrowInvalid:  # a bare column, such as a pandas or Polars series
+        return [pa.table({"text": pa.chunked_array(data)})]
+    return (pa.Table.from_batches([batch]) for batch in reader)
 
 
 def _of_texts(texts: Iterator[object]) -> Iterator[pa.Table]:
@@ -103,7 +118,10 @@ def _of_texts(texts: Iterator[object]) -> Iterator[pa.Table]:
 
 def _checked(text: object) -> str:
     if not isinstance(text, str):
-        raise InputError(f"every text must be a str, but there is: {type(text).__name__}")
+        raise InputError(
+            f"every text must be a str, but there is: {type(text).__name__}",
+            fix='Put "" in the place of missing ones.',
+        )
     return whole(text)
 
 

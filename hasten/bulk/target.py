@@ -37,6 +37,8 @@ def decide(output: str, wanted: str | None, given: Input) -> Target:
     if output == PIPE:
         return Target(None, False, _known(wanted or usual, pipe=True), "")
     path = Path(output)
+    if path.is_symlink():  # what it points to becomes the output, and it stays a link
+        path = path.resolve()
     if output.endswith("/") or path.is_dir() or not path.suffix:
         return Target(path, True, _known(wanted or usual), "")
     kind = formats.named(path)

@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from hasten import records
-from hasten.errors import EngineError, HastenError, NoCandidate, Unavailable
+from hasten.errors import EngineError, HastenError, NoCandidate, StorageError, Unavailable
 from hasten.plain import to_json
 from hasten.records import Bench, Briefing, Event, Forecast, Student, Summary, Tuning
 
@@ -142,6 +142,14 @@ def reporting(
         if debug:
             raise
         _fail(error)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # What the system refuses (rights, lengths of names, full disks) is seldom a bug of ours.
+        if debug:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(StorageError(f"{where}{error.strerror or error}", fix="--debug shows where."))
     except KeyboardInterrupt:
         err.print(f"\nInterrupted. {interrupted}")
         raise typer.Exit(_INTERRUPTED) from None

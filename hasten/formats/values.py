@@ -8,7 +8,10 @@ import re
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
 import pyarrow as pa
+
+_INT64 = np.iinfo(np.int64)
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -74,11 +77,13 @@ def type_of(values: Iterable[object]) -> pa.DataType:
     >>> type_of([1, None, 2.5]), type_of([1, "a"]), type_of([[1]])
     (DataType(double), DataType(string), DataType(string))
     """
-    kinds = {type(value) for value in values if value is not None}
+    known = [value for value in values if value is not None]
+    kinds = {type(value) for value in known}
     if kinds == {bool}:
         return pa.bool_()
     if kinds == {int}:
-        return pa.int64()
+        fits = all(_INT64.min <= value <= _INT64.max for value in known if isinstance(value, int))
+        return pa.int64() if fits else pa.string()
     return pa.float64() if kinds and kinds <= {int, float} else pa.string()
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import errno
 import io
 import json
 import os
+import re
 import sys
 import threading
 from dataclasses import replace
@@ -17,12 +19,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
+from typer.testing import CliRunner
 
 import hasten
-from hasten import hardware
+from hasten import cli, hardware
+from hasten.bulk import durable
 from hasten.bulk.store import Store
 from hasten.engines.fake import COLUMNS
-from hasten.errors import ChoiceError, InputError
+from hasten.errors import ChoiceError, InputError, StorageError
 from tests.bulk.test_run import expected, interrupt, predict, read_any, read_csv, write_csv
 from tests.scripted import INFO, Lab, save_bundle, save_reference
 from tests.tiny import tiny_texts, tiny_tokenizer
@@ -229,3 +233,116 @@ def test_the_same_answer_twice(scripted_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text("text,text\nba,ke\n")
     with pytest.raises(InputError, match=r"c\.csv has two columns 'text'"):
         predict(scripted_bundle, tmp_path / "c.csv", tmp_path / "d.csv")
+
+
+def folder_of(tmp_path: Path) -> Path:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write_csv(folder / "b.csv", tiny_texts(20))
+    return folder
+
+
+def test_an_empty_file_in_a_folder_has_no_rows(scripted_bundle: Path, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    for name in ("a.csv", "c.csv"):
+        (folder / name).touch()
+    assert predict(scripted_bundle, folder, tmp_path / "o.csv").total.rows == 20
+
+
+def test_a_file_with_other_columns_is_told_before_anything_is_done(
+    scripted_bundle: Path, tmp_path: Path
+) -> None:
+    folder = folder_of(tmp_path)
+    (folder / "z.csv").write_text("text,extra\nba,1\n")
+    with pytest.raises(InputError, match=r"z\.csv: its columns are text, extra"):
+        predict(scripted_bundle, folder, f"{tmp_path}/out/")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_part_that_was_altered_is_told_at_once_and_can_be_made_again(
+    scripted_bundle: Path, tmp_path: Path
+) -> None:
+    given, output = write_csv(tmp_path / "a.csv"), tmp_path / "b.csv"
+    interrupt(scripted_bundle, given, output, 3)
+    part = tmp_path / "b.csv.parts" / "part-00001.csv"
+    part.write_bytes(part.read_bytes() + b"x")
+    with pytest.raises(StorageError, match=r"part-00001\.csv is missing or has been") as caught:
+        interrupt(scripted_bundle, given, output, 0)
+    for path in re.findall(r"'([^']+)'", str(caught.value.fix)):
+        Path(path).unlink()
+    predict(scripted_bundle, given, output)
+    predict(scripted_bundle, given, tmp_path / "whole.csv")
+    assert output.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_a_link_stays_a_link(scripted_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "b.csv").symlink_to(tmp_path / "disk" / "b.csv")
+    predict(scripted_bundle, write_csv(tmp_path / "a.csv"), tmp_path / "b.csv")
+    assert (tmp_path / "b.csv").is_symlink()
+    assert len(read_csv(tmp_path / "disk" / "b.csv")) == 50
+
+
+def test_a_pipe_with_a_name_is_told_how_to_be_read(scripted_bundle: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.csv")
+    with pytest.raises(InputError, match="no file but a pipe") as caught:
+        predict(scripted_bundle, tmp_path / "a.csv", tmp_path / "b.csv")
+    assert "--input-format" in str(caught.value.fix)
+
+
+@pytest.mark.parametrize("empty", ["input", "output", "bundle"])
+def test_an_empty_name_is_not_the_current_folder(
+    scripted_bundle: Path, tmp_path: Path, empty: str
+) -> None:
+    given = {"bundle": scripted_bundle, "input": tmp_path / "a.csv", "output": tmp_path / "b.csv"}
+    with pytest.raises(ChoiceError, match="is empty"):
+        hasten.predict_file(**{**given, empty: ""})
+
+
+def test_the_advice_for_taken_names_can_be_followed(scripted_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label,score\nba,x,1\n")
+    options = {"text_column": "text"}
+    with pytest.raises(ChoiceError) as caught:
+        predict(scripted_bundle, tmp_path / "a.csv", tmp_path / "b.csv", **options)
+    advised = str(caught.value.fix).rpartition(" ")[2].split(",")
+    predict(scripted_bundle, tmp_path / "a.csv", tmp_path / "b.csv", columns=advised, **options)
+    assert read_csv(tmp_path / "b.csv")[0]["predicted_score"]
+
+
+def test_integers_beyond_64_bits_are_text_in_parquet(scripted_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "ba", "n": 123456789012345678901}\n')
+    predict(scripted_bundle, tmp_path / "a.jsonl", tmp_path / "b.parquet")
+    assert parquet.read_table(tmp_path / "b.parquet")["n"].to_pylist() == ["123456789012345678901"]
+
+
+@pytest.mark.parametrize("data", [pa.array(["ba", None]), pa.chunked_array([["ba"], [None]])])
+def test_a_bare_column_of_texts(scripted_bundle: Path, data: Any) -> None:
+    table = pa.Table.from_batches(list(hasten.predict(scripted_bundle, data)))
+    assert table["label"].to_pylist() == expected(scripted_bundle, ["ba", ""])
+
+
+def test_a_series_of_texts(scripted_bundle: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    series = pandas.Series(["ba", "ke"])
+    table = pa.Table.from_batches(list(hasten.predict(scripted_bundle, series)))
+    assert table["label"].to_pylist() == expected(scripted_bundle, ["ba", "ke"])
+
+
+def test_what_the_system_refuses_is_no_traceback(tmp_path: Path, scripted_bundle: Path) -> None:
+    given = write_csv(tmp_path / "a.csv")
+    long = str(tmp_path / f"{'x' * 300}.csv")
+    result = CliRunner().invoke(
+        cli.app, ["predict", str(scripted_bundle), str(given), "-o", long, "--text-column", "text"]
+    )
+    assert result.exit_code == 2
+    assert "File name too long" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"), [(errno.ENOSPC, "Free some space"), (errno.EACCES, "choose another -o")]
+)
+def test_advice_fits_what_keeps_it_from_writing(code: int, advice: str, tmp_path: Path) -> None:
+    with pytest.raises(StorageError) as caught, durable.storing(tmp_path):
+        raise OSError(code, os.strerror(code))
+    assert advice in str(caught.value.fix)

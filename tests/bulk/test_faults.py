@@ -656,14 +656,14 @@ def test_a_run_is_not_continued_with_something_else(
         bundle = save_bundle(desk.folder / "other", lab, lab.tune())
         message = "the bundle is another one"
     elif change == "option":
-        how["on_error"], message = "record", "on_error was stop and is record"
+        how["on_error"], message = "record", "--on-error was stop and is record"
     elif change == "columns":
         how["columns"], message = (
             ["label"],
-            "answers was label=label,score=score and is label=label",
+            "--columns was label=label,score=score and is label=label",
         )
     else:
-        how["shard_rows"], message = 16, "shard_rows was 8 and is 16"
+        how["shard_rows"], message = 16, "--shard-rows was 8 and is 16"
     with pytest.raises(hasten.errors.ResumeError, match=message):
         hasten.predict_file(bundle, given, output, **how)
     assert receipts(output) == stored

@@ -14,7 +14,7 @@ import hasten
 from tests.tiny import tiny_texts
 
 PAGE = Path(__file__).parents[2] / "docs" / "predict.md"
-TEXTS = tiny_texts(20)
+TEXTS = [*tiny_texts(20), ""]  # a missing text is an empty one
 
 
 def recipe(engine: str) -> str:

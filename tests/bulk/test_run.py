@@ -248,10 +248,12 @@ def test_answers_can_be_chosen_and_named(
         ({"columns": ["text"]}, "no answer 'text'", "label, score, scores"),
         ({"columns": ["label=code"]}, "has a column 'code'", "predicted_label"),
         ({"columns": ["label", "score=label"]}, "share a name", "of its own"),
-        ({"on_error": "ignore"}, "'ignore'", "stop, record"),
+        ({"on_error": "ignore"}, "--on-error is 'ignore'", "stop, record"),
         ({"text_column": "body"}, "no column 'body'", "--text-column"),
         ({"output_format": "jsonl"}, "contradict", "--format"),
-        ({"shard_rows": 0}, "at least 1", None),
+        ({"shard_rows": 0}, "--shard-rows is 0", "at least 1"),
+        ({"columns": "label"}, "columns is 'label'", "list"),
+        ({"input_format": "csv"}, "--input-format is of standard input", "< FILE"),
     ],
 )
 def test_options_that_cannot_be(
@@ -268,7 +270,7 @@ def test_options_that_cannot_be(
     ("given", "output", "message"),
     [
         ("nothing.csv", "b.csv", "no file"),
-        ("no*.csv", "b.csv", "no file"),
+        ("no*.csv", "b.csv", "no file matches"),
         ("a.csv", "b.docx", "no format"),
         ("a.csv", "b.txt", "with answers"),
         ("a.csv", "b.parquet.gz", "packs its columns itself"),
@@ -373,7 +375,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
 def test_what_was_begun_otherwise_is_not_continued(scripted_bundle: Path, tmp_path: Path) -> None:
     given, output = write_csv(tmp_path / "a.csv"), tmp_path / "b.csv"
     interrupt(scripted_bundle, given, output, 2)
-    with pytest.raises(ResumeError, match=r"answers was label=label,score=score and is label=x"):
+    with pytest.raises(ResumeError, match=r"--columns was label=label,score=score and is label=x"):
         predict(scripted_bundle, given, output, columns=["label=x"])
     with given.open("a") as file:
         file.write("50,more,050\n")
