@@ -134,8 +134,7 @@ class Job:
             HastenError: the model or the texts cannot be used, or ``work`` belongs to others.
         """
         reference, student = self._prepare(work)
-        # What made a student tells how well it learnt, and not how well it answers.
-        taught = self.source.taught() if student else frozenset[str]()
+        taught = self._taught(reference, student)
         chosen = choose_texts(reference, self.texts, self.labels, self.settings, taught)
         if student:
             texts = (*chosen.texts, *chosen.calibration)
@@ -191,6 +190,14 @@ class Job:
             )
         )
         return context
+
+    def _taught(self, reference: Reference, student: Reference | None) -> frozenset[str]:
+        """Digests of texts that made what is tried: they tell how well it learnt, and no more."""
+        made = [self.source] if student else []
+        # Of a model whose answers are the truth, only the integers were made to agree.
+        if reference.trained_ranges.exists() and candidates.tries_int8(self.settings):
+            made.append(self.reference or self.source)
+        return frozenset[str]().union(*(source.taught() for source in made))
 
     def _prepare(self, work: Path) -> tuple[Reference, Reference | None]:
         """The original, and the student that is tuned beside it if a reference was named."""

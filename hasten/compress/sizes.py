@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from hasten.compress import blocks
-from hasten.compress.search import MULTIPLE, rounded
 from hasten.errors import ChoiceError, ModelError
 from hasten.reference import heads as attention
+
+_MULTIPLE = 16
+"""Engines like widths of whole vectors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ def resolve(whole: Sizes, wanted: Wanted) -> Sizes:
     if not 1 <= width <= whole.ffn_width:
         raise ChoiceError(
             f"--ffn-width is {width}, and the model's is {whole.ffn_width}",
-            fix=f"It must be from {MULTIPLE} to {whole.ffn_width}.",
+            fix=f"It must be from {_MULTIPLE} to {whole.ffn_width}.",
         )
     if wanted.heads is not None and not whole.heads:
         raise ModelError(
@@ -77,7 +79,7 @@ def resolve(whole: Sizes, wanted: Wanted) -> Sizes:
             fix=f"It must be from 1 to {whole.heads}.",
         )
     if width < whole.ffn_width:
-        width = rounded(width)
+        width = max(_MULTIPLE, width // _MULTIPLE * _MULTIPLE)
     sizes = Sizes(layers, width, heads)
     if sizes == whole and not (wanted.embeddings or wanted.int8):
         raise ChoiceError(

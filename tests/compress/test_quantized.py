@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from hasten import api, engines
+from hasten import api, corpus, engines
 from hasten.cli.display import show_student
 from hasten.compress import distil, quantized
 from hasten.errors import ChoiceError, EngineError, ModelError, Unavailable
@@ -167,6 +168,39 @@ def test_an_interrupted_run_ends_with_the_same_integers(model: Path, tmp_path: P
 
 
 @pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("options", [{"layers": 1, "ffn_width": 32, "heads": 1}, {}])
+def test_fewer_heads_and_words_are_learnt_with_integers_too(
+    model: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    texts = [text.replace("b", "k") for text in TEXTS]
+    folder = tmp_path / "student"
+    record = api.compress(
+        model, texts, output=folder, int8=True, embeddings=True, budget=200.0, **options
+    )
+    assert bool(record.steps) == bool(options)
+    assert record.int8_steps
+    assert record.vocabulary < record.of_vocabulary
+    reference = prepare(folder, tmp_path / "reference")
+    trained = load_trained(reference)
+    assert trained.original.get_input_embeddings().num_embeddings == record.vocabulary
+    tokens = reference.tokenizer().encode(texts[:40])
+    ids, mask = map(torch.from_numpy, tokens.pad(range(40), reference.info.pad_token_id))
+    inputs = ids, mask, torch.zeros_like(ids)
+    exact, rounded = reference.module()(*inputs), trained(*inputs)
+    assert (exact - rounded).abs().mean() < 0.3 * exact.std()
+    # The embeddings are frozen, also while integers are learnt.
+    tables = (each.original.get_input_embeddings().weight for each in (reference.module(), trained))
+    assert torch.equal(*tables)
+    for name in ("openvino", "onnx_runtime"):
+        run(
+            engines.get(name),
+            reference,
+            Candidate(name, "int8", "cpu", 1, recipe="trained"),
+            tmp_path / name,
+        )
+
+
+@pytest.mark.usefixtures("quick")
 def test_without_int8_there_must_be_something_to_leave_out(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ChoiceError) as caught:
         api.compress(model, TEXTS, output=tmp_path / "student")
@@ -274,7 +308,7 @@ def test_a_student_s_ranges_are_its_own(
     found = []
 
     def stop(context: Any) -> None:
-        found.append(context.trained)
+        found.append(context)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("hasten.tuning.contest.run", stop)
@@ -285,7 +319,13 @@ def test_a_student_s_ranges_are_its_own(
     ):
         with pytest.raises(KeyboardInterrupt):
             api.tune(source, texts=TEXTS, output=tmp_path / str(len(found)), **options)
-    assert found == [("student",), ("original",), ()]
+    assert [context.trained for context in found] == [("student",), ("original",), ()]
+    # What taught the integers does not judge them; the model that they came from has none.
+    made = set(json.loads((student[0] / corpus.TAUGHT).read_text(encoding="utf-8"))["texts"])
+    for context in found[:2]:
+        assert context.taught_texts
+        assert not made & set(map(corpus.digest, context.texts))
+    assert not found[2].taught_texts
 
 
 def test_trained_ranges_travel_with_the_reference(

@@ -35,6 +35,27 @@ def test_everything_fits_into_the_budget() -> None:
         assert found % distil.looks_every(found) == 0
 
 
+def test_two_phases_share_the_time_and_both_upkeeps_are_counted() -> None:
+    upkeep = Upkeep(look_s=3.0, checkpoint_s=1.0, end_s=20.0)
+    first = schedule.phase(LESSON, upkeep, 0.7)
+    second = schedule.phase(LESSON, upkeep, 0.3, " with 8-bit integers")
+    for budget_s in (400.0, 555.0):
+        counts = schedule.steps([first, second], budget_s=budget_s, spent_s=30.0, taught_share=0.7)
+        taken_s = [first.takes_s(counts[0]), second.takes_s(counts[1])]
+        assert 0.75 * budget_s < 30.0 + sum(taken_s) <= 0.95 * budget_s
+        teaching_s = (0.95 * budget_s - 30.0) - 2 * upkeep.total_s
+        assert 2.0 * counts[0] <= 0.7 * teaching_s
+        assert 2.0 * counts[1] <= 0.3 * teaching_s
+    with pytest.raises(BudgetError, match="that teach with 8-bit integers takes 40 s") as caught:
+        schedule.steps([first, second], budget_s=300.0, spent_s=30.0, taught_share=0.7)
+    # (30 + 2 * 63 + 40 / 0.3) / 0.95 = 305 s
+    assert str(caught.value.fix).startswith("--budget 6m")
+
+
+def test_nothing_to_teach_takes_no_steps() -> None:
+    assert schedule.steps([], budget_s=10.0, spent_s=9.0, taught_share=0.7) == []
+
+
 def test_more_than_is_of_use_is_not_used() -> None:
     assert steps(100_000.0) == 400
 
