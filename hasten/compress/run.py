@@ -70,12 +70,14 @@ class _Plan:
         steps: in floating point; 0 where nothing was left out that has to be made up for.
         int8_steps: with 8-bit integers.
         int8_s: what these take, with all that belongs to them.
+        int8_end_s: the part of it that comes after the last step.
         bf16: see :class:`hasten.compress.distil.Lesson`.
     """
 
     steps: int
     int8_steps: int
     int8_s: float
+    int8_end_s: float
     bf16: bool
 
 
@@ -220,6 +222,8 @@ class _Teacher:
                 "steps": counts[0] if pruned else 0,
                 "int8_steps": counts[-1] if self.wanted.int8 else 0,
                 "int8_s": phases[-1].takes_s(counts[-1]) if self.wanted.int8 else 0.0,
+                # As much comes before the first step.
+                "int8_end_s": phases[-1].upkeep.end_s / 2 if self.wanted.int8 else 0.0,
                 "bf16": lesson.bf16,
             }
 
@@ -254,10 +258,10 @@ class _Teacher:
             rounding,
             agreement=partial(self.runner.closeness, replace(lots.watch, truth=truth)),
             steps=plan.int8_steps,
-            overdue=self._overdue(self.compare_s),
+            overdue=self._overdue(plan.int8_end_s),
         )
         told = self.tell.teaching(
-            "teach int8", plan.int8_steps, self.compare_s, "of the outputs kept"
+            "teach int8", plan.int8_steps, plan.int8_end_s, "of the outputs kept"
         )
         parity = partial(self.runner.parity, judge=lots.judge)
         return quantized.teach(rounding, self.work, parity, told)
