@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
@@ -160,6 +161,8 @@ def compress(
     embeddings: bool = False,
     freeze_embeddings: bool = True,
     int8: bool = False,
+    target: str | float | None = None,
+    target_flips: float | None = None,
     budget: str | float = "1h",
     allow_pickle: bool = False,
     seed: int = 0,
@@ -185,6 +188,10 @@ def compress(
         freeze_embeddings: leave the embeddings as they are while the rest is taught.
         int8: also teach it with 8-bit integers, and keep their ranges beside the weights, where
             :func:`tune` finds them.
+        target: instead of sizes, how many times as fast the student should be, as ``"3x"``; which
+            sizes are, is predicted in PyTorch.
+        target_flips: instead of that, the largest acceptable share of changed answers: students
+            are made from mild to strong within the budget, and the last that keeps it is taken.
         budget: how long it may take, in seconds or as ``"45m"``, ``"1h"``.
         allow_pickle: accept a folder whose weights are a pickle.
         seed: of everything that is drawn.
@@ -198,10 +205,28 @@ def compress(
         HastenError: see :mod:`hasten.errors`; the message says what to do.
     """
     from hasten.compress import run as compression
+    from hasten.compress import target as targets
 
     begin_s = time.monotonic()
+    targets.check(
+        {
+            "--target": target,
+            "--target-flips": target_flips,
+            "--layers": layers,
+            "--ffn-width": ffn_width,
+            "--heads": heads,
+        }
+    )
     wanted = compression.Wanted(
-        layers, ffn_width, parse_duration(budget), seed, heads, embeddings, freeze_embeddings, int8
+        layers,
+        ffn_width,
+        parse_duration(budget),
+        seed,
+        heads,
+        embeddings,
+        freeze_embeddings,
+        int8,
+        None if target is None else targets.parse(target),
     )
     job.require_tune_extra()
     if find_spec("accelerate") is None:
@@ -216,15 +241,13 @@ def compress(
     with job.held(work, restart=restart):
         shutil.rmtree(work / "reference", ignore_errors=True)
         reference = Source(model, allow_pickle=allow_pickle).prepare(work / "reference", seed)
-        student = compression.make(
-            reference,
-            texts,
-            labels,
-            wanted,
-            work=work,
-            report=on_event or job.keep_quiet,
-            begin_s=begin_s,
+        make = partial(
+            compression.make, reference, texts, labels, report=on_event or job.keep_quiet
         )
+        if target_flips is None:
+            student = make(wanted, work=work, begin_s=begin_s)
+        else:
+            student = targets.fastest_within(target_flips, wanted, make, work=work, begin_s=begin_s)
         with storing(folder):
             student_json = json.dumps(to_json(student), indent=1)
             (work / "student" / "student.json").write_text(student_json, encoding="utf-8")

@@ -44,7 +44,16 @@ LOGS = "logs"
 _MOST_PROFILED = 20_000
 MARKER = ".hasten.lock"
 _OURS = (RESULTS, LOGS, TRUTH, "reference", "artifacts", "bench.json")
-_STUDENTS = ("asked.json", "choice.json", "steps.json", "checkpoints", "int8", "student")
+_STUDENTS = (
+    "asked.json",
+    "choice.json",
+    "sizes.json",
+    "rungs",
+    "steps.json",
+    "checkpoints",
+    "int8",
+    "student",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from hasten.cli.display import (
     "--budget 45m`\n\n"
     "`hasten compress ./my-model --data texts.csv -o student --heads 6 --embeddings`\n\n"
     "`hasten compress ./my-model --data texts.csv -o student --int8`\n\n"
+    "`hasten compress ./my-model --data texts.csv -o student --target 2x`\n\n"
     "`hasten tune student --reference ./my-model --data texts.csv -o bundle`"
 )
 def compress(  # noqa: PLR0917 - typer makes options of all of them
@@ -65,6 +66,17 @@ def compress(  # noqa: PLR0917 - typer makes options of all of them
         bool,
         typer.Option("--int8", help="Also teach it with 8-bit integers; tune finds the ranges."),
     ] = False,
+    target: Annotated[
+        str | None,
+        typer.Option(help="Instead of sizes: how many times as fast it should be, as in 3x."),
+    ] = None,
+    target_flips: Annotated[
+        float | None,
+        typer.Option(
+            help="Instead of sizes: the largest share of changed answers, as in 0.02; students "
+            "are made from mild to strong."
+        ),
+    ] = None,
     text_column: options.TextColumn = None,
     label_column: Annotated[
         str | None, typer.Option(help="Column with the right labels; none are needed.")
@@ -101,6 +113,8 @@ def compress(  # noqa: PLR0917 - typer makes options of all of them
                 embeddings=embeddings,
                 freeze_embeddings=freeze_embeddings,
                 int8=int8,
+                target=target,
+                target_flips=target_flips,
                 budget=budget,
                 allow_pickle=allow_pickle,
                 seed=seed,

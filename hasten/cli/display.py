@@ -275,6 +275,12 @@ def show_student(student: Student, folder: Path, following: str, *, as_json: boo
             highlight=False,
             soft_wrap=True,
         )
+    if student.predicted_speed:
+        out.print(
+            f"It should be {student.predicted_speed:.1f} times as fast in PyTorch; hasten tune "
+            "measures it.",
+            highlight=False,
+        )
     out.print(f"\nStudent: {escape(str(folder))}", soft_wrap=True, highlight=False)
     out.print(f"Next:    {escape(following)}", soft_wrap=True, highlight=False)
 

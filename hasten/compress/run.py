@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasten import corpus, hardware, tasks
-from hasten.compress import blocks, distil, importance, quantized, schedule, vocabulary
+from hasten.compress import blocks, distil, importance, quantized, schedule, target, vocabulary
 from hasten.compress.distil import Lesson
 from hasten.compress.runner import Lot, Runner
 from hasten.compress.schedule import FEWEST_TEXTS, Phase, Teller, Upkeep
@@ -44,7 +44,16 @@ _INT8_SHARE = 0.3
 """Of the time for teaching, where something else is taught too: rounding moves the answers far less
 than leaving blocks or units out does, and ranges settle within a few hundred steps."""
 
-_DECISIVE = ("layers", "ffn_width", "heads", "embeddings", "freeze_embeddings", "int8", "seed")
+_DECISIVE = (
+    "layers",
+    "ffn_width",
+    "heads",
+    "embeddings",
+    "freeze_embeddings",
+    "int8",
+    "target",
+    "seed",
+)
 """What an interrupted run must have been asked for as well."""
 
 
@@ -124,6 +133,11 @@ def make(
     if wanted.embeddings:
         words = vocabulary.reduce(reference, original, known, runner.tokens(known), parts[2])
     lots = _Lots(runner.lot(original, watched), runner.lot(original, judging))
+    found: dict[str, Any] = {}
+    if wanted.target is not None:
+        find = partial(target.sizes_for, wanted.target, original, runner, lots.watch)
+        found = _once(work / "sizes.json", find)
+        sizes = replace(sizes, layers=found["layers"], ffn_width=found["ffn_width"])
     choice = _once(work / "choice.json", lambda: _choose(original, runner, lots.watch, sizes, tell))
     student = blocks.cut(original, choice["layers"], choice["units"], choice["heads"])
     if wanted.freeze_embeddings:
@@ -171,6 +185,7 @@ def make(
         asked_ffn_width=wanted.ffn_width,
         heads=sizes.heads,
         of_heads=whole.heads,
+        predicted_speed=found.get("predicted_speed", 0.0),
         **_of_words(words, original),
         **int8,
     )

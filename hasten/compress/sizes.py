@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from hasten.compress import blocks
+from hasten.compress.search import MULTIPLE, rounded
 from hasten.errors import ChoiceError, ModelError
 from hasten.reference import heads as attention
-
-_MULTIPLE = 16
-"""Engines like widths of whole vectors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +23,7 @@ class Wanted:
     embeddings: bool = False
     freeze_embeddings: bool = True
     int8: bool = False
+    target: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +64,7 @@ def resolve(whole: Sizes, wanted: Wanted) -> Sizes:
     if not 1 <= width <= whole.ffn_width:
         raise ChoiceError(
             f"--ffn-width is {width}, and the model's is {whole.ffn_width}",
-            fix=f"It must be from {_MULTIPLE} to {whole.ffn_width}.",
+            fix=f"It must be from {MULTIPLE} to {whole.ffn_width}.",
         )
     if wanted.heads is not None and not whole.heads:
         raise ModelError(
@@ -79,9 +78,9 @@ def resolve(whole: Sizes, wanted: Wanted) -> Sizes:
             fix=f"It must be from 1 to {whole.heads}.",
         )
     if width < whole.ffn_width:
-        width = max(_MULTIPLE, width // _MULTIPLE * _MULTIPLE)
+        width = rounded(width)
     sizes = Sizes(layers, width, heads)
-    if sizes == whole and not (wanted.embeddings or wanted.int8):
+    if sizes == whole and not (wanted.target or wanted.embeddings or wanted.int8):
         raise ChoiceError(
             "nothing was asked to be left out",
             fix=f"--layers {max(1, whole.layers // 2)} or --ffn-width {whole.ffn_width // 2}, or "

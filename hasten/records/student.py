@@ -19,7 +19,8 @@ class Student:
     ``asked_ffn_width`` may not have been a multiple of what engines like. ``heads`` are those of
     each block, 0 where that is unknown. ``vocabulary`` is how many words and parts of words it
     knows; where it knows fewer, ``unseen_share`` estimates how many new texts hold something that
-    it has to split smaller, or does not know.
+    it has to split smaller, or does not know. ``predicted_speed`` is how many times as fast as the
+    original it should be in PyTorch, where a speed was asked for.
 
     Where it was also taught with 8-bit integers, ``int8_before`` and ``int8_after`` compare its
     int8 model with the original in the same way: with the ranges that a few texts gave, and with
@@ -46,6 +47,7 @@ class Student:
     of_vocabulary: int = 0
     vocabulary_saved_bytes: int = 0
     unseen_share: float = 0.0
+    predicted_speed: float = 0.0
     int8_steps: int = 0
     int8_closeness: tuple[float, ...] = ()
     int8_before: Parity | None = None

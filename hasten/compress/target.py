@@ -1,0 +1,179 @@
+"""``--target``: the sizes that reach a speed, and the fastest student that changes few answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from hasten.compress import blocks, importance
+from hasten.compress.runner import Lot, Runner
+from hasten.compress.search import RUNGS, Shape, Speeds
+from hasten.compress.sizes import Wanted
+from hasten.errors import BudgetError, ChoiceError
+from hasten.records import Student
+from hasten.reference.folder import storing
+
+_ROUNDING = 1e-9
+
+RUNG = "rungs"
+"""The folder in which the students of a search are made."""
+
+
+class Make(Protocol):
+    """Makes a student in a folder of its own."""
+
+    def __call__(self, wanted: Wanted, *, work: Path) -> Student: ...
+
+
+def sizes_for(speed: float, original: Any, runner: Runner, watch: Lot) -> dict[str, Any]:
+    """The sizes of the student to teach: of those that are fast enough, what agrees best untaught.
+
+    Args:
+        speed: how many times as fast as the original it should be, in PyTorch.
+        original: what it is cut from.
+        runner: runs both.
+        watch: texts, with what the original answers.
+
+    Returns:
+        ``layers``, ``ffn_width``, and the ``predicted_speed``.
+
+    Raises:
+        ChoiceError: nothing is as fast.
+    """
+    found = blocks.find(original)
+    some = runner.first(watch.tokens)
+    truth = watch.truth[: len(some)]
+    weights = importance.of_units(original, runner.batches(some))
+
+    @cache
+    def cut(shape: Shape) -> Any:
+        layers = importance.evenly(found.count, shape.layers)
+        units = importance.most_important(weights, shape.ffn_width)
+        return blocks.cut(original, layers, [units[layer] for layer in layers])
+
+    def loss(shape: Shape) -> float:
+        return float(np.square(runner.outputs(cut(shape), some) - truth).mean())
+
+    def seconds(shape: Shape, batch_size: int, length: int) -> float:
+        return _seconds(cut(shape), batch_size, length)
+
+    speeds = Speeds(Shape(found.count, found.width), watch.tokens.lengths, seconds)
+    best = min(speeds.reaching(speed), key=loss)
+    return {
+        "layers": best.layers,
+        "ffn_width": best.ffn_width,
+        "predicted_speed": speeds.of(best),
+    }
+
+
+def _seconds(model: Any, batch_size: int, length: int) -> float:
+    import torch
+
+    ones = torch.ones(batch_size, length, dtype=torch.int64)
+    with torch.inference_mode():
+        begin_s = time.perf_counter()
+        model(input_ids=ones, attention_mask=ones)
+        return time.perf_counter() - begin_s
+
+
+def fastest_within(
+    max_flips: float, wanted: Wanted, make: Make, *, work: Path, begin_s: float
+) -> Student:
+    """Make students from mild to strong, as long as their answers agree; the last one stays.
+
+    Each gets an equal part of the time that is left. What decides are the texts by which teaching
+    is watched; those that judge have no say in it.
+
+    Args:
+        max_flips: the largest acceptable share of changed answers.
+        wanted: what is asked for, with the budget of all.
+        make: makes one.
+        work: gets a folder for each, and ``student`` for the one that stays.
+        begin_s: when the budget began, by ``time.monotonic``.
+
+    Raises:
+        BudgetError: even the mildest changes more, or the time does not hold it.
+    """
+    kept: tuple[Student, Path] | None = None
+    for number, speed in enumerate(RUNGS):
+        left_s = wanted.budget_s - (time.monotonic() - begin_s)
+        folder = work / RUNG / f"{speed:g}x"
+        one = replace(wanted, target=speed, budget_s=left_s / (len(RUNGS) - number))
+        try:
+            with storing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+            student = make(one, work=folder)
+        except (BudgetError, ChoiceError) as error:
+            if kept is None:
+                raise _for_each(error) from error
+            break
+        agreement = max(student.agreements, default=0.0)
+        if 1.0 - agreement > max_flips + _ROUNDING:
+            if kept is None:
+                raise _not_even(speed, agreement, max_flips)
+            break
+        kept = student, folder
+    assert kept
+    student, folder = kept
+    with storing(work):
+        (folder / "student").replace(work / "student")
+    return student
+
+
+def _for_each(error: BudgetError | ChoiceError) -> BudgetError | ChoiceError:
+    fix = f"{error.fix or ''}\nThat is for each of up to {len(RUNGS)} students that share --budget."
+    return type(error)(error.message, fix=fix if isinstance(error, BudgetError) else error.fix)
+
+
+def _not_even(speed: float, agreement: float, max_flips: float) -> BudgetError:
+    return BudgetError(
+        f"even the mildest student, {speed:g} times as fast, changes {1.0 - agreement:.1%} of the "
+        f"answers by which teaching was watched, and --target-flips allows {max_flips:.1%}",
+        fix="Give more texts or a longer --budget, or allow more.",
+    )
+
+
+def parse(target: str | float) -> float:
+    """A speed as a number of times.
+
+    >>> parse("3x"), parse("1.5"), parse(2)
+    (3.0, 1.5, 2.0)
+
+    Raises:
+        ChoiceError: it is none, or not above 1.
+    """
+    try:
+        speed = float(str(target).strip().lower().removesuffix("x"))
+    except ValueError:
+        speed = 0.0
+    if not 1.0 < speed < float("inf"):
+        raise ChoiceError(f"--target is {target!r}", fix="How many times as fast: 2x, 3x.")
+    return speed
+
+
+def check(options: Mapping[str, object]) -> None:
+    """Refuse sizes beside a target, two targets, and shares that are none.
+
+    Args:
+        options: what cannot go together, by name; None is what was not given.
+
+    Raises:
+        ChoiceError: which.
+    """
+    given = [name for name, value in options.items() if value is not None]
+    if len(given) > 1 and given[0].startswith("--target"):
+        raise ChoiceError(
+            f"{given[0]} decides the sizes, and {' and '.join(given[1:])} does so too",
+            fix="Leave one of them out.",
+        )
+    share = options["--target-flips"]
+    if share is not None and not (isinstance(share, float) and 0.0 < share < 1.0):
+        raise ChoiceError(
+            f"--target-flips is {share:g}", fix="It is a share, such as 0.02 for 2 %."
+        )
