@@ -19,7 +19,7 @@ Data = Annotated[
     typer.Option(
         "--data",
         "-d",
-        help="Your texts: .csv, .tsv, .jsonl, .parquet or .txt (one a line), also with .gz.",
+        help="Your texts: .csv, .tsv, .jsonl, .parquet or .txt (one a line), also .gz or .zst.",
     ),
 ]
 TextColumn = Annotated[
