@@ -162,6 +162,23 @@ def mixed_texts(sentence_count: int, article_count: int) -> list[str]:
     return [each.text for each in shuffled([*articles, *lines], "mixed")]
 
 
+def training_texts(paragraph_count: int = 2000, article_count: int = 300) -> list[str]:
+    """The sentences of all training articles, some paragraphs and whole ones; all different.
+
+    None of them is from an article that ``texts.csv`` has a part of.
+
+    Raises:
+        Unavailable: the packages of the extra ``[demo]`` are not installed.
+    """
+    articles, _ = split(read_articles(_packaged()[1]))
+    found = [
+        *articles[:article_count],
+        *_pieces(articles, paragraphs, paragraph_count),
+        *(Labelled(sentence, each.label) for each in articles for sentence in sentences(each.text)),
+    ]
+    return list(dict.fromkeys(each.text for each in shuffled(found, "training")))
+
+
 def cache_folder() -> Path:
     """Where this system keeps a user's caches: ``~/.cache/hasten`` on Linux."""
     return platformdirs.user_cache_path("hasten")

@@ -142,6 +142,17 @@ def test_texts_come_from_held_out_articles_in_the_promised_mixture(tmp_path: Pat
 
 
 @needs_packages
+def test_training_texts_are_different_and_of_other_articles() -> None:
+    texts = demo.training_texts(paragraph_count=50, article_count=20)
+    assert len(texts) == len(set(texts)) > 20_000
+    training, held_out = demo.split(demo.read_articles(demo._packaged()[1]))
+    assert {each.text for each in training[:20]} <= set(texts)
+    assert not {each.text for each in held_out} & set(texts)
+    judging = {each.text for kind in demo.choose_texts(held_out).values() for each in kind}
+    assert not judging & set(texts)
+
+
+@needs_packages
 def test_texts_csv_reads_back_shuffled(tmp_path: Path) -> None:
     _, held_out = demo.split(demo.read_articles(demo._packaged()[1]))
     texts = demo.choose_texts(held_out)
