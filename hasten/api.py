@@ -204,6 +204,7 @@ def compress(
     Raises:
         HastenError: see :mod:`hasten.errors`; the message says what to do.
     """
+    from hasten.compress import kept
     from hasten.compress import run as compression
     from hasten.compress import target as targets
 
@@ -238,9 +239,11 @@ def compress(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise StorageError(f"{folder} is there already", fix="Choose another -o, or remove it.")
     work = folder.with_name(folder.name + ".training")
-    with job.held(work, restart=restart):
+    with job.held(work, restart=restart, ours=kept.FILES):
         shutil.rmtree(work / "reference", ignore_errors=True)
         reference = Source(model, allow_pickle=allow_pickle).prepare(work / "reference", seed)
+        if target_flips is not None:
+            targets.require_decisions(reference.info.task)
         make = partial(
             compression.make, reference, texts, labels, report=on_event or job.keep_quiet
         )
@@ -250,8 +253,8 @@ def compress(
             student = targets.fastest_within(target_flips, wanted, make, work=work, begin_s=begin_s)
         with storing(folder):
             student_json = json.dumps(to_json(student), indent=1)
-            (work / "student" / "student.json").write_text(student_json, encoding="utf-8")
-            (work / "student").replace(folder)
+            (work / kept.STUDENT / "student.json").write_text(student_json, encoding="utf-8")
+            (work / kept.STUDENT).replace(folder)
         job.discard(work)
     return student
 

@@ -44,16 +44,6 @@ LOGS = "logs"
 _MOST_PROFILED = 20_000
 MARKER = ".hasten.lock"
 _OURS = (RESULTS, LOGS, TRUTH, "reference", "artifacts", "bench.json")
-_STUDENTS = (
-    "asked.json",
-    "choice.json",
-    "sizes.json",
-    "rungs",
-    "steps.json",
-    "checkpoints",
-    "int8",
-    "student",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,13 +350,14 @@ def _held_apart(
 
 
 @contextmanager
-def held(work: Path, *, restart: bool) -> Iterator[None]:
+def held(work: Path, *, restart: bool, ours: Sequence[str] = ()) -> Iterator[None]:
     """Hold the folder ``work`` for one run's measurements, and keep other runs out of it.
 
     Args:
         work: is made if it does not exist. One with anything in it must have been made here: a
             marker in it says so, which is also the lock.
         restart: throw away what an earlier run left in it.
+        ours: names in it that may be thrown away as well.
 
     Raises:
         StorageError: it holds something else, another run holds it, or it cannot be written.
@@ -381,7 +372,7 @@ def held(work: Path, *, restart: bool) -> Iterator[None]:
             )
         lock.acquire()
         if restart:
-            remove(work, *_OURS, *_STUDENTS)
+            remove(work, *_OURS, *ours)
     except Timeout:
         raise StorageError(
             f"another run is writing to {work}", fix="Wait for it to end, or choose another -o."

@@ -122,6 +122,7 @@ def compress(  # noqa: PLR0917 - typer makes options of all of them
                 on_event=display,
             )
         column = [] if text_column is None else ["--text-column", text_column]
+        column += ["--allow-pickle"] if allow_pickle else []
         words = ["--reference", model, "--data", str(data), *column, "-o", "bundle"]
         following = shlex.join(["hasten", "tune", str(output), *words])
         show_student(student, output, following, as_json=as_json)

@@ -26,7 +26,9 @@ import numpy as np
 from hasten.compress import relations
 from hasten.compress.batches import BATCH_SIZE, Collate, Order, Texts
 from hasten.errors import StorageError
-from hasten.reference.folder import storing, write_json
+from hasten.plain import from_json, to_json
+from hasten.reference import heads
+from hasten.reference.folder import storing, storing_weights, write_json
 from hasten.reference.module import quiet
 from hasten.tokenization import Tokens
 
@@ -35,11 +37,13 @@ if TYPE_CHECKING:
 
 TEMPERATURE = 2.0
 LEARNING_RATE = 1e-4
+"""At its highest, of a model as wide as BERT-base."""
+
 CHECKS = 10
-"""How often the agreement is looked at, and a checkpoint is kept; at most."""
+"""How often the student is looked at, and a checkpoint is kept; at most."""
 
 PATIENCE = 4
-"""Looks without a better agreement after which the rest is spared."""
+"""Looks without a better one after which the rest is spared."""
 
 RELATIONS = 1.0
 """Weight of the relations beside the answers and the hidden states, which have 1; 0 leaves them
@@ -47,6 +51,48 @@ out. Those of queries, keys and values weigh alike, as in Wang et al. (2021)."""
 
 _CHECKPOINTS = 3
 """On the disk at a time: the best, the last, and the one that is being written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How far a student has come, on texts that are not taught.
+
+    Attributes:
+        agreement: share of the answers that are the original's, 0 to 1.
+        closeness: 1 less the mean difference of the outputs, in units of their spread. It tells
+            two students apart long before a few hundred answers do, so it decides which is best.
+    """
+
+    agreement: float
+    closeness: float
+
+
+@dataclass(frozen=True, slots=True)
+class Taught:
+    """What became of a lesson: the steps that were taught, and the looks, in order."""
+
+    steps: int
+    looks: tuple[Look, ...]
+
+    @property
+    def best(self) -> Look:
+        """The look at what was kept."""
+        return max(self.looks, key=lambda look: look.closeness)
+
+
+def learning_rate(hidden_size: int) -> float:
+    """At its highest: as Adam's best rate, in inverse proportion to the model's width.
+
+    The proportion is that of Yang et al., "Tensor Programs V" (2022).
+
+    >>> learning_rate(768), learning_rate(384)
+    (0.0001, 0.0002)
+    """
+    return LEARNING_RATE * 768 / hidden_size
+
+
+Tell = Callable[[int, Look | None], None]
+"""Is given the steps that are done, and the last look."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +106,11 @@ class Lesson:
         tokens: of the training texts.
         pad_token_id: of the tokenizer.
         gold: the right class of each training text, int64, where labels are known.
-        agreement: of the student with the original on texts that are not taught, 0 to 1.
+        task: how outputs are read; a name of :mod:`hasten.tasks`.
+        look: at a model, the student's state of that moment.
         steps: batches in all.
-        seed: for the order of the texts and dropout.
+        seed: for the order of the texts.
         learning_rate: at its highest.
-        dropout: whether the student's dropout is on.
         relations: weight of the attention's relations in the loss.
         bf16: whether products are computed in bfloat16; weights stay float32.
         overdue: whether the time is over. Asked after each step; ends the lesson.
@@ -76,26 +122,23 @@ class Lesson:
     tokens: Tokens
     pad_token_id: int
     gold: Sequence[int] | None
-    agreement: Callable[[nn.Module], float]
+    task: str
+    look: Callable[[nn.Module], Look]
     steps: int
     seed: int
     learning_rate: float = LEARNING_RATE
-    dropout: bool = True
     relations: float = RELATIONS
     bf16: bool = False
     overdue: Callable[[], bool] = bool
 
 
-def teach(lesson: Lesson, folder: Path, tell: Callable[[int, float | None], None]) -> list[float]:
+def teach(lesson: Lesson, folder: Path, tell: Tell) -> Taught:
     """Train the student; what is best on the texts that are not taught stays.
 
     Args:
         lesson: what to do. The same lesson ends with the same weights, interrupted or not.
         folder: for checkpoints; those of an interrupted run are taken up.
-        tell: is given the steps that are done, and the last agreement.
-
-    Returns:
-        The agreement at each look, in order.
+        tell: is told of every step.
 
     Raises:
         StorageError: there is no room for checkpoints in ``folder``.
@@ -107,14 +150,12 @@ def teach(lesson: Lesson, folder: Path, tell: Callable[[int, float | None], None
     with quiet():
         trainer = _trainer()(lesson, folder, tell)
         trainer.train(resume_from_checkpoint=any(folder.glob("checkpoint-*")))
-    return [
-        entry["eval_agreement"] for entry in trainer.state.log_history if "eval_agreement" in entry
-    ]
+    # The time may have been over before the first look.
+    looks = trainer.looks() or [lesson.look(lesson.student)]
+    return Taught(trainer.state.global_step, tuple(looks))
 
 
-def teach_once(
-    lesson: Lesson, folder: Path, tell: Callable[[int, float | None], None]
-) -> list[float]:
+def teach_once(lesson: Lesson, folder: Path, tell: Tell) -> Taught:
     """As :func:`teach`; what an earlier run has taught to the end is taken from ``folder``.
 
     Raises:
@@ -122,19 +163,17 @@ def teach_once(
     """
     from safetensors.torch import load_model, save_model
 
-    weights, looks = folder / "taught.safetensors", folder / "taught.json"
-    if not looks.exists():  # written last
-        agreements = teach(lesson, folder, tell)
-        try:
+    weights, record = folder / "taught.safetensors", folder / "taught.json"
+    if not record.exists():  # written last
+        taught = teach(lesson, folder, tell)
+        with storing_weights(weights):
             save_model(lesson.student, str(weights))
-        except Exception as error:  # OSError, and what safetensors makes of it
-            raise unwritable(folder, error) from error
-        write_json(looks, {"agreements": agreements})
+        write_json(record, to_json(taught))
     load_model(lesson.student, weights)
+    found = from_json(Taught, json.loads(record.read_text(encoding="utf-8")))
     # What comes next may need their room.
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint, ignore_errors=True)
-    found: list[float] = json.loads(looks.read_text(encoding="utf-8"))["agreements"]
     return found
 
 
@@ -167,12 +206,14 @@ def _require_room(lesson: Lesson, folder: Path) -> None:
         )
 
 
-def freeze_embeddings(student: nn.Module) -> None:
+def freeze_embeddings(student: Any) -> None:
     """Leave all embedding tables (words, positions, segments) as they are."""
     from torch import nn
 
+    size = student.get_input_embeddings().embedding_dim
     for module in student.modules():
-        if isinstance(module, nn.Embedding):
+        # MPNet's attention looks its biases up, one a head, in a table that is no embedding.
+        if isinstance(module, nn.Embedding) and module.embedding_dim == size:
             module.weight.requires_grad_(False)
 
 
@@ -183,7 +224,7 @@ def time_steps(lesson: Lesson, count: int) -> float:
     """
     import torch
 
-    trial = copy.deepcopy(lesson.student).train(lesson.dropout)
+    trial = copy.deepcopy(lesson.student)
     optimizer = torch.optim.AdamW([weight for weight in trial.parameters() if weight.requires_grad])
     collate, texts = Collate(lesson.pad_token_id), Texts(lesson.tokens, lesson.gold)
     order = np.argsort(lesson.tokens.lengths, kind="stable")
@@ -214,27 +255,18 @@ def time_checkpoint(lesson: Lesson, folder: Path) -> float:
     path = folder / "trial.safetensors"
     begin_s = time.perf_counter()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_model(lesson.student, str(path))
+        with storing_weights(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            save_model(lesson.student, str(path))
         took_s = time.perf_counter() - begin_s
         return took_s * checkpoint_bytes(lesson.student) / max(1, path.stat().st_size)
-    except Exception as error:  # OSError, and what safetensors makes of it
-        raise unwritable(folder, error) from error
     finally:
         with suppress(OSError):
             path.unlink()
 
 
-def unwritable(folder: Path, error: Exception) -> StorageError:
-    """What to say when a checkpoint cannot be written."""
-    return StorageError(
-        f"a checkpoint cannot be written into {folder}: {error}",
-        fix="Make room there, and give the same command again: it continues from the last one.",
-    )
-
-
 def looks_every(steps: int) -> int:
-    """After how many steps the agreement is looked at."""
+    """After how many steps the student is looked at."""
     return max(1, -(-steps // CHECKS))
 
 
@@ -253,7 +285,7 @@ def loss(lesson: Lesson, student: nn.Module, inputs: dict[str, Tensor]) -> tuple
         with torch.no_grad():
             truth: Any = lesson.original(**inputs, output_hidden_states=True)
     outputs.logits = outputs.logits.float()
-    total = _divergence(outputs.logits, truth.logits.float())
+    total = _divergence(lesson.task, outputs.logits, truth.logits.float())
     tokens = mask[:, :, None]
     for own, index in zip(outputs.hidden_states[1:], lesson.layers, strict=True):
         other = truth.hidden_states[index + 1].float().masked_select(tokens)
@@ -270,7 +302,7 @@ def _watch_relations(
     lesson: Lesson, student: nn.Module, stack: ExitStack
 ) -> tuple[relations.Watched, relations.Watched] | None:
     """The student's last block and the original's that it was, where their parts are known."""
-    ours, theirs = relations.attention_of(student), relations.attention_of(lesson.original)
+    ours, theirs = heads.find(student), heads.find(lesson.original)
     if ours is None or theirs is None:
         return None
     own = relations.watching(student, ours, len(lesson.layers) - 1)
@@ -278,16 +310,20 @@ def _watch_relations(
     return stack.enter_context(own), stack.enter_context(other)
 
 
-def _divergence(logits: Tensor, truth: Tensor) -> Tensor:
-    """Of the answers; of single numbers, the squared distance."""
+def _divergence(task: str, logits: Tensor, truth: Tensor) -> Tensor:
+    """Of the answers, softened, averaged over the texts; of numbers, the squared distance."""
+    import torch
     from torch.nn import functional
 
-    if logits.shape[1] == 1:
+    own, other = logits / TEMPERATURE, truth / TEMPERATURE
+    if task == "single_label":
+        own, other = functional.log_softmax(own, dim=1), functional.log_softmax(other, dim=1)
+    elif task == "multi_label":  # each label is a choice of its own: yes or no
+        own, other = (functional.logsigmoid(torch.stack([each, -each])) for each in (own, other))
+    else:
         return functional.mse_loss(logits, truth)
-    own = functional.log_softmax(logits / TEMPERATURE, dim=1)
-    other = functional.log_softmax(truth / TEMPERATURE, dim=1)
-    divergence = functional.kl_div(own, other, reduction="batchmean", log_target=True)
-    return divergence * TEMPERATURE**2
+    pointwise = other.exp() * (other - own)
+    return pointwise.sum() / len(logits) * TEMPERATURE**2
 
 
 def _arguments(lesson: Lesson, folder: Path) -> Any:
@@ -312,7 +348,7 @@ def _arguments(lesson: Lesson, folder: Path) -> Any:
         save_total_limit=2,
         load_best_model_at_end=True,
         restore_callback_states_from_checkpoint=True,
-        metric_for_best_model="agreement",
+        metric_for_best_model="closeness",
         greater_is_better=True,
         seed=lesson.seed,
         report_to="none",
@@ -322,17 +358,27 @@ def _arguments(lesson: Lesson, folder: Path) -> Any:
     )
 
 
+def _looks(state: Any) -> list[Look]:
+    """All that were taken, those of an interrupted run included."""
+    return [
+        Look(entry["eval_agreement"], entry["eval_closeness"])
+        for entry in state.log_history
+        if "eval_closeness" in entry
+    ]
+
+
 @cache
 def _teller() -> Any:
     """The class; made here, since transformers is slow to import."""
     from transformers import TrainerCallback
 
     class Teller(TrainerCallback):
-        def __init__(self, lesson: Lesson, tell: Callable[[int, float | None], None]) -> None:
+        def __init__(self, lesson: Lesson, tell: Tell) -> None:
             self._lesson, self._tell = lesson, tell
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self._tell(state.global_step, state.best_metric)
+            looks = _looks(state)
+            self._tell(state.global_step, looks[-1] if looks else None)
             if self._lesson.overdue():
                 control.should_training_stop = True
 
@@ -345,9 +391,7 @@ def _trainer() -> Any:
     from transformers import EarlyStoppingCallback, PrinterCallback, Trainer
 
     class Distiller(Trainer):
-        def __init__(
-            self, lesson: Lesson, folder: Path, tell: Callable[[int, float | None], None]
-        ) -> None:
+        def __init__(self, lesson: Lesson, folder: Path, tell: Tell) -> None:
             self._lesson = lesson
             super().__init__(
                 lesson.student,
@@ -369,8 +413,9 @@ def _trainer() -> Any:
             return_outputs: bool = False,
             num_items_in_batch: Any = None,
         ) -> Any:
-            if not self._lesson.dropout:
-                model.eval()  # the Trainer has just turned it on
+            # The Trainer has just turned dropout on. It is noise beside what is to be learnt: the
+            # teacher's answers do not run out, and what has learnt by heart is seen at the looks.
+            model.eval()
             total, outputs = loss(self._lesson, model, dict(inputs))
             return (total, outputs) if return_outputs else total
 
@@ -381,10 +426,18 @@ def _trainer() -> Any:
                 folder = Path(str(self.args.output_dir))
                 # Half of a checkpoint helps nobody, and takes up room.
                 shutil.rmtree(folder / f"checkpoint-{self.state.global_step}", ignore_errors=True)
-                raise unwritable(folder, error) from error
+                raise StorageError(
+                    f"a checkpoint cannot be written into {folder}: {error}",
+                    fix="Make room there, and give the same command again: it continues from the "
+                    "last one.",
+                ) from error
+
+        def looks(self) -> list[Look]:
+            return _looks(self.state)
 
         def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-            metrics = {"eval_agreement": self._lesson.agreement(self._lesson.student)}
+            look = self._lesson.look(self._lesson.student)
+            metrics = {"eval_agreement": look.agreement, "eval_closeness": look.closeness}
             self.log(metrics)
             self.control = self.callback_handler.on_evaluate(
                 self.args, self.state, self.control, metrics

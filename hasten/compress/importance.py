@@ -18,7 +18,7 @@ Inputs = Mapping[str, "Tensor"]
 Importance = NDArray[np.float64]
 
 
-def of_units(model: Any, batches: Iterable[Inputs]) -> Importance:
+def of_units(model: Any, task: str, batches: Iterable[Inputs]) -> Importance:
     """How much the answers depend on each feed-forward unit.
 
     The first-order Taylor estimate of what leaving a unit out does to the loss: the activation
@@ -29,15 +29,16 @@ def of_units(model: Any, batches: Iterable[Inputs]) -> Importance:
 
     Args:
         model: a ``transformers`` classifier, in eval mode.
+        task: how its outputs are read; a name of :mod:`hasten.tasks`.
         batches: its inputs by name, each [batch, length].
 
     Returns:
         float64 [blocks, width].
     """
-    return _effects(model, blocks.find(model).down_layers(model), 1, batches)
+    return _effects(model, task, blocks.find(model).down_layers(model), 1, batches)
 
 
-def of_heads(model: Any, attention: Attention, batches: Iterable[Inputs]) -> Importance:
+def of_heads(model: Any, task: str, attention: Attention, batches: Iterable[Inputs]) -> Importance:
     """How much the answers depend on each attention head; measured as for units.
 
     What a head gives is a vector: leaving it out is what leaving out all of it does (Michel et
@@ -45,17 +46,22 @@ def of_heads(model: Any, attention: Attention, batches: Iterable[Inputs]) -> Imp
 
     Args:
         model: a ``transformers`` classifier, in eval mode, with as many heads in each block.
+        task: how its outputs are read; a name of :mod:`hasten.tasks`.
         attention: its.
         batches: its inputs by name, each [batch, length].
 
     Returns:
         float64 [blocks, heads].
     """
-    return _effects(model, attention.out_layers(model), attention.head_size, batches)
+    return _effects(model, task, attention.out_layers(model), attention.head_size, batches)
 
 
 def _effects(
-    model: Any, layers: Sequence[nn.Module], together: int, batches: Iterable[Inputs]
+    model: Any,
+    task: str,
+    layers: Sequence[nn.Module],
+    together: int,
+    batches: Iterable[Inputs],
 ) -> Importance:
     """What leaving out inputs of ``layers`` does, so many ``together``: [layers, groups]."""
     import torch
@@ -68,7 +74,7 @@ def _effects(
         try:
             with torch.enable_grad():
                 logits = model(**inputs).logits
-                gradients = torch.autograd.grad(_surprise(logits), seen)
+                gradients = torch.autograd.grad(_surprise(task, logits), seen)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -91,13 +97,15 @@ def _keeping(seen: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], tu
     return keep
 
 
-def _surprise(logits: Tensor) -> Tensor:
+def _surprise(task: str, logits: Tensor) -> Tensor:
     """Summed over the texts: minus the logarithm of what the model gives to its own answer."""
     from torch.nn import functional
 
-    if logits.shape[1] == 1:
-        return logits.abs().sum()
-    return functional.cross_entropy(logits, logits.detach().argmax(1), reduction="sum")
+    if task == "single_label":
+        return functional.cross_entropy(logits, logits.detach().argmax(1), reduction="sum")
+    if task == "multi_label":
+        return -functional.logsigmoid(logits.abs()).sum()
+    return logits.abs().sum()
 
 
 def most_important(importance: Importance, width: int) -> list[list[int]]:

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from hasten.compress import blocks, distil
-from hasten.compress.distil import Lesson
+from hasten.compress.distil import Lesson, Tell
 from hasten.records import Parity
-from hasten.reference.folder import TRAINED_RANGES, storing
+from hasten.reference.folder import TRAINED_RANGES, storing_weights
 from hasten.reference.quantized import (
     LARGEST_INPUT,
     LARGEST_WEIGHT,
@@ -54,10 +54,9 @@ def lesson_of(lesson: Lesson, batches: Iterable[Mapping[str, Tensor]]) -> Lesson
     """A :func:`quantizable` copy of the lesson's student, taught by the student as it is now.
 
     By the student and not by the original: the two are one folder, and what ``hasten tune`` asks
-    of int8 is the fp32 model's answers. Labels have taught it already. Without dropout, which
-    would be noise beside the rounding that is to be learnt, and so would bfloat16 be: it has no
-    more bits than the integers. What is frozen in the student stays so; the attention's relations
-    follow from hidden states that are taught behind every block.
+    of int8 is the fp32 model's answers. Labels have taught it already. Without bfloat16, which
+    has no more bits than the integers. What is frozen in the student stays so; the attention's
+    relations follow from hidden states that are taught behind every block.
     """
     teacher = copy.deepcopy(lesson.student).requires_grad_(False).eval()
     student = quantizable(teacher, batches)
@@ -73,17 +72,13 @@ def lesson_of(lesson: Lesson, batches: Iterable[Mapping[str, Tensor]]) -> Lesson
         layers=range(blocks.find(teacher).count),
         gold=None,
         learning_rate=_LEARNING_RATE,
-        dropout=False,
         relations=0.0,
         bf16=False,
     )
 
 
 def teach(
-    rounding: Lesson,
-    work: Path,
-    parity: Callable[[Any], Parity],
-    tell: Callable[[int, float | None], None],
+    rounding: Lesson, work: Path, parity: Callable[[Any], Parity], tell: Tell
 ) -> dict[str, Any]:
     """Teach the int8 model and write it beside the student, in ``work / "student"``.
 
@@ -91,7 +86,7 @@ def teach(
         rounding: of :func:`lesson_of`, with all that it lacks.
         work: where the run keeps its checkpoints.
         parity: of a model with the original.
-        tell: is given the steps that are done, and the last closeness.
+        tell: is told of every step.
 
     Returns:
         The fields of :class:`hasten.records.Student` that are about it.
@@ -101,17 +96,18 @@ def teach(
     """
     untaught = copy.deepcopy(rounding.student.state_dict())
     before = parity(settled(rounding.student))
-    closeness = [rounding.agreement(rounding.student)]
-    closeness += distil.teach_once(rounding, work / "int8", tell)
-    if max(closeness) == closeness[0]:  # a short time may have made it worse
+    looks = [rounding.look(rounding.student)]
+    taught = distil.teach_once(rounding, work / "int8", tell)
+    looks += taught.looks
+    if taught.best.closeness <= looks[0].closeness:  # a short time may have made it worse
         rounding.student.load_state_dict(untaught)
     path = work / "student" / TRAINED_RANGES
-    with storing(path):
-        path.parent.mkdir()
+    with storing_weights(path):
+        path.parent.mkdir(exist_ok=True)
         save_trained(rounding.student, layers_of(rounding.student), path)
     return {
-        "int8_steps": rounding.steps,
-        "int8_closeness": tuple(closeness),
+        "int8_steps": taught.steps,
+        "int8_closeness": tuple(look.closeness for look in looks),
         "int8_before": before,
         "int8_after": parity(settled(rounding.student)),
     }

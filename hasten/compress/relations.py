@@ -14,11 +14,14 @@ from dataclasses import dataclass, field
 from math import gcd
 from typing import TYPE_CHECKING, Any
 
-from hasten.reference import heads
 from hasten.reference.heads import Attention
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+
+TOKENS = 128
+"""Of each text, from its beginning: relations of all with all take memory by their square."""
 
 
 @dataclass(slots=True)
@@ -32,11 +35,6 @@ class Watched:
 
     heads: int = 0
     outputs: list[Tensor] = field(default_factory=list)
-
-
-def attention_of(model: Any) -> Attention | None:
-    """Where ``model`` has queries, keys and values; None if that is unknown."""
-    return heads.find(model)
 
 
 @contextmanager
@@ -59,7 +57,7 @@ def watching(model: nn.Module, attention: Attention, block: int) -> Iterator[Wat
 def difference(student: Watched, original: Watched, mask: Tensor) -> Tensor:
     """The divergence of the student's relations from the original's, a number.
 
-    Averaged over tokens, relation heads, and queries, keys and values.
+    Averaged over the first tokens, relation heads, and queries, keys and values.
 
     Args:
         student: what its block computed.
@@ -70,9 +68,10 @@ def difference(student: Watched, original: Watched, mask: Tensor) -> Tensor:
 
     widths = student.outputs[0].shape[-1], original.outputs[0].shape[-1]
     count = common_heads(*widths, most=original.heads)
+    mask = mask[:, :TOKENS]
     total = torch.zeros(())
     for own, other in zip(student.outputs, original.outputs, strict=True):
-        ours, theirs = _relations(own, count, mask), _relations(other, count, mask)
+        ours, theirs = (_relations(each[:, :TOKENS], count, mask) for each in (own, other))
         # A masked column has probability 0, of which the logarithm is not to be multiplied.
         pointwise = theirs.exp() * (theirs - ours).masked_fill(~mask[:, None, None, :], 0.0)
         rows = pointwise.sum(-1).masked_select(mask[:, None, :])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -16,17 +14,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasten import corpus, hardware, tasks
-from hasten.compress import blocks, distil, importance, quantized, schedule, target, vocabulary
-from hasten.compress.distil import Lesson
+from hasten.compress import (
+    blocks,
+    distil,
+    importance,
+    kept,
+    quantized,
+    schedule,
+    target,
+    vocabulary,
+)
+from hasten.compress.distil import Lesson, Taught
 from hasten.compress.runner import Lot, Runner
 from hasten.compress.schedule import FEWEST_TEXTS, Phase, Teller, Upkeep
 from hasten.compress.sizes import Sizes, Wanted, resolve, whole_sizes
 from hasten.compress.vocabulary import Vocabulary
-from hasten.errors import ChoiceError, InputError, ModelError, ResumeError
+from hasten.errors import ChoiceError, InputError, ModelError
 from hasten.records import Event, Student
 from hasten.reference import Reference
 from hasten.reference import heads as attention
-from hasten.reference.folder import TOKENIZER_FILES, storing, write_json
+from hasten.reference.folder import TOKENIZER_FILES, storing_weights, write_json
 from hasten.reference.module import load_original, quiet
 
 if TYPE_CHECKING:
@@ -44,18 +51,6 @@ _INT8_SHARE = 0.3
 """Of the time for teaching, where something else is taught too: rounding moves the answers far less
 than leaving blocks or units out does, and ranges settle within a few hundred steps."""
 
-_DECISIVE = (
-    "layers",
-    "ffn_width",
-    "heads",
-    "embeddings",
-    "freeze_embeddings",
-    "int8",
-    "target",
-    "seed",
-)
-"""What an interrupted run must have been asked for as well."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Lots:
@@ -72,22 +67,42 @@ class _Lots:
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
-    """What is decided before anything is taught, and what a resumed run takes over.
+class _Task:
+    """What is to be done, with all that a user may have got wrong already refused.
 
     Attributes:
-        steps: in floating point; 0 where nothing was left out that has to be made up for.
-        int8_steps: with 8-bit integers.
-        int8_s: what these take, with all that belongs to them.
-        int8_end_s: the part of it that comes after the last step.
-        bf16: see :class:`hasten.compress.distil.Lesson`.
+        wanted: as it was asked for.
+        original: the model.
+        whole: its sizes.
+        sizes: of the student; a target has its own, later.
+        known: the different texts.
+        taught: those that teach.
+        gold: the right class of each of these, where labels are known.
+        watched: those by which is chosen and stopped.
+        judging: those that judge; ``judging_places`` are theirs in ``known``.
     """
 
-    steps: int
-    int8_steps: int
-    int8_s: float
-    int8_end_s: float
-    bf16: bool
+    wanted: Wanted
+    original: Any
+    whole: Sizes
+    sizes: Sizes
+    known: list[str]
+    taught: list[str]
+    gold: list[int] | None
+    watched: list[str]
+    judging: list[str]
+    judging_places: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """Which blocks stay, and which units and heads of each; ``sizes`` counts them."""
+
+    sizes: Sizes
+    predicted_speed: float
+    layers: list[int]
+    units: list[list[int]]
+    heads: list[list[int]] | None
 
 
 def make(
@@ -119,27 +134,19 @@ def make(
         StorageError: ``work`` cannot be written, or has no room for checkpoints.
     """
     begin_s = time.monotonic() if begin_s is None else begin_s
-    _refuse_others(work / "asked.json", reference, texts, labels, wanted)
-    original = _original(reference)
-    whole = whole_sizes(original)
-    sizes = resolve(whole, wanted)
-    known = list(dict.fromkeys(texts))
-    parts = split(len(known), wanted.seed)
-    taught, watched, judging = ([known[int(i)] for i in part] for part in parts)
-    runner = Runner(reference)
+    task = _task(reference, texts, labels, wanted)
+    kept.take_up(work, reference, texts, labels, wanted)
+    original, runner = task.original, Runner(reference)
     tell = Teller(report, begin_s, wanted.budget_s)
     tell("choose", "what can be left out")
     words = None
     if wanted.embeddings:
-        words = vocabulary.reduce(reference, original, known, runner.tokens(known), parts[2])
-    lots = _Lots(runner.lot(original, watched), runner.lot(original, judging))
-    found: dict[str, Any] = {}
-    if wanted.target is not None:
-        find = partial(target.sizes_for, wanted.target, original, runner, lots.watch)
-        found = _once(work / "sizes.json", find)
-        sizes = replace(sizes, layers=found["layers"], ffn_width=found["ffn_width"])
-    choice = _once(work / "choice.json", lambda: _choose(original, runner, lots.watch, sizes, tell))
-    student = blocks.cut(original, choice["layers"], choice["units"], choice["heads"])
+        words = vocabulary.reduce(
+            reference, original, task.known, runner.tokens(task.known), task.judging_places
+        )
+    lots = _Lots(runner.lot(original, task.watched), runner.lot(original, task.judging))
+    chosen = _choose(task, runner, lots.watch, work, tell)
+    student = blocks.cut(original, chosen.layers, chosen.units, chosen.heads)
     if wanted.freeze_embeddings:
         distil.freeze_embeddings(student)
     compare_s = time.monotonic()
@@ -148,47 +155,62 @@ def make(
     lesson = Lesson(
         original=original,
         student=student,
-        layers=choice["layers"],
-        tokens=runner.tokens(taught),
+        layers=chosen.layers,
+        tokens=runner.tokens(task.taught),
         pad_token_id=reference.info.pad_token_id,
-        gold=_gold(reference, texts, labels, taught),
-        agreement=partial(runner.agreement, lots.watch),
+        gold=task.gold,
+        task=reference.info.task,
+        look=partial(runner.look, lots.watch),
         steps=0,
         seed=wanted.seed,
+        learning_rate=distil.learning_rate(original.config.hidden_size),
         bf16=hardware.detect().has_bf16,
     )
     teacher = _Teacher(runner, wanted, work, tell, compare_s)
-    plan = teacher.plan(lesson, lots, pruned=sizes != whole)
-    agreements = teacher.teach(lesson, plan)
+    taught = teacher.teach(lesson, lots) if chosen.sizes != task.whole else None
     if words is not None:
         vocabulary.shrink(student, words)
         lots = lots.renumbered(words)
         lesson = replace(lesson, tokens=words.renumbered(lesson.tokens))
     after = runner.parity(student, lots.judge)
-    _write(student, reference, words, work / "student")
-    seen = sorted(map(corpus.digest, (*taught, *watched)))
-    write_json(work / "student" / corpus.TAUGHT, {"texts": seen})
-    int8 = teacher.teach_int8(lesson, lots, plan) if wanted.int8 else {}
+    _write(student, reference, words, work / kept.STUDENT)
+    seen = sorted(map(corpus.digest, (*task.taught, *task.watched)))
+    write_json(work / kept.STUDENT / corpus.TAUGHT, {"texts": seen})
+    int8 = teacher.teach_int8(lesson, lots, alone=taught is None) if wanted.int8 else {}
     return Student(
-        layers=tuple(choice["layers"]),
-        of_layers=whole.layers,
-        ffn_width=sizes.ffn_width,
-        of_ffn_width=whole.ffn_width,
+        layers=tuple(chosen.layers),
+        of_layers=task.whole.layers,
+        ffn_width=chosen.sizes.ffn_width,
+        of_ffn_width=task.whole.ffn_width,
         parameter_count=_parameters(student),
         of_parameter_count=_parameters(original),
-        taught_texts=len(taught) if plan.steps or plan.int8_steps else 0,
-        steps=plan.steps,
-        agreements=tuple(agreements),
+        taught_texts=len(task.taught) if taught or int8 else 0,
+        steps=taught.steps if taught else 0,
+        agreements=tuple(look.agreement for look in taught.looks) if taught else (),
+        agreement=taught.best.agreement if taught else 1.0,
         before=before,
         after=after,
         seconds=tell.spent_s,
         asked_ffn_width=wanted.ffn_width,
-        heads=sizes.heads,
-        of_heads=whole.heads,
-        predicted_speed=found.get("predicted_speed", 0.0),
+        heads=chosen.sizes.heads,
+        of_heads=task.whole.heads,
+        predicted_speed=chosen.predicted_speed,
         **_of_words(words, original),
         **int8,
     )
+
+
+def _task(
+    reference: Reference, texts: Sequence[str], labels: Sequence[str] | None, wanted: Wanted
+) -> _Task:
+    original = _original(reference)
+    whole = whole_sizes(original)
+    sizes = resolve(whole, wanted)
+    known = list(dict.fromkeys(texts))
+    parts = split(len(known), wanted.seed)
+    taught, watched, judging = ([known[int(i)] for i in part] for part in parts)
+    gold = _gold(reference, texts, labels, taught)
+    return _Task(wanted, original, whole, sizes, known, taught, gold, watched, judging, parts[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,82 +226,83 @@ class _Teacher:
     tell: Teller
     compare_s: float
 
-    def plan(self, lesson: Lesson, lots: _Lots, *, pruned: bool) -> _Plan:
-        """How many steps fit, or what an interrupted run had.
-
-        What was not pruned has nothing to learn in floating point: it is the original.
+    def teach(self, lesson: Lesson, lots: _Lots) -> Taught:
+        """Teach in floating point what was pruned.
 
         Raises:
             BudgetError: not even one pass over the texts.
             StorageError: no checkpoint can be written.
         """
+        folder = self.work / kept.CHECKPOINTS
 
         def decide() -> dict[str, Any]:
-            phases: list[Phase] = []
-            if pruned or self.wanted.int8:
-                self.tell("teach", "how long a step takes")
-            if pruned:
-                look_s = self.compare_s * len(lots.watch.texts) / len(lots.judge.texts)
-                share = 1.0 - _INT8_SHARE if self.wanted.int8 else 1.0
-                folder = self.work / "checkpoints"
-                checkpoint_s = distil.time_checkpoint(lesson, folder)
-                upkeep = Upkeep(look_s, checkpoint_s, self.compare_s)
-                phases.append(schedule.phase(lesson, upkeep, share))
+            self.tell("teach", "how long a step takes")
+            look_s = self.compare_s * len(lots.watch.texts) / len(lots.judge.texts)
+            upkeep = Upkeep(look_s, distil.time_checkpoint(lesson, folder), self.compare_s)
+            phases = [schedule.phase(lesson, upkeep, 1.0 - _INT8_SHARE * self.wanted.int8)]
             if self.wanted.int8:
-                phases.append(self._int8_phase(lesson, lots, _INT8_SHARE if pruned else 1.0))
-            counts = schedule.steps(
-                phases,
-                budget_s=self.wanted.budget_s,
-                spent_s=self.tell.spent_s,
-                taught_share=1.0 - _JUDGING[0] - _WATCHING[0],
-            )
-            return {
-                "steps": counts[0] if pruned else 0,
-                "int8_steps": counts[-1] if self.wanted.int8 else 0,
-                "int8_s": phases[-1].takes_s(counts[-1]) if self.wanted.int8 else 0.0,
-                # As much comes before the first step.
-                "int8_end_s": phases[-1].upkeep.end_s / 2 if self.wanted.int8 else 0.0,
-                "bf16": lesson.bf16,
-            }
+                rounding = quantized.lesson_of(lesson, self.runner.some(lesson.tokens))
+                phases.append(self._int8_phase(rounding, lots, _INT8_SHARE))
+            counts = self._steps(phases)
+            int8_s = phases[-1].takes_s(counts[-1]) if self.wanted.int8 else 0.0
+            return {"steps": counts[0], "int8_s": int8_s, "bf16": lesson.bf16}
 
-        return _Plan(**_once(self.work / "steps.json", decide))
+        plan = kept.once(self.work / kept.STEPS, decide)
+        end_s = self.compare_s + plan["int8_s"]
+        lesson = replace(
+            lesson, steps=plan["steps"], bf16=plan["bf16"], overdue=self._overdue(end_s)
+        )
+        told = self.tell.teaching("teach", lesson.steps, end_s, self.runner.seen)
+        return distil.teach_once(lesson, folder, told)
 
-    def _int8_phase(self, lesson: Lesson, lots: _Lots, share: float) -> Phase:
+    def teach_int8(self, lesson: Lesson, lots: _Lots, *, alone: bool) -> dict[str, Any]:
+        """Teach the student, as it is written, with 8-bit integers; the record's fields of it.
+
+        All the time that is left goes into it: an earlier lesson may have ended before its time.
+
+        Raises:
+            BudgetError: not even one pass over the texts, and nothing else was taught: what was
+                is not given up for the sake of the integers.
+        """
         rounding = quantized.lesson_of(lesson, self.runner.some(lesson.tokens))
+
+        def decide() -> dict[str, Any]:
+            self.tell("teach int8", "how long a step takes")
+            phase = self._int8_phase(rounding, lots, 1.0)
+            # As much as comes at the end comes before the first step.
+            return {"steps": self._steps([phase], alone)[0], "end_s": phase.upkeep.end_s / 2}
+
+        plan = kept.once(self.work / kept.INT8_STEPS, decide)
+        # Rounding changes a few answers in a hundred, of the student's and not of the original's.
+        truth = self.runner.outputs(lesson.student, lots.watch.tokens)
+        rounding = replace(
+            rounding,
+            look=partial(self.runner.look, replace(lots.watch, truth=truth)),
+            steps=plan["steps"],
+            overdue=self._overdue(plan["end_s"]),
+        )
+        told = self.tell.teaching("teach int8", plan["steps"], plan["end_s"], self.runner.seen)
+        parity = partial(self.runner.parity, judge=lots.judge)
+        return quantized.teach(rounding, self.work, parity, told)
+
+    def _int8_phase(self, rounding: Lesson, lots: _Lots, share: float) -> Phase:
         begin_s = time.monotonic()
         self.runner.outputs(rounding.student, lots.watch.tokens)
         look_s = time.monotonic() - begin_s
         judge_s = look_s * len(lots.judge.texts) / len(lots.watch.texts)
         # It is compared and looked at before it is taught as well, and so is its teacher.
         end_s = 2 * judge_s + 2 * look_s
-        upkeep = Upkeep(look_s, distil.time_checkpoint(rounding, self.work / "int8"), end_s)
+        upkeep = Upkeep(look_s, distil.time_checkpoint(rounding, self.work / kept.INT8), end_s)
         return schedule.phase(rounding, upkeep, share, " with 8-bit integers")
 
-    def teach(self, lesson: Lesson, plan: _Plan) -> list[float]:
-        """Teach in floating point what is to be taught; the agreement at each look."""
-        if not plan.steps:
-            return []
-        end_s = self.compare_s + plan.int8_s
-        lesson = replace(lesson, steps=plan.steps, bf16=plan.bf16, overdue=self._overdue(end_s))
-        told = self.tell.teaching("teach", plan.steps, end_s)
-        return distil.teach_once(lesson, self.work / "checkpoints", told)
-
-    def teach_int8(self, lesson: Lesson, lots: _Lots, plan: _Plan) -> dict[str, Any]:
-        """Teach the student, as it is written, with 8-bit integers; the record's fields of it."""
-        rounding = quantized.lesson_of(lesson, self.runner.some(lesson.tokens))
-        # Rounding changes a few answers in a hundred: too few to tell one look from another.
-        truth = self.runner.outputs(lesson.student, lots.watch.tokens)
-        rounding = replace(
-            rounding,
-            agreement=partial(self.runner.closeness, replace(lots.watch, truth=truth)),
-            steps=plan.int8_steps,
-            overdue=self._overdue(plan.int8_end_s),
+    def _steps(self, phases: Sequence[Phase], strict: bool = True) -> list[int]:
+        return schedule.steps(
+            phases,
+            budget_s=self.wanted.budget_s,
+            spent_s=self.tell.spent_s,
+            taught_share=1.0 - _JUDGING[0] - _WATCHING[0],
+            strict=strict,
         )
-        told = self.tell.teaching(
-            "teach int8", plan.int8_steps, plan.int8_end_s, "of the outputs kept"
-        )
-        parity = partial(self.runner.parity, judge=lots.judge)
-        return quantized.teach(rounding, self.work, parity, told)
 
     def _overdue(self, end_s: float) -> Callable[[], bool]:
         """Whether no more is left than what comes at the end."""
@@ -310,30 +333,22 @@ def _of_words(words: Vocabulary | None, original: Any) -> dict[str, Any]:
     }
 
 
-def _refuse_others(
-    path: Path,
-    reference: Reference,
-    texts: Sequence[str],
-    labels: Sequence[str] | None,
-    wanted: Wanted,
-) -> None:
-    """Make sure that what an interrupted run left was asked for in the same way."""
-    digest = hashlib.sha256(json.dumps([list(texts), labels and list(labels)]).encode())
-    asked = {
-        "model": reference.fingerprint(),
-        "texts": digest.hexdigest(),
-        **{name: getattr(wanted, name) for name in _DECISIVE},
-    }
-    then = _once(path, lambda: asked)
-    if then != asked:
-        what = ", ".join(sorted(name for name in asked if asked[name] != then.get(name)))
-        raise ResumeError(
-            f"{path.parent} was begun with another choice of: {what}",
-            fix="--restart throws it away and begins anew.",
-        )
+def _choose(task: _Task, runner: Runner, watch: Lot, work: Path, tell: Teller) -> _Chosen:
+    """The sizes, and which blocks, units and heads they are; what a run before this one chose."""
+    sizes, speed = task.sizes, 0.0
+    if task.wanted.target is not None:
+        tell("choose", "how fast each size would be")
+        find = partial(target.sizes_for, task.wanted.target, task.original, runner, watch)
+        found = kept.once(work / kept.SIZES, find)
+        sizes = replace(sizes, layers=found["layers"], ffn_width=found["ffn_width"])
+        speed = found["predicted_speed"]
+    choice = kept.once(
+        work / kept.CHOICE, lambda: _choice(task.original, runner, watch, sizes, tell)
+    )
+    return _Chosen(sizes, speed, **choice)
 
 
-def _choose(
+def _choice(
     original: Any, runner: Runner, watch: Lot, sizes: Sizes, tell: Teller
 ) -> dict[str, Any]:
     """Which blocks stay, and which units and heads of each."""
@@ -342,8 +357,8 @@ def _choose(
     some = runner.first(watch.tokens)
     truth = watch.truth[: len(some)]
 
-    def loss(kept: Sequence[int]) -> float:
-        outputs = runner.outputs(blocks.cut(original, kept, everything[: len(kept)]), some)
+    def loss(layers: Sequence[int]) -> float:
+        outputs = runner.outputs(blocks.cut(original, layers, everything[: len(layers)]), some)
         return float(np.square(outputs - truth).mean())
 
     chosen = list(range(found.count))
@@ -352,11 +367,11 @@ def _choose(
     units, heads = everything, None
     if sizes.ffn_width < found.width:
         tell("choose", "feed-forward units")
-        weights = importance.of_units(original, runner.batches(some))
+        weights = importance.of_units(original, runner.task, runner.batches(some))
         units = importance.most_important(weights, sizes.ffn_width)
     if known is not None and sizes.heads < len(known.heads[0]):
         tell("choose", "attention heads")
-        weights = importance.of_heads(original, known, runner.batches(some))
+        weights = importance.of_heads(original, runner.task, known, runner.batches(some))
         heads = importance.most_important(weights, sizes.heads)
     return {
         "layers": chosen,
@@ -382,20 +397,13 @@ def _gold(
     right = tasks.get(reference.info.task).gold(
         [str(label) for label in labels], reference.info.labels
     )
-    by_text = dict(zip(texts, [] if right is None else right.tolist(), strict=True))
+    assert right is not None  # of this task there always are
+    by_text = dict(zip(texts, right.tolist(), strict=True))
     return [by_text[text] for text in taught]
 
 
-def _once(path: Path, decide: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What an interrupted run decided, or what is decided now and kept."""
-    if not path.exists():
-        write_json(path, decide())
-    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return stored
-
-
 def _write(student: Any, reference: Reference, words: Vocabulary | None, folder: Path) -> None:
-    with storing(folder):
+    with storing_weights(folder):
         shutil.rmtree(folder, ignore_errors=True)
         with quiet():
             student.save_pretrained(folder)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hasten import tasks
 from hasten.batching import plan
+from hasten.compress.distil import Look
 from hasten.parity import compare
 from hasten.records import Parity, Strategy
 from hasten.reference import Reference
@@ -41,6 +42,11 @@ class Runner:
         self._info = reference.info
         self._task = tasks.get(reference.info.task)
         self._tokenizer = reference.tokenizer()
+
+    @property
+    def task(self) -> str:
+        """How outputs are read; a name of :mod:`hasten.tasks`."""
+        return self._info.task
 
     def tokens(self, texts: Sequence[str]) -> Tokens:
         return self._tokenizer.encode(texts)
@@ -88,19 +94,20 @@ class Runner:
         result[np.concatenate(order)] = outputs
         return result
 
-    def agreement(self, watch: Lot, student: Any) -> float:
-        """Share of the same decisions; of numbers, how little of their spread they are off by."""
-        if not self._task.decides:
-            return self.closeness(watch, student)
-        outputs = self.outputs(student, watch.tokens)
-        same = self._task.decisions(outputs) == self._task.decisions(watch.truth)
-        return float(same.reshape(len(same), -1).all(axis=1).mean())
-
-    def closeness(self, watch: Lot, student: Any) -> float:
-        """1 less the mean difference of the outputs, in units of their spread."""
+    def look(self, watch: Lot, student: Any) -> Look:
+        """How far the student has come; where nothing is decided, closeness is all there is."""
         outputs = self.outputs(student, watch.tokens)
         off = np.abs(outputs - watch.truth).mean() / max(float(watch.truth.std()), 1e-9)
-        return float(1.0 - off)
+        closeness = float(1.0 - off)
+        if not self._task.decides:
+            return Look(closeness, closeness)
+        same = self._task.decisions(outputs) == self._task.decisions(watch.truth)
+        return Look(float(same.reshape(len(same), -1).all(axis=1).mean()), closeness)
+
+    def seen(self, look: Look) -> str:
+        """A look in a few words."""
+        what = "of answers agree" if self._task.decides else "of the outputs kept"
+        return f"{look.agreement:.1%} {what}"
 
     def parity(self, student: Any, judge: Lot) -> Parity:
         """The student against the original, on texts that taught nothing."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hasten.compress import distil
 from hasten.compress.batches import BATCH_SIZE
-from hasten.compress.distil import Lesson
+from hasten.compress.distil import Lesson, Look, Tell
 from hasten.errors import BudgetError
 from hasten.records import Event, Progress
 
@@ -85,7 +85,12 @@ def phase(lesson: Lesson, upkeep: Upkeep, share: float = 1.0, how: str = "") -> 
 
 
 def steps(
-    phases: Sequence[Phase], *, budget_s: float, spent_s: float, taught_share: float
+    phases: Sequence[Phase],
+    *,
+    budget_s: float,
+    spent_s: float,
+    taught_share: float,
+    strict: bool = True,
 ) -> list[int]:
     """How many steps of teaching the rest of the budget holds, of each phase.
 
@@ -94,15 +99,16 @@ def steps(
         budget_s: for all.
         spent_s: of it, until now.
         taught_share: of the user's texts, those that teach.
+        strict: whether there must be at least one pass over the texts, or else one step.
 
     Raises:
-        BudgetError: not even one pass over the texts.
+        BudgetError: not even one pass over the texts, and that is a must.
     """
     upkeep_s = sum(phase.upkeep.total_s for phase in phases)
     left_s = budget_s * (1.0 - _RESERVE) - spent_s - upkeep_s
     fitting = [max(int(phase.share * left_s / phase.step_s), 0) for phase in phases]
     lacking = [phase for phase, count in zip(phases, fitting, strict=True) if count < phase.epoch]
-    if lacking:
+    if lacking and strict:
         needed_s = spent_s + upkeep_s + max(phase.epoch_s / phase.share for phase in lacking)
         texts = int(min(fitting) * BATCH_SIZE / taught_share)
         fewer = f", or fewer texts: {texts:,} would fit" if texts >= FEWEST_TEXTS else ""
@@ -114,7 +120,7 @@ def steps(
             "and the comparison",
             fix=f"--budget {needed_s / (1.0 - _RESERVE) / 60 + 1:.0f}m{fewer}.",
         )
-    return [_useful(phase, count) for phase, count in zip(phases, fitting, strict=True)]
+    return [_useful(phase, max(count, 1)) for phase, count in zip(phases, fitting, strict=True)]
 
 
 def _useful(phase: Phase, fitting: int) -> int:
@@ -165,24 +171,22 @@ class Teller:
 
         return tell
 
-    def teaching(
-        self, stage: str, steps: int, end_s: float, measured: str = "of answers agree"
-    ) -> Callable[[int, float | None], None]:
-        """Tells of the step that is done and of the best that was ``measured``, if anything was.
+    def teaching(self, stage: str, steps: int, end_s: float, seen: Callable[[Look], str]) -> Tell:
+        """Tells of the step that is done, and of the last look as ``seen`` puts it.
 
         ``end_s`` is what comes after the last step. How long is left follows from the pace since
         the first step that is told, looks and checkpoints included.
         """
         first: list[tuple[int, float]] = []
 
-        def tell(step: int, best: float | None) -> None:
+        def tell(step: int, look: Look | None) -> None:
             now_s = time.monotonic()
             first.append((step, now_s))
             before, begin_s = first[0]
             del first[1:]
             pace_s = (now_s - begin_s) / (step - before) if step > before else None
             left_s = None if pace_s is None else pace_s * (steps - step) + end_s
-            seen = "" if best is None else f", {best:.1%} {measured}"
-            self(stage, f"step {step:,} of {steps:,}{seen}", left_s)
+            last = "" if look is None else f", {seen(look)}"
+            self(stage, f"step {step:,} of {steps:,}{last}", left_s)
 
         return tell

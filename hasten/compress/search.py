@@ -84,10 +84,11 @@ class Speeds:
         fast = [shape for shape in shapes if self.of(shape) >= speed]
         if not fast:
             smallest = min(shapes, key=lambda shape: (shape.layers, shape.ffn_width))
+            most = math.floor(10 * self.of(smallest)) / 10
             raise ChoiceError(
                 f"no student should be {speed:g} times as fast: what is left with one block of "
                 f"{smallest.ffn_width} units takes its time too",
-                fix=f"At most --target {math.floor(10 * self.of(smallest)) / 10:g}x.",
+                fix=f"At most --target {most:g}x." if most > 1.0 else "--int8 may make it faster.",
             )
         return [shape for shape in fast if not any(other.holds(shape) for other in fast)]
 

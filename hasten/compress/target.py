@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,7 +12,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from hasten.compress import blocks, importance
+from hasten import tasks
+from hasten.compress import blocks, importance, kept
 from hasten.compress.runner import Lot, Runner
 from hasten.compress.search import RUNGS, Shape, Speeds
 from hasten.compress.sizes import Wanted
@@ -21,8 +23,8 @@ from hasten.reference.folder import storing
 
 _ROUNDING = 1e-9
 
-RUNG = "rungs"
-"""The folder in which the students of a search are made."""
+_INT8_SHARE = 0.2
+"""Of the budget, for the integers of the one that stays."""
 
 
 class Make(Protocol):
@@ -47,11 +49,11 @@ def sizes_for(speed: float, original: Any, runner: Runner, watch: Lot) -> dict[s
         ChoiceError: nothing is as fast.
     """
     found = blocks.find(original)
+    whole = Shape(found.count, found.width)
     some = runner.first(watch.tokens)
     truth = watch.truth[: len(some)]
-    weights = importance.of_units(original, runner.batches(some))
+    weights = importance.of_units(original, runner.task, runner.batches(some))
 
-    @cache
     def cut(shape: Shape) -> Any:
         layers = importance.evenly(found.count, shape.layers)
         units = importance.most_important(weights, shape.ffn_width)
@@ -60,10 +62,10 @@ def sizes_for(speed: float, original: Any, runner: Runner, watch: Lot) -> dict[s
     def loss(shape: Shape) -> float:
         return float(np.square(runner.outputs(cut(shape), some) - truth).mean())
 
-    def seconds(shape: Shape, batch_size: int, length: int) -> float:
-        return _seconds(cut(shape), batch_size, length)
-
-    speeds = Speeds(Shape(found.count, found.width), watch.tokens.lengths, seconds)
+    # Each is timed several times over; no more of them than that are in memory together.
+    timed = cache(lambda shape: original if shape == whole else cut(shape))
+    speeds = Speeds(whole, watch.tokens.lengths, lambda shape, *at: _seconds(timed(shape), *at))
+    timed.cache_clear()
     best = min(speeds.reaching(speed), key=loss)
     return {
         "layers": best.layers,
@@ -88,7 +90,8 @@ def fastest_within(
     """Make students from mild to strong, as long as their answers agree; the last one stays.
 
     Each gets an equal part of the time that is left. What decides are the texts by which teaching
-    is watched; those that judge have no say in it.
+    is watched, and the answers in floating point; those that judge have no say in it. Integers are
+    learnt for the one that stays.
 
     Args:
         max_flips: the largest acceptable share of changed answers.
@@ -99,36 +102,59 @@ def fastest_within(
 
     Raises:
         BudgetError: even the mildest changes more, or the time does not hold it.
+        ChoiceError: not even the mildest can be.
     """
-    kept: tuple[Student, Path] | None = None
+
+    def left_s() -> float:
+        return wanted.budget_s - (time.monotonic() - begin_s)
+
+    kept_s = _INT8_SHARE * wanted.budget_s if wanted.int8 else 0.0
+    best: tuple[Student, Wanted, Path] | None = None
     for number, speed in enumerate(RUNGS):
-        left_s = wanted.budget_s - (time.monotonic() - begin_s)
-        folder = work / RUNG / f"{speed:g}x"
-        one = replace(wanted, target=speed, budget_s=left_s / (len(RUNGS) - number))
+        folder = work / kept.RUNGS / f"{speed:g}x"
+        budget_s = (left_s() - kept_s) / (len(RUNGS) - number)
+        one = replace(wanted, target=speed, int8=False, budget_s=budget_s)
         try:
             with storing(folder):
                 folder.mkdir(parents=True, exist_ok=True)
             student = make(one, work=folder)
         except (BudgetError, ChoiceError) as error:
-            if kept is None:
+            if best is None:
                 raise _for_each(error) from error
             break
-        agreement = max(student.agreements, default=0.0)
-        if 1.0 - agreement > max_flips + _ROUNDING:
-            if kept is None:
-                raise _not_even(speed, agreement, max_flips)
+        if 1.0 - student.agreement > max_flips + _ROUNDING:
+            if best is None:
+                raise _not_even(speed, student.agreement, max_flips)
             break
-        kept = student, folder
-    assert kept
-    student, folder = kept
+        best = student, one, folder
+    assert best
+    student, one, folder = best
+    if wanted.int8:  # what was taught already is taken up
+        student = make(replace(one, int8=True, budget_s=max(left_s(), 0.0)), work=folder)
     with storing(work):
-        (folder / "student").replace(work / "student")
-    return student
+        shutil.rmtree(work / kept.STUDENT, ignore_errors=True)
+        (folder / kept.STUDENT).replace(work / kept.STUDENT)
+    return replace(student, seconds=time.monotonic() - begin_s)
+
+
+def require_decisions(task: str) -> None:
+    """Refuse ``--target-flips`` for a model that decides nothing.
+
+    Raises:
+        ChoiceError: its answers are numbers.
+    """
+    if not tasks.get(task).decides:
+        raise ChoiceError(
+            f"--target-flips counts changed answers, and those of a {task} model are numbers",
+            fix="Give sizes, such as --layers, or a speed, such as --target 2x.",
+        )
 
 
 def _for_each(error: BudgetError | ChoiceError) -> BudgetError | ChoiceError:
-    fix = f"{error.fix or ''}\nThat is for each of up to {len(RUNGS)} students that share --budget."
-    return type(error)(error.message, fix=fix if isinstance(error, BudgetError) else error.fix)
+    if isinstance(error, ChoiceError):  # about a speed that nobody has asked for
+        return ChoiceError(error.message, fix="Give --layers or --ffn-width instead.")
+    share = f"That is for each of up to {len(RUNGS)} students that share --budget."
+    return BudgetError(error.message, fix=f"{error.fix or ''}\n{share}")
 
 
 def _not_even(speed: float, agreement: float, max_flips: float) -> BudgetError:
@@ -175,5 +201,5 @@ def check(options: Mapping[str, object]) -> None:
     share = options["--target-flips"]
     if share is not None and not (isinstance(share, float) and 0.0 < share < 1.0):
         raise ChoiceError(
-            f"--target-flips is {share:g}", fix="It is a share, such as 0.02 for 2 %."
+            f"--target-flips is {share!r}", fix="It is a share, such as 0.02 for 2 %."
         )

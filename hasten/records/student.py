@@ -14,7 +14,7 @@ class Student:
     ``layers`` are the original's blocks that it has, ``ffn_width`` the units of each block's
     feed-forward part. ``before`` and ``after`` compare it with the original on texts that neither
     taught nor chose anything, before and after it was taught. ``agreements`` are what was seen
-    while it was, on other texts, of 0 to 1.
+    while it was, on other texts, of 0 to 1, and ``agreement`` is that of what was kept.
 
     ``asked_ffn_width`` may not have been a multiple of what engines like. ``heads`` are those of
     each block, 0 where that is unknown. ``vocabulary`` is how many words and parts of words it
@@ -40,6 +40,7 @@ class Student:
     before: Parity
     after: Parity
     seconds: float
+    agreement: float = 1.0
     asked_ffn_width: int | None = None
     heads: int = 0
     of_heads: int = 0

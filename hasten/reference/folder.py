@@ -175,12 +175,26 @@ def storing(path: Path) -> Iterator[None]:
         raise StorageError(f"cannot write {path}: {error}") from error
 
 
+@contextmanager
+def storing_weights(path: Path) -> Iterator[None]:
+    """As :func:`storing`, where safetensors writes: a full disk is an error of its own there."""
+    from safetensors import SafetensorError
+
+    try:
+        with storing(path):
+            yield
+    except SafetensorError as error:
+        raise StorageError(f"cannot write {path}: {error}") from error
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write ``value`` for people and programs to read.
+    """Write ``value`` for people and programs to read; the file is there whole or not at all.
 
     Raises:
         StorageError: it cannot be written.
     """
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    unfinished = path.with_name(f"{path.name}.unfinished")
     with storing(path):
-        text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-        path.write_text(text, encoding="utf-8")
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(path)

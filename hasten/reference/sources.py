@@ -23,6 +23,7 @@ from hasten.reference.folder import (
     TRAINED_RANGES,
     Kind,
     storing,
+    storing_weights,
     write_json,
 )
 from hasten.reference.module import build, pretrained, quiet
@@ -253,7 +254,7 @@ def _from_config(config: Any) -> Any:
 
 
 def _save(model: Any, target: Path) -> None:
-    with quiet(), storing(target):
+    with quiet(), storing_weights(target):
         model.save_pretrained(target)
 
 
@@ -267,7 +268,7 @@ def _write_factory(name: str, weights: Path | None, target: Path) -> None:
     if weights:
         load_weights(module, weights)
     write_json(target / "factory.json", {"factory": name})
-    with storing(target):
+    with storing_weights(target):
         save_model(module, str(target / "weights.safetensors"))
 
 

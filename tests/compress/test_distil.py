@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from hasten.compress import blocks, distil, relations
-from hasten.compress.distil import Lesson
+from hasten.compress.distil import Lesson, Look, Taught
 from hasten.errors import StorageError
 from hasten.tokenization import TextTokenizer
 from tests.compress.test_blocks import INPUTS
@@ -34,7 +34,8 @@ def lesson(**options: Any) -> Lesson:
         "tokens": tokens,
         "pad_token_id": 0,
         "gold": None,
-        "agreement": lambda student: 0.5,
+        "task": "single_label",
+        "look": lambda student: Look(0.5, 0.5),
         "steps": 6,
         "seed": 0,
         **options,
@@ -42,7 +43,7 @@ def lesson(**options: Any) -> Lesson:
     return Lesson(**given)
 
 
-def teach(what: Lesson, folder: Path, tell: Any = lambda step, best: None) -> list[float]:
+def teach(what: Lesson, folder: Path, tell: Any = lambda step, look: None) -> Taught:
     return distil.teach(what, folder, tell)
 
 
@@ -58,12 +59,12 @@ def test_a_resumed_lesson_teaches_what_an_undisturbed_one_would(
 
     monkeypatch.setattr(distil, "loss", watched)
 
-    def stop(step: int, best: float | None) -> None:
-        del best
+    def stop(step: int, look: Look | None) -> None:
+        del look
         if step == 6:  # the last checkpoint is of step 4, and a pass has 3
             raise KeyboardInterrupt
 
-    looks = {"agreement": lambda student: time.monotonic(), "steps": 20}
+    looks = {"look": lambda student: Look(0.5, time.monotonic()), "steps": 20}
     whole, resumed = lesson(**looks), lesson(**looks)
     teach(whole, tmp_path / "whole")
     undisturbed = list(seen)
@@ -77,6 +78,35 @@ def test_a_resumed_lesson_teaches_what_an_undisturbed_one_would(
     assert len(set(undisturbed[:9])) == 9  # each pass has an order of its own
     taught = whole.student.state_dict()
     assert all(torch.equal(taught[name], w) for name, w in again.student.state_dict().items())
+
+
+def test_what_is_nearest_is_kept_and_not_what_a_few_answers_favour(tmp_path: Path) -> None:
+    """A few hundred answers are a coin's toss away from their neighbours."""
+    looks = [Look(0.9, 0.1), Look(0.8, 0.3), Look(0.7, 0.2)]
+    states: list[dict[str, torch.Tensor]] = []
+
+    def look(student: Any) -> Look:
+        states.append({name: weight.clone() for name, weight in student.state_dict().items()})
+        return looks[len(states) - 1]
+
+    what = lesson(look=look, steps=3)
+    taught = teach(what, tmp_path)
+    assert taught == Taught(3, tuple(looks))
+    assert taught.best == looks[1]
+    assert all(torch.equal(states[1][name], w) for name, w in what.student.state_dict().items())
+
+
+def test_a_lesson_without_time_is_looked_at_all_the_same(tmp_path: Path) -> None:
+    taught = teach(lesson(steps=40, overdue=lambda: True), tmp_path)
+    assert taught == Taught(1, (Look(0.5, 0.5),))
+
+
+def test_a_lesson_that_stops_early_tells_the_steps_that_were_taught(tmp_path: Path) -> None:
+    taught = teach(lesson(steps=10), tmp_path)  # no look is better than the first
+    assert (taught.steps, len(taught.looks)) == (1 + distil.PATIENCE, 1 + distil.PATIENCE)
+    assert distil.teach_once(lesson(steps=10), tmp_path / "once", lambda *_: None) == taught
+    # What is kept of it is enough, even where teaching cannot be repeated.
+    assert distil.teach_once(lesson(steps=1), tmp_path / "once", lambda *_: None) == taught
 
 
 # --- the loss ---------------------------------------------------------------------------------
@@ -179,9 +209,9 @@ def test_looks_are_few_and_the_last_step_is_looked_at() -> None:
 def test_a_lesson_ends_when_the_time_is_over(tmp_path: Path) -> None:
     told: list[int] = []
     what = lesson(steps=40, overdue=lambda: len(told) >= 9)
-    looks = teach(what, tmp_path, lambda step, best: told.append(step))
+    taught = teach(what, tmp_path, lambda step, look: told.append(step))
     assert told == list(range(1, 10))
-    assert len(looks) == 2  # after 4 and 8 steps
+    assert len(taught.looks) == 2  # after 4 and 8 steps
 
 
 def test_timing_steps_changes_nothing() -> None:
@@ -194,6 +224,38 @@ def test_timing_steps_changes_nothing() -> None:
     assert all(p.grad is None for p in what.student.parameters())
 
 
+@pytest.mark.parametrize(
+    ("task", "tells"), [("single_label", False), ("multi_label", True), ("regression", True)]
+)
+def test_an_offset_of_all_answers_is_an_error_except_of_a_softmax(task: str, tells: bool) -> None:
+    what = lesson(task=task)
+    what.student.classifier.load_state_dict(what.original.classifier.state_dict())
+    same = replace(what, student=what.original, layers=[0, 1], relations=0.0)
+    before, _ = distil.loss(same, same.student, dict(INPUTS))
+    moved = tiny_model()
+    with torch.no_grad():
+        moved.classifier.bias += 3.0
+    after, _ = distil.loss(same, moved, dict(INPUTS))
+    assert before.item() == pytest.approx(0.0, abs=1e-5)
+    assert (after.item() > 1.0) == tells
+
+
+def test_long_texts_relate_their_beginnings_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relations, "TOKENS", 4)
+    rng = np.random.default_rng(0)
+    ours, theirs = (
+        relations.Watched(2, [torch.tensor(rng.normal(size=(2, 9, 8))) for _ in range(3)])
+        for _ in range(2)
+    )
+    short = [
+        relations.Watched(2, [states[:, :4] for states in each.outputs]) for each in (ours, theirs)
+    ]
+    mask = torch.ones(2, 9, dtype=torch.bool)
+    assert torch.equal(
+        relations.difference(ours, theirs, mask), relations.difference(*short, mask[:, :4])
+    )
+
+
 # --- the disk ---------------------------------------------------------------------------------
 
 
@@ -202,8 +264,8 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint(
 ) -> None:
     """The same weights at the end, as if the disk had never been full."""
     scores = iter([0.1, 0.2, 0.3, 0.4, 0.5, 0.6] * 3)
-    grow = lambda student: next(scores)  # noqa: E731
-    whole = lesson(agreement=grow)
+    grow = lambda student: Look(0.5, next(scores))  # noqa: E731
+    whole = lesson(look=grow)
     teach(whole, tmp_path / "whole")
     full = {"full": False}
     real = torch.save
@@ -215,18 +277,18 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint(
 
     monkeypatch.setattr(torch, "save", save)
 
-    def tell(step: int, best: float | None) -> None:
+    def tell(step: int, look: Look | None) -> None:
         full["full"] = step >= 4
 
     scores = iter([0.1, 0.2, 0.3, 0.4, 0.5, 0.6] * 3)
     with pytest.raises(StorageError, match="No space left") as caught:
-        teach(lesson(agreement=grow), tmp_path / "disk", tell)
+        teach(lesson(look=grow), tmp_path / "disk", tell)
     assert "same command" in str(caught.value.fix)
     kept = sorted(path.name for path in (tmp_path / "disk").iterdir())
     assert kept == ["checkpoint-2", "checkpoint-3"]
     monkeypatch.undo()
     scores = iter([0.4, 0.5, 0.6])
-    again = lesson(agreement=grow)
+    again = lesson(look=grow)
     teach(again, tmp_path / "disk")
     theirs, ours = whole.student.state_dict(), again.student.state_dict()
     assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
@@ -258,8 +320,8 @@ def test_too_little_room_is_told_before_anything_is_taught(
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(distil.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(StorageError, match="checkpoints need"):
-        teach(what, tmp_path, lambda step, best: told.append(step))
+        teach(what, tmp_path, lambda step, look: told.append(step))
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match="cannot be written"):
+    with pytest.raises(StorageError, match="cannot write"):
         distil.time_checkpoint(what, tmp_path / "file")
     assert not told

@@ -14,10 +14,12 @@ from transformers import AutoModelForSequenceClassification
 
 from hasten import api, hardware
 from hasten.cli.display import show_student
-from hasten.compress import distil
+from hasten.compress import distil, kept
+from hasten.compress.distil import Look, Taught
 from hasten.errors import (
     BudgetError,
     ChoiceError,
+    HastenError,
     InputError,
     ModelError,
     ResumeError,
@@ -110,6 +112,49 @@ def test_what_cannot_be(
     assert caught.value.fix
 
 
+def test_a_mistake_that_was_mended_needs_no_restart(model: Path, tmp_path: Path) -> None:
+    """Whatever was chosen for the mistake is thrown away: nothing was taught yet."""
+    for options in ({"layers": 3}, {"texts": TEXTS[:150]}, {"budget": 500.0, "ffn_width": 32}):
+        with pytest.raises(HastenError):
+            compress(model, tmp_path / "student", **options)
+    assert (tmp_path / "student.training" / kept.CHOICE).exists()
+    student = compress(model, tmp_path / "student", labels=["b"] * len(TEXTS))
+    assert (student.ffn_width, len(student.layers)) == (64, 1)
+
+
+def test_a_cut_off_note_is_never_read(model: Path, tmp_path: Path) -> None:
+    """A full disk or a kill while a note is written leaves the earlier one, or none."""
+    write = Path.write_text
+
+    def half(path: Path, text: str, **options: Any) -> int:
+        if path.name.startswith(kept.CHOICE):
+            write(path, text[:5], **options)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, text, **options)
+
+    with pytest.MonkeyPatch.context() as broken:
+        broken.setattr(Path, "write_text", half)
+        with pytest.raises(StorageError, match="No space left"):
+            compress(model, tmp_path / "student")
+    assert compress(model, tmp_path / "student").steps
+
+
+def test_weights_that_do_not_fit_on_the_disk_are_told(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors import SafetensorError
+    from transformers import PreTrainedModel
+
+    def save(*_: Any, **__: Any) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(PreTrainedModel, "save_pretrained", save)
+        with pytest.raises(StorageError, match="No space left"):
+            compress(model, tmp_path / "student")
+    assert compress(model, tmp_path / "student").steps
+
+
 def test_a_family_that_cannot_be_pruned_is_told(tmp_path: Path) -> None:
     from transformers import AlbertConfig, AlbertForSequenceClassification
 
@@ -182,6 +227,9 @@ def test_a_disk_that_is_full_is_told_and_the_run_goes_on_later(
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+TAUGHT = Taught(1, (Look(0.5, 0.5),))
+
+
 @pytest.mark.parametrize("has_bf16", [True, False])
 def test_bfloat16_is_used_where_the_cpu_has_it(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_bf16: bool
@@ -189,7 +237,7 @@ def test_bfloat16_is_used_where_the_cpu_has_it(
     here = replace(hardware.detect(), instruction_sets=("avx512_bf16",) if has_bf16 else ("avx2",))
     seen: list[bool] = []
     monkeypatch.setattr(hardware, "detect", lambda: here)
-    monkeypatch.setattr(distil, "teach", lambda lesson, *_: seen.append(lesson.bf16) or [])
+    monkeypatch.setattr(distil, "teach", lambda lesson, *_: seen.append(lesson.bf16) or TAUGHT)
     compress(model, tmp_path / "student")
     assert seen == [has_bf16]
 

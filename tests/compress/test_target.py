@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from hasten import api
+from hasten import api, tasks
 from hasten.compress import distil, target
 from hasten.compress.search import RUNGS
 from hasten.compress.sizes import Wanted
 from hasten.errors import BudgetError, ChoiceError
+from hasten.parity import compare
+from hasten.records import Student
 from tests.tiny import save_tiny, tiny_texts
 
 WANTED = Wanted(None, None, 1000.0, 0)
@@ -65,19 +68,32 @@ def test_targets_that_cannot_be(
     assert fix in str(caught.value.fix)
 
 
+def student_of(agreement: float) -> Student:
+    parity = compare(
+        np.eye(3, dtype=np.float32),
+        np.eye(3, dtype=np.float32),
+        task=tasks.get("single_label"),
+        labels="abc",
+        texts="xyz",
+    )
+    return Student((0,), 2, 8, 8, 1, 2, 9, 9, (), parity, parity, 1.0, agreement=agreement)
+
+
 class Maker:
     """Makes students whose agreement falls with the speed."""
 
     def __init__(self, agreements: list[float]) -> None:
-        self.agreements = agreements
+        self.students = {
+            speed: student_of(agreement)
+            for speed, agreement in zip(RUNGS, agreements, strict=False)
+        }
         self.made: list[Wanted] = []
 
     def __call__(self, wanted: Wanted, *, work: Path) -> Any:
         self.made.append(wanted)
-        (work / "student").mkdir()
+        (work / "student").mkdir(exist_ok=True)
         (work / "student" / "speed").write_text(str(wanted.target))
-        agreement = self.agreements[len(self.made) - 1]
-        return SimpleNamespace(agreements=(agreement - 0.2, agreement))
+        return self.students[wanted.target]
 
 
 def test_the_strongest_that_still_agrees_stays(tmp_path: Path) -> None:
@@ -85,10 +101,27 @@ def test_the_strongest_that_still_agrees_stays(tmp_path: Path) -> None:
     student = target.fastest_within(0.03, WANTED, maker, work=tmp_path, begin_s=time.monotonic())
     assert [wanted.target for wanted in maker.made] == list(RUNGS[:4])
     assert (tmp_path / "student" / "speed").read_text() == str(RUNGS[2])
-    assert student.agreements[-1] == 0.97
+    assert student.agreement == 0.97
     shares = [wanted.budget_s for wanted in maker.made]
     assert shares[0] == pytest.approx(1000.0 / len(RUNGS), rel=0.01)
     assert sum(shares) <= 4 * 1000.0
+
+
+def test_integers_are_learnt_for_the_one_that_stays_alone(tmp_path: Path) -> None:
+    maker, wanted = Maker([0.99, 0.98, 0.9]), replace(WANTED, int8=True)
+    (tmp_path / "student").mkdir()  # an earlier run got as far as this
+    (tmp_path / "student" / "old").touch()
+    target.fastest_within(0.03, wanted, maker, work=tmp_path, begin_s=time.monotonic())
+    asked = [(one.target, one.int8) for one in maker.made]
+    assert asked == [*((speed, False) for speed in RUNGS[:3]), (RUNGS[1], True)]
+    assert [path.name for path in (tmp_path / "student").iterdir()] == ["speed"]
+    assert maker.made[0].budget_s < 0.81 * WANTED.budget_s / len(RUNGS)
+
+
+def test_a_model_without_decisions_has_no_flips_to_count() -> None:
+    with pytest.raises(ChoiceError, match="a regression model are numbers"):
+        target.require_decisions("regression")
+    target.require_decisions("multi_label")
 
 
 def test_where_even_the_mildest_changes_too_much(tmp_path: Path) -> None:

@@ -1,0 +1,78 @@
+"""What an interrupted run leaves in its folder, for the same command to continue with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hasten.compress.sizes import Wanted
+from hasten.errors import ResumeError
+from hasten.reference import Reference
+from hasten.reference.folder import write_json
+
+ASKED, SIZES, CHOICE = "asked.json", "sizes.json", "choice.json"
+STEPS, INT8_STEPS = "steps.json", "int8-steps.json"
+CHECKPOINTS, INT8 = "checkpoints", "int8"
+STUDENT = "student"
+RUNGS = "rungs"
+"""Where the students of a search are made, each in a folder of its own."""
+
+FILES = (ASKED, SIZES, CHOICE, STEPS, INT8_STEPS, CHECKPOINTS, INT8, STUDENT, RUNGS)
+"""All names that may be in the folder, beside the original's."""
+
+_DECISIVE = (
+    "layers",
+    "ffn_width",
+    "heads",
+    "embeddings",
+    "freeze_embeddings",
+    "target",
+    "seed",
+)
+"""What an interrupted run must have been asked for as well. Integers are learnt afterwards."""
+
+
+def once(path: Path, decide: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What an interrupted run decided, or what is decided now and kept."""
+    if not path.exists():
+        write_json(path, decide())
+    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return stored
+
+
+def take_up(
+    work: Path,
+    reference: Reference,
+    texts: Sequence[str],
+    labels: Sequence[str] | None,
+    wanted: Wanted,
+) -> None:
+    """Make sure that what is in ``work`` was asked for in the same way.
+
+    Before any teaching, another wish is no loss: what was chosen for the old one is thrown away.
+
+    Raises:
+        ResumeError: teaching has begun, and for something else.
+        StorageError: ``work`` cannot be written.
+    """
+    digest = hashlib.sha256(json.dumps([list(texts), labels and list(labels)]).encode())
+    asked = {
+        "model": reference.fingerprint(),
+        "texts": digest.hexdigest(),
+        **{name: getattr(wanted, name) for name in _DECISIVE},
+    }
+    then = once(work / ASKED, lambda: asked)
+    if then == asked:
+        return
+    if (work / STEPS).exists():
+        what = ", ".join(sorted(name for name in asked if asked[name] != then.get(name)))
+        raise ResumeError(
+            f"{work} was begun with another choice of: {what}",
+            fix="--restart throws it away and begins anew.",
+        )
+    for name in (SIZES, CHOICE):
+        (work / name).unlink(missing_ok=True)
+    write_json(work / ASKED, asked)
