@@ -162,7 +162,7 @@ def mixed_texts(sentence_count: int, article_count: int) -> list[str]:
     return [each.text for each in shuffled([*articles, *lines], "mixed")]
 
 
-def training_texts(paragraph_count: int = 2000, article_count: int = 300) -> list[str]:
+def training_texts(paragraph_count: int = 1000, article_count: int = 100) -> list[str]:
     """The sentences of all training articles, some paragraphs and whole ones; all different.
 
     None of them is from an article that ``texts.csv`` has a part of.

@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -218,30 +217,37 @@ def freeze_embeddings(student: Any) -> None:
 
 
 def time_steps(lesson: Lesson, count: int) -> float:
-    """Seconds for one step of teaching, on copies; the first of ``count`` is not counted.
+    """Seconds for one step of teaching, in the mean over a pass; on copies.
 
-    The batches are as the Trainer makes them, of texts of similar length, spread over all lengths.
+    Some of the pass's own batches are timed, from the shortest to the longest, and what is between
+    two of them is taken to be so in time as well: a few long texts may take most of it.
+
+    Args:
+        lesson: whose steps.
+        count: how many batches are timed, at least 2.
     """
     import torch
 
     trial = copy.deepcopy(lesson.student)
     optimizer = torch.optim.AdamW([weight for weight in trial.parameters() if weight.requires_grad])
     collate, texts = Collate(lesson.pad_token_id), Texts(lesson.tokens, lesson.gold)
-    order = np.argsort(lesson.tokens.lengths, kind="stable")
-    # The longest first, which warms up and allocates all that is ever needed.
-    places = [1.0, *((index + 0.5) / (count - 1) for index in range(count - 1))]
-    took_s = []
+    order = np.array(list(Order(lesson.tokens, lesson.seed, lambda: 0)))
+    batches = [order[begin : begin + BATCH_SIZE] for begin in range(0, len(order), BATCH_SIZE)]
+    longest = np.array([lesson.tokens.lengths[batch].max() for batch in batches])
+    chosen = np.argsort(longest, kind="stable")[np.linspace(0, len(batches) - 1, count).astype(int)]
+    took_s: dict[int, float] = {}
     with torch.random.fork_rng(devices=()):
-        for place in places:
+        # The longest first and again: it warms up, and allocates all that is ever needed.
+        for index in (chosen[-1], *reversed(chosen)):
             begin_s = time.perf_counter()
-            first = int(place * max(0, len(texts) - BATCH_SIZE))
-            inputs = collate([texts[int(index)] for index in order[first : first + BATCH_SIZE]])
+            inputs = collate([texts[int(text)] for text in batches[index]])
             loss(lesson, trial, inputs)[0].backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(trial.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
-            took_s.append(time.perf_counter() - begin_s)
-    return statistics.mean(took_s[1:])
+            took_s[int(index)] = time.perf_counter() - begin_s
+    times_s = [took_s[int(index)] for index in chosen]
+    return float(np.interp(longest, longest[chosen], times_s).mean())
 
 
 def time_checkpoint(lesson: Lesson, folder: Path) -> float:

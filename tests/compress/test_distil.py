@@ -214,6 +214,28 @@ def test_a_lesson_ends_when_the_time_is_over(tmp_path: Path) -> None:
     assert len(taught.looks) == 2  # after 4 and 8 steps
 
 
+def test_a_few_long_texts_count_for_what_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step takes its tokens' time: 1 in 16 batches of texts of ten times the length."""
+    tokens = TextTokenizer(tiny_tokenizer(), MAX_LENGTH).encode(
+        [*(["ba ke"] * 15 * 32), *(["ba ke li no " * 5] * 32)]
+    )
+    lengths = sorted(set(tokens.lengths.tolist()))
+    now_s, real = [0.0], distil.loss
+
+    def slow(what: Lesson, student: Any, inputs: dict[str, Any]) -> Any:
+        now_s[0] += inputs["input_ids"].numel()
+        return real(what, student, inputs)
+
+    monkeypatch.setattr(distil, "loss", slow)
+    monkeypatch.setattr(distil.time, "perf_counter", lambda: now_s[0])
+    what = lesson(tokens=tokens)
+    order = list(distil.Order(tokens, what.seed, lambda: 0))
+    batches = [tokens.lengths[order[at : at + 32]].max() for at in range(0, len(order), 32)]
+    assert len(lengths) == 2
+    assert max(batches) > 5 * min(batches)
+    assert distil.time_steps(what, 8) == pytest.approx(32 * np.mean(batches))
+
+
 def test_timing_steps_changes_nothing() -> None:
     what = lesson()
     before = {name: value.clone() for name, value in what.student.state_dict().items()}

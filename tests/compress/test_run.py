@@ -114,11 +114,16 @@ def test_what_cannot_be(
 
 def test_a_mistake_that_was_mended_needs_no_restart(model: Path, tmp_path: Path) -> None:
     """Whatever was chosen for the mistake is thrown away: nothing was taught yet."""
-    for options in ({"layers": 3}, {"texts": TEXTS[:150]}, {"budget": 500.0, "ffn_width": 32}):
+    for options in (
+        {"layers": 3},
+        {"texts": TEXTS[:150]},
+        {"labels": ["unknown"] * len(TEXTS)},
+        {"budget": 500.0, "ffn_width": 32},
+    ):
         with pytest.raises(HastenError):
             compress(model, tmp_path / "student", **options)
     assert (tmp_path / "student.training" / kept.CHOICE).exists()
-    student = compress(model, tmp_path / "student", labels=["b"] * len(TEXTS))
+    student = compress(model, tmp_path / "student", labels=["LABEL_1"] * len(TEXTS))
     assert (student.ffn_width, len(student.layers)) == (64, 1)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from hasten.compress import distil, schedule
+from hasten.compress.distil import Look
 from hasten.compress.schedule import Teller, Upkeep
 from hasten.errors import BudgetError
 
@@ -86,13 +87,13 @@ def test_how_long_is_left_follows_the_pace(monkeypatch: pytest.MonkeyPatch) -> N
     clock.now_s += 20.0
     tell("choose", "blocks")
     assert (events[-1].left_s, events[-1].done) == (80.0, 0.2)
-    step = tell.teaching("teach", steps=30, end_s=7.0)
+    step = tell.teaching("teach", 30, 7.0, lambda look: f"{look.agreement:.1%} agree")
     step(11, None)  # of a run that was resumed
     clock.now_s += 10.0
-    step(16, 0.875)
+    step(16, Look(0.875, 0.5))
     assert events[-1].left_s == pytest.approx(14 * 2.0 + 7.0)
     assert events[-1].done == pytest.approx(30.0 / 65.0)
-    assert events[-1].message == "step 16 of 30, 87.5% of answers agree"
+    assert events[-1].message == "step 16 of 30, 87.5% agree"
     clock.now_s += 200.0
     tell("compare", "")
     assert (events[-1].left_s, events[-1].done) == (0.0, 1.0)
