@@ -2,8 +2,9 @@
 
 ``num_attention_heads`` cannot say it: it also decides the size of a head. ``pruned_heads`` can, the
 entry in which transformers 4 keeps what ``model.prune_heads`` took out, ``{block: [heads]}``.
-transformers 5 keeps the entry but no longer acts on it; here its modules are narrowed before their
-weights are loaded. Their forward needs nothing else: it counts heads by the width it is given.
+It takes them out while it builds a model; transformers 5 keeps the entry but no longer acts on it,
+and here its modules are narrowed before their weights are loaded. Their forward needs nothing else:
+it counts heads by the width it is given.
 """
 
 from __future__ import annotations
@@ -130,7 +131,9 @@ def note(config: Any, heads: Sequence[Sequence[int]]) -> None:
 
 
 def narrow(model: Any) -> None:
-    """Take out of an untouched ``model`` the heads that its configuration says it lacks.
+    """Take out of a ``model`` as it was built the heads that its configuration says it lacks.
+
+    Blocks that lack them already stay: transformers 4 has taken them out by then.
 
     Raises:
         ModelError: it has no such blocks or heads, or they cannot be told apart.
@@ -154,6 +157,8 @@ def narrow(model: Any) -> None:
                 "and one must stay.",
             )
         columns = found.columns([head for head in found.heads[block] if head not in heads])
+        if found.layer(model, block, found.out).in_features == len(columns):
+            continue
         for name in found.projections:
             _take(found.layer(model, block, name), columns, 0)
         _take(found.layer(model, block, found.out), columns, 1)

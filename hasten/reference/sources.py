@@ -300,9 +300,12 @@ def _is_unmodified_classifier(model: nn.Module) -> bool:
     config: Any = model.config
     if type(config) not in classifiers or classifiers[type(config)] is not type(model):
         return False
+    whole = copy.deepcopy(config)
+    whole.pruned_heads = {}  # transformers 4 would take them out, and needs values for it
     try:
         with quiet(), torch.device("meta"):
-            fresh = type(model)(copy.deepcopy(config))
+            fresh: Any = type(model)(whole)
+            fresh.config.pruned_heads = getattr(config, "pruned_heads", None)
             heads.narrow(fresh)
     except ModelError:  # heads that config.json cannot take out: the module is its own truth
         return False

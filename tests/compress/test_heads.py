@@ -14,7 +14,7 @@ from hasten import engines
 from hasten.compress import blocks, importance
 from hasten.errors import ModelError
 from hasten.records import Candidate
-from hasten.reference import heads, prepare
+from hasten.reference import heads, prepare, sources
 from hasten.reference.module import pretrained
 from tests.compress.test_blocks import INPUTS, logits
 from tests.tiny import FAMILIES, save_tiny_tokenizer, tiny_model
@@ -72,6 +72,21 @@ def test_a_model_that_lacks_heads_can_be_cut_again() -> None:
     assert last.config.pruned_heads == {0: [0]}
     by_hand = blocks.cut(without("bert", [[1], [0, 1]]), [0], [UNITS[0]])
     torch.testing.assert_close(logits(last), logits(by_hand), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_heads_that_are_gone_already_are_not_taken_out_again(family: str) -> None:
+    """transformers 4 acts on ``pruned_heads`` by itself, while the model is built."""
+    model = tiny_model(family)
+    model.config.pruned_heads = {"0": [0]}
+    heads.narrow(model)
+    once = logits(model)
+    torch.testing.assert_close(once, logits(without(family, [[1], [0, 1]])), rtol=1e-5, atol=1e-5)
+    heads.narrow(model)
+    assert torch.equal(logits(model), once)
+    found = heads.find(model)
+    assert found is not None
+    assert [layer.in_features for layer in found.out_layers(model)] == [16, 32]
 
 
 def test_the_head_that_changes_the_answers_most_is_the_most_important() -> None:
@@ -141,6 +156,22 @@ def test_a_model_in_memory_keeps_its_heads_out(tmp_path: Path) -> None:
     told = prepare(student, tmp_path / "told", tokenizer=tokenizer)
     assert told.kind == "pickle"
     assert told.info.parameter_count == reference.info.parameter_count
+
+
+def test_a_model_in_memory_is_recognized_where_building_it_takes_heads_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    student = blocks.cut(tiny_model(), [0, 1], UNITS, [[1], [0]])
+    usual = type(student).post_init
+
+    def as_transformers_4_does(model: Any) -> None:
+        usual(model)
+        if model.config.pruned_heads:  # there is nothing to find on the meta device
+            model.classifier.weight.nonzero()
+
+    monkeypatch.setattr(type(student), "post_init", as_transformers_4_does)
+    assert sources._is_unmodified_classifier(student)
+    assert student.config.pruned_heads == {0: [0], 1: [1]}
 
 
 @pytest.mark.parametrize(
