@@ -55,6 +55,21 @@ def without(*tokens: str) -> Callable[[dict[str, Any]], None]:
     return edit
 
 
+def adding(*tokens: str) -> Callable[[dict[str, Any]], None]:
+    def edit(stored: dict[str, Any]) -> None:
+        vocabulary = stored["model"]["vocab"]
+        vocabulary |= {token: len(vocabulary) + place for place, token in enumerate(tokens)}
+
+    return edit
+
+
+def tokens_of(reference: Reference, text: str) -> str:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(reference.folder / "tokenizer.json"))
+    return " ".join(tokenizer.encode(text).tokens)
+
+
 def test_a_student_of_the_same_task_labels_and_tokens_is_accepted(tmp_path: Path) -> None:
     require(*pair(tmp_path, WIDE, SMALL))
 
@@ -125,9 +140,40 @@ def test_a_rare_token_that_the_student_does_not_know_is_accepted(tmp_path: Path)
     require(original, student, [text, "bab kec"])
 
 
+def test_a_word_that_a_smaller_vocabulary_splits_further_is_accepted(tmp_path: Path) -> None:
+    original, student = pair(tmp_path, WIDE, SMALL)
+    edit_tokenizer(student, without("kec"))
+    text = "bab kec lif"
+    tokens = [list(r.tokenizer().encode([text]).lengths) for r in (original, student)]
+    assert tokens == [[5], [7]]
+    require(original, student, [text, "kec", "kec kecs"])
+
+
+def test_pieces_of_a_word_that_end_elsewhere_are_accepted(tmp_path: Path) -> None:
+    """The longest piece that is left may end within one that is gone, or after it."""
+    original, student = pair(tmp_path, WIDE, SMALL)
+    for reference, pieces in ((original, ("babk", "##ec", "##kec")), (student, ("##kec",))):
+        edit_tokenizer(reference, adding(*pieces))
+    text = "babkec"
+    read = [tokens_of(reference, text) for reference in (original, student)]
+    assert read == ["[CLS] babk ##ec [SEP]", "[CLS] bab ##kec [SEP]"]
+    require(original, student, [text])
+
+
+def test_what_the_original_does_not_know_a_smaller_vocabulary_may(tmp_path: Path) -> None:
+    original, student = pair(tmp_path, WIDE, SMALL)
+    # WordPiece gives a word up that it cannot continue after its longest first part.
+    for reference, pieces in ((original, ("kecb", "##bß")), (student, ("##bß",))):
+        edit_tokenizer(reference, adding(*pieces))
+    read = [tokens_of(reference, "kecbß") for reference in (original, student)]
+    assert read == ["[CLS] [UNK] [SEP]", "[CLS] kec ##bß [SEP]"]
+    require(original, student, ["kecbß"])
+
+
 def test_a_text_that_is_split_differently_is_refused_and_shown(tmp_path: Path) -> None:
     original, student = pair(tmp_path, WIDE, SMALL)
     edit_tokenizer(student, without("kec"))
+    edit_tokenizer(student, adding("kecs"))  # not fewer words, but others
     with pytest.raises(ModelError) as caught:
         require(original, student, ["bab lif", "bab kec lif"])
     assert caught.value.message.endswith(
@@ -137,11 +183,40 @@ def test_a_text_that_is_split_differently_is_refused_and_shown(tmp_path: Path) -
     require(original, student, ["bab lif"])  # what no text holds is not asked for
 
 
+def test_other_words_and_other_characters_are_refused_of_a_smaller_vocabulary(
+    tmp_path: Path,
+) -> None:
+    original, student = pair(tmp_path, WIDE, SMALL)
+    edit_tokenizer(student, without("kec"))
+    require(original, student, ["Kec bab"])
+    whole = (student.folder / "tokenizer.json").read_text()
+    edit_tokenizer(student, lambda stored: stored["normalizer"].update(lowercase=False))
+    with pytest.raises(ModelError, match=r"reads 'kec bab bab', the student .* 'k ##e ##c'"):
+        require(original, student, ["kec bab Bab"])
+    (student.folder / "tokenizer.json").write_text(whole)
+    letters = {
+        "type": "Split",
+        "pattern": {"String": "e"},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    edit_tokenizer(student, lambda stored: stored.update(pre_tokenizer=letters))
+    with pytest.raises(ModelError, match=r"reads 'kec \[SEP\]', the student .* 'k e c'"):
+        require(original, student, ["kec"])
+    (student.folder / "tokenizer.json").write_text(whole)
+    first = {"SpecialToken": {"id": "[SEP]", "type_id": 0}}
+    edit_tokenizer(student, lambda stored: stored["post_processor"]["single"].__setitem__(0, first))
+    with pytest.raises(ModelError, match=r"reads '\[CLS\] kec \[SEP\]', the student .* '\[SEP\] k"):
+        require(original, student, ["kec"])
+
+
+@pytest.mark.parametrize("gone", [(), ("kec",)])
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_tokenizer_without_the_others_special_tokens_is_refused(
-    tmp_path: Path, which: int
+    tmp_path: Path, which: int, gone: tuple[str, ...]
 ) -> None:
     models = pair(tmp_path, WIDE, SMALL)
+    edit_tokenizer(models[1], without(*gone))
     edit_tokenizer(models[which], lambda stored: stored.update(post_processor=None))
     with pytest.raises(ModelError, match=r"reads '(\[CLS\] )?bab( \[SEP\])?', the student"):
         require(*models, ["bab"])

@@ -97,6 +97,28 @@ def test_a_student_is_judged_by_the_answers_of_its_original(
     assert "student ONNX Runtime fp32 1x1" in told
 
 
+def test_words_that_a_student_lacks_are_its_own_loss(original: Path, tmp_path: Path) -> None:
+    """compress --embeddings, then tune --reference with texts of other words."""
+    few = [" ".join(word for word in text.split() if word[0] != "p") for text in TEXTS]
+    made = api.compress(original, few, output=tmp_path / "student", embeddings=True, budget=60.0)
+    assert made.vocabulary < made.of_vocabulary
+    assert made.after.flips == 0
+    new = [f"{text} {word}" for text in tiny_texts(60, seed=9) for word in ("pob", "bab")]
+    tuning = hasten.tune(
+        tmp_path / "student",
+        texts=new,
+        reference=original,
+        output=tmp_path / "bundle",
+        max_flips=1.0,
+        **{**QUICK, "max_texts": 120},
+    )
+    (row,) = (row for row in tuning.rows if row.runs and row.candidate.model == "student")
+    answers = [logits(folder, new).argmax(1) for folder in (original, tmp_path / "student")]
+    changed = {text for text, a, b in zip(new, *answers, strict=True) if a != b}
+    assert row.parity.compared == len(set(new))
+    assert row.parity.flips == len(changed) > 0
+
+
 def opened(original: Path, student: Path, work: Path) -> Any:
     asked = Job(
         Source(student),

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hasten.errors import ChoiceError, ModelError
 from hasten.records import LengthProfile, ModelInfo
 from hasten.reference.folder import Reference
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding, Tokenizer
 
 _FIX = "Give the model that the student was made from, with --reference."
 _CHARACTERS_PER_TOKEN = 16
@@ -19,12 +24,13 @@ _CONTEXT_CHARACTERS = 40
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """A token of a text, and the characters ``[begin, end)`` that it stands for."""
+    """A token of a text, or a whole word's, and the characters ``[begin, end)`` it stands for."""
 
     token: str
     begin: int
     end: int
     known: bool
+    is_word: bool = False
 
 
 def require_comparable(
@@ -32,8 +38,10 @@ def require_comparable(
 ) -> None:
     """Refuse a pair of models whose answers mean different things, before anything is measured.
 
-    The student may have a smaller vocabulary with other ids: it has to split the texts into the
-    same tokens, but for those that it does not know.
+    The student's tokens may have other ids, and may be fewer: it has to split the texts into the
+    same tokens, but for those that it does not know. Where its vocabulary is a part of the
+    original's, the same words of the same characters are enough: how it reads a word that it lacks
+    is its own loss, which its answers show.
 
     Args:
         original: the model that was named as the reference.
@@ -114,7 +122,15 @@ def _require_same_tokens(original: Reference, student: Reference, texts: Sequenc
     longest = _CHARACTERS_PER_TOKEN * original.info.max_length
     heads = [text[:longest] for text in texts]
     names = _called(original.info, student.info)
-    for head, ours, theirs in zip(heads, *(_split(file, heads) for file in files), strict=True):
+    tokenizers = [_unlimited(file) for file in files]
+    has_fewer = _is_part(*tokenizers)
+    encoded = (tokenizer.encode_batch(heads) for tokenizer in tokenizers)
+    for head, *both in zip(heads, *encoded, strict=True):
+        by_word = has_fewer and _normalized(tokenizers[0], head) == _normalized(tokenizers[1], head)
+        ours, theirs = (
+            list(_words(tokenizer, encoding) if by_word else _pieces(tokenizer, encoding))
+            for tokenizer, encoding in zip(tokenizers, both, strict=True)
+        )
         places = _first_difference(ours, theirs)
         if places is not None:
             place, other = places
@@ -122,25 +138,55 @@ def _require_same_tokens(original: Reference, student: Reference, texts: Sequenc
                 f"the tokenizers split a text differently: {names[0]} reads "
                 f"{_quoted(ours, place)}, {names[1]} {_quoted(theirs, other)} in "
                 f"{_excerpt(head, ours, place)!r}",
-                fix=f"{_FIX} A student's vocabulary may be smaller, with other ids, but it has to "
-                "split texts into the same tokens.",
+                fix=f"{_FIX} A student may lack some of its tokens, and have other ids, but "
+                "everything else in tokenizer.json has to be the same.",
             )
 
 
-def _split(file: Path, texts: Sequence[str]) -> Iterator[list[_Piece]]:
+def _unlimited(file: Path) -> Tokenizer:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(file))
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    return tokenizer
+
+
+def _is_part(original: Tokenizer, student: Tokenizer) -> bool:
+    """Whether the student has some of the original's tokens, and no others."""
+    ours, theirs = (set(each.get_vocab(with_added_tokens=True)) for each in (original, student))
+    return theirs < ours
+
+
+def _normalized(tokenizer: Tokenizer, text: str) -> str:
+    normalizer = tokenizer.normalizer
+    return text if normalizer is None else str(normalizer.normalize_str(text))
+
+
+def _pieces(tokenizer: Tokenizer, encoding: Encoding) -> Iterator[_Piece]:
     unknown = getattr(tokenizer.model, "unk_token", None)
-    for encoding in tokenizer.encode_batch(list(texts)):
-        named = zip(encoding.tokens, encoding.ids, encoding.offsets, strict=True)
-        yield [
-            # Unigram models give an unknown token the text's own characters as its name.
-            _Piece(token, *offsets, token != unknown and tokenizer.token_to_id(token) == number)
-            for token, number, offsets in named
-        ]
+    named = zip(encoding.tokens, encoding.ids, encoding.offsets, strict=True)
+    for token, number, offsets in named:
+        # Unigram models give an unknown token the text's own characters as its name.
+        known = token != unknown and tokenizer.token_to_id(token) == number
+        yield _Piece(token, *offsets, known)
+
+
+def _words(tokenizer: Tokenizer, encoding: Encoding) -> Iterator[_Piece]:
+    """What the tokens of each word are together; those that belong to none stand for themselves."""
+    tokens = zip(encoding.word_ids, _pieces(tokenizer, encoding), strict=True)
+    for word, group in groupby(tokens, key=lambda named: named[0]):
+        pieces = [piece for _, piece in group]
+        if word is None:
+            yield from pieces
+            continue
+        yield _Piece(
+            " ".join(piece.token for piece in pieces),
+            min(piece.begin for piece in pieces),
+            max(piece.end for piece in pieces),
+            any(piece.known for piece in pieces),
+            is_word=True,
+        )
 
 
 def _first_difference(ours: list[_Piece], theirs: list[_Piece]) -> tuple[int, int] | None:
@@ -150,11 +196,16 @@ def _first_difference(ours: list[_Piece], theirs: list[_Piece]) -> tuple[int, in
         if not piece.known:
             while place < len(ours) and _within(ours[place], piece):
                 place += 1
-        elif place == len(ours) or ours[place].token != piece.token:
+        elif place == len(ours) or not _alike(ours[place], piece):
             return place, other
         else:
             place += 1
     return None if place == len(ours) else (place, len(theirs))
+
+
+def _alike(ours: _Piece, theirs: _Piece) -> bool:
+    same_word = ours.is_word and (ours.begin, ours.end) == (theirs.begin, theirs.end)
+    return ours.token == theirs.token or (same_word and theirs.is_word)
 
 
 def _within(piece: _Piece, unknown: _Piece) -> bool:

@@ -13,8 +13,9 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from hasten.compress import vocabulary
+from hasten.corpus import profile
 from hasten.errors import ModelError
-from hasten.reference import Reference, prepare
+from hasten.reference import Reference, prepare, require_comparable
 from hasten.reference.module import load_original
 from tests.tiny import save_tiny, tiny_model
 
@@ -142,6 +143,27 @@ def test_the_texts_are_answered_exactly_as_before(kind: str, tmp_path: Path) -> 
     strange = tokenizer.encode("jihgfedcba bdfhj")
     assert unknown not in strange.ids
     assert len(strange.ids) >= len(trained(kind).encode("jihgfedcba bdfhj").ids)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_texts_with_words_that_are_gone_can_be_compared(kind: str, tmp_path: Path) -> None:
+    reference = reference_for(trained(kind), tmp_path)
+    few = sentences(WORDS[:25], 60, seed=2)
+    model = load_original(reference.folder / "module")
+    tokens = reference.tokenizer().encode(few)
+    words = vocabulary.reduce(reference, model, few, tokens, np.arange(10))
+    vocabulary.shrink(model, words)
+    model.save_pretrained(tmp_path / "small")
+    words.write(reference.folder, tmp_path / "small")
+    small = prepare(tmp_path / "small", tmp_path / "two")
+    strange = ["a #added b", "zz Ω abZ é☃🙂", " <mask>  aaaa!", "cafés-déjà_vu\n日本", ""]
+    new = [*sentences(WORDS, 200, seed=3), *strange]
+    both = [Tokenizer.from_file(str(r.folder / "tokenizer.json")) for r in (reference, small)]
+    counts = np.array([[len(encoding.ids) for encoding in t.encode_batch(new)] for t in both])
+    assert (counts[0] < counts[1]).mean() > 0.5
+    encoded = reference.tokenizer().encode(new)
+    lengths = profile(encoded.lengths, encoded.truncated, reference.info.max_length)
+    require_comparable(reference, small, new, lengths)
 
 
 def test_a_word_that_was_unknown_stays_unknown(tmp_path: Path) -> None:
