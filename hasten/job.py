@@ -284,10 +284,13 @@ def choose_texts(
     tokens = reference.tokenizer().encode([texts[int(index)] for index in known])
     looked_at = [texts[int(index)] for index in known]
     seen = np.array([bool(taught) and digest(text) in taught for text in looked_at], np.bool_)
-    if seen.any():
-        apart, rest = _apart_from_taught(looked_at, tokens.lengths, settings, seen)
-    else:
-        apart, rest = _held_apart(looked_at, tokens.lengths, settings)
+    if seen.all():
+        raise InputError(
+            f"all {len(seen):,} texts were used to make the student, so none of them can judge it",
+            fix="Give the whole file that it was made with, of which two in ten were left out, "
+            "or other texts.",
+        )
+    apart, rest = _held_apart(looked_at, tokens.lengths, settings, seen)
     calibration = tuple(texts[int(known[place])] for place in apart)
     sample = rest[stratified_sample(tokens.lengths[rest], settings.texts, settings.seed)]
     indices = [int(known[place]) for place in sample]
@@ -304,48 +307,41 @@ def choose_texts(
     )
 
 
-def _apart_from_taught(
+def _held_apart(
     texts: Sequence[str],
     lengths: NDArray[np.int64],
     settings: Settings,
     seen: NDArray[np.bool_],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Calibrate with texts that made the student, since they judge nothing anyway."""
-    rest = np.flatnonzero(~seen)
-    if not len(rest):
-        raise InputError(
-            f"all {len(texts):,} texts were used to make the student, so none of them can judge it",
-            fix="Give the whole file that it was made with, of which two in ten were left out, "
-            "or other texts.",
-        )
-    first = {texts[place]: place for place in reversed(np.flatnonzero(seen).tolist())}
-    different = np.array(sorted(first.values()), np.int64)
-    count = min(settings.calibration, len(different))
-    if count < candidates.FEWEST_CALIBRATION or not candidates.tries_int8(settings):
-        return rest[:0], rest
-    return different[stratified_sample(lengths[different], count, settings.seed)], rest
+    """Which of the texts calibrate, and which are left to judge.
 
-
-def _held_apart(
-    texts: Sequence[str], lengths: NDArray[np.int64], settings: Settings
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Which of the texts calibrate, a stratified sample, and which are left to judge.
-
-    Copies count once, and those of a calibration text are left out altogether: what set the
-    ranges must not judge them. None calibrate where there are too few different texts.
+    Texts that made the student (``seen``) calibrate first, since they judge nothing anyway. Where
+    they are fewer than would be held apart of texts that are all new, a stratified sample of the
+    others joins them. Copies count once, and those of a calibration text are left out altogether:
+    what set the ranges must not judge them. None calibrate where there are too few different texts.
     """
+    judging = np.flatnonzero(~seen)
+    if not candidates.tries_int8(settings):
+        return judging[:0], judging
     first = {text: place for place, text in reversed(list(enumerate(texts)))}
     different = np.array(sorted(first.values()), np.int64)
-    everything = np.arange(len(texts), dtype=np.int64)
-    count = min(settings.calibration, int(candidates.CALIBRATION_SHARE * len(different)))
-    if count < candidates.FEWEST_CALIBRATION or not candidates.tries_int8(settings):
-        return everything[:0], everything
-    apart = different[stratified_sample(lengths[different], count, settings.seed)]
-    seen = {texts[int(place)] for place in apart}
-    rest = np.array([place for place in everything if texts[int(place)] not in seen], np.int64)
+
+    def draw(places: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+        if count <= 0:
+            return places[:0]
+        return places[stratified_sample(lengths[places], count, settings.seed)]
+
+    apart = draw(different[seen[different]], settings.calibration)
+    wanted = min(settings.calibration, int(candidates.CALIBRATION_SHARE * len(different)))
+    joining = draw(different[~seen[different]], wanted - len(apart))
+    joined = {texts[place] for place in joining.tolist()}
+    rest = np.array([p for p in judging.tolist() if texts[p] not in joined], np.int64)
     # Where most are copies of a few, too little would be left of what the user's texts are like.
-    if 2 * len(rest) < len(texts):
-        return everything[:0], everything
+    if 2 * len(rest) < len(judging):
+        joining, rest = joining[:0], judging
+    apart = np.sort(np.concatenate([apart, joining]))
+    if len(apart) < candidates.FEWEST_CALIBRATION:
+        return judging[:0], judging
     return apart, rest
 
 

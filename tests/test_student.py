@@ -18,6 +18,7 @@ from hasten.compress import distil
 from hasten.errors import ChoiceError, InputError, ModelError, ResumeError
 from hasten.job import Job, Source
 from hasten.records import Briefing, Progress, Settings
+from hasten.reference import prepare
 from tests.tiny import save_tiny, tiny_texts
 
 TEXTS = tiny_texts(400)
@@ -155,6 +156,60 @@ def test_the_texts_that_made_a_student_calibrate_and_do_not_judge(
     (student / corpus.TAUGHT).write_text(json.dumps(made))
     alone = Job(Source(student), TEXTS, None, Settings(texts=400), job.keep_quiet)
     assert alone.open(tmp_path / "alone", {}, 60.0).taught_texts == 0
+
+
+@pytest.mark.parametrize(("overlap", "free"), [(5, 85), (40, 50), (100, 0)])
+def test_texts_that_made_a_student_do_not_keep_others_from_calibrating(
+    original: Path, tmp_path: Path, overlap: int, free: int
+) -> None:
+    reference = prepare(original, tmp_path / "reference")
+    texts = list(dict.fromkeys(tiny_texts(400, seed=5)))[:300]
+    made = texts[::3][:overlap]
+    chosen = job.choose_texts(
+        reference, texts, None, Settings(), frozenset(map(corpus.digest, made))
+    )
+    # Three in ten are held apart, beginning with those that judge nothing anyway.
+    assert set(made) <= set(chosen.calibration)
+    assert len(chosen.calibration) == len(set(chosen.calibration)) == overlap + free
+    assert list(chosen.calibration) == sorted(chosen.calibration, key=texts.index)
+    assert set(chosen.texts) == set(texts) - set(made) - set(chosen.calibration)
+    np.testing.assert_array_equal(
+        chosen.calibration_lengths, reference.tokenizer().encode(chosen.calibration).lengths
+    )
+    fewer = job.choose_texts(
+        reference, texts, None, Settings(calibration=40), frozenset(map(corpus.digest, made))
+    )
+    assert len(fewer.calibration) == 40
+    assert len(set(fewer.calibration) & set(made)) == min(overlap, 40)
+
+
+def test_texts_that_made_a_student_leave_copies_and_few_others_to_judge(
+    original: Path, tmp_path: Path
+) -> None:
+    reference = prepare(original, tmp_path / "reference")
+    texts = list(dict.fromkeys(tiny_texts(400, seed=5)))
+
+    def chosen(given: list[str], made: list[str], **settings: Any) -> job.Texts:
+        seen = frozenset(map(corpus.digest, made))
+        return job.choose_texts(reference, given, None, Settings(**settings), seen)
+
+    # Of the file that made it: what is left judges, however many might calibrate.
+    whole = chosen(texts[:200], texts[:160])
+    assert set(whole.calibration) == set(texts[:160])
+    assert set(whole.texts) == set(texts[160:200])
+    assert set(chosen(texts[:200], texts[:195]).texts) == set(texts[195:200])
+    # Too few for any ranges, all together.
+    assert chosen(texts[:100], texts[:5]).calibration == ()
+    assert len(chosen(texts[:100], texts[:5]).texts) == 95
+    # A copy of what calibrates judges no more than what calibrates itself.
+    twice = chosen(texts[:200] * 2, texts[:20])
+    assert len(twice.calibration) == 60
+    assert not set(twice.calibration) & set(twice.texts)
+    assert (twice.taught, len(twice.texts)) == (40, 2 * (180 - 40))
+    for settings in ({"precisions": ("fp32",)}, {"calibration": 0}):
+        none = chosen(texts[:200], texts[:40], **settings)
+        assert none.calibration == ()
+        assert set(none.texts) == set(texts[40:200])
 
 
 def test_calibration_texts_reach_both_models(original: Path, other: Path, tmp_path: Path) -> None:
