@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -176,25 +175,6 @@ def digest(text: str) -> str:
     '734194ede5b063e6'
     """
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-def taught_texts(folder: Path) -> frozenset[str]:
-    """Digests of the texts that a student in ``folder`` was made with; none where it says nothing.
-
-    Raises:
-        InputError: the file that says it is damaged.
-    """
-    path = folder / TAUGHT
-    if not path.is_file():
-        return frozenset()
-    try:
-        return frozenset(map(str, json.loads(path.read_text(encoding="utf-8"))["texts"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path} is damaged: {error}",
-            fix="It names the texts that made the student, which must not judge it. Copy the "
-            "folder again; or remove the file, and give --data other texts than those.",
-        ) from error
 
 
 def unreadable(path: Path, error: Exception) -> InputError:

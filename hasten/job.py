@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from hasten import __version__, engines, hardware, tasks
-from hasten.corpus import digest, profile, stratified_sample, taught_texts
+from hasten.corpus import digest, profile, stratified_sample
 from hasten.errors import ChoiceError, InputError, StorageError, Unavailable
 from hasten.records import Briefing, Event, LengthProfile, Settings
 from hasten.reference import Reference, prepare, require_comparable
@@ -56,15 +56,6 @@ class Source:
     task: str | None = None
     random_weights: bool = False
     allow_pickle: bool = False
-
-    def taught(self) -> frozenset[str]:
-        """Digests of the texts that it was made with, where it is a student that says so."""
-        model = self.model
-        return (
-            taught_texts(Path(model).expanduser())
-            if isinstance(model, str | PathLike)
-            else frozenset()
-        )
 
     def prepare(self, folder: Path, seed: int) -> Reference:
         """The model as a folder that every process can open."""
@@ -192,11 +183,11 @@ class Job:
 
     def _taught(self, reference: Reference, student: Reference | None) -> frozenset[str]:
         """Digests of texts that made what is tried: they tell how well it learnt, and no more."""
-        made = [self.source] if student else []
+        made = [student] if student else []
         # Of a model whose answers are the truth, only the integers were made to agree.
         if reference.trained_ranges.exists() and candidates.tries_int8(self.settings):
-            made.append(self.reference or self.source)
-        return frozenset[str]().union(*(source.taught() for source in made))
+            made.append(reference)
+        return frozenset[str]().union(*(model.taught() for model in made))
 
     def _prepare(self, work: Path) -> tuple[Reference, Reference | None]:
         """The original, and the student that is tuned beside it if a reference was named."""

@@ -19,6 +19,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 import hasten
+from hasten.corpus import TAUGHT, digest
 from hasten.errors import ChoiceError, ModelError, StorageError
 from hasten.reference import Reference, load_module, prepare, runs_code
 from tests.tiny import (
@@ -450,10 +451,29 @@ def test_a_hub_id_is_downloaded_without_code_and_unasked_pickles(
     assert any(pattern.startswith("pytorch_model") for pattern in asked) == allow_pickle
     assert "model*.safetensors" in asked
 
+    assert TAUGHT in asked
+
     asked.clear()
     prepare("org/name", tmp_path / "random", allow_pickle=allow_pickle, random_weights=True)
     assert not any("safetensors" in pattern or "pytorch" in pattern for pattern in asked)
     assert {"config.json", "tokenizer.json", "*.model"} <= set(asked)
+
+
+def test_what_a_student_was_taught_with_comes_along(bert, tmp_path):
+    model = shutil.copytree(bert, tmp_path / "model")
+    assert prepare(model, tmp_path / "none").taught() == frozenset()
+    (model / TAUGHT).write_text(json.dumps({"texts": [digest("a"), digest("b")]}))
+    reference = prepare(model, tmp_path / "reference")
+    shutil.rmtree(model)
+    assert Reference.open(reference.folder).taught() == {digest("a"), digest("b")}
+    # It says nothing about the answers.
+    assert reference.same_as(Reference.open(tmp_path / "none"))
+
+
+def test_what_taught_another_does_not_stay_from_an_interrupted_run(bert, tmp_path):
+    (tmp_path / "reference").mkdir()
+    (tmp_path / "reference" / TAUGHT).write_text(json.dumps({"texts": [digest("a")]}))
+    assert prepare(bert, tmp_path / "reference").taught() == frozenset()
 
 
 # ----------------------------------------------------------------------------- modules of one's own

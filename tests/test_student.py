@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def test_a_student_is_judged_by_the_answers_of_its_original(
     rows = {row.candidate.variant: row for row in tuning.rows if row.runs}
     assert rows.keys() == {"fp32", "student fp32"}
     # Eight in ten made the student: what they say about it is no proof.
-    made = corpus.taught_texts(student)
+    made = prepare(student, tmp_path / "reference").taught()
     assert tuning.taught_texts == sum(corpus.digest(text) in made for text in TEXTS) > 300
     assert tuning.judged_texts == min(60, len(TEXTS) - tuning.taught_texts)
     # The same count, by transformers alone: what differs between the two folders' answers.
@@ -120,7 +121,7 @@ def test_words_that_a_student_lacks_are_its_own_loss(original: Path, tmp_path: P
     assert row.parity.flips == len(changed) > 0
 
 
-def opened(original: Path, student: Path, work: Path) -> Any:
+def opened(original: Path, student: Path | str, work: Path) -> Any:
     asked = Job(
         Source(student),
         TEXTS,
@@ -150,12 +151,34 @@ def test_the_texts_that_made_a_student_calibrate_and_do_not_judge(
     with pytest.raises(InputError, match="so none of them can judge it"):
         opened(original, student, tmp_path / "all")
     (student / corpus.TAUGHT).write_text("{")
-    with pytest.raises(InputError, match=r"taught.json is damaged"):
+    with pytest.raises(ModelError, match=r"taught.json of student is damaged"):
         opened(original, student, tmp_path / "damaged")
     # Against its own answers they judge as well as others: nothing was learnt from those.
     (student / corpus.TAUGHT).write_text(json.dumps(made))
     alone = Job(Source(student), TEXTS, None, Settings(texts=400), job.keep_quiet)
     assert alone.open(tmp_path / "alone", {}, 60.0).taught_texts == 0
+
+
+def test_the_texts_that_made_a_student_of_the_hub_do_not_judge_it_either(
+    original: Path, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student = shutil.copytree(other, tmp_path / "student")
+    made = {"texts": [corpus.digest(text) for text in TEXTS[:300]]}
+    (student / corpus.TAUGHT).write_text(json.dumps(made))
+    cache = tmp_path / "cache"
+
+    def download(name: str, allow_patterns: list[str]) -> str:
+        cache.mkdir()
+        for path in student.iterdir():
+            if any(fnmatch(path.name, pattern) for pattern in allow_patterns):
+                shutil.copy(path, cache)
+        return str(cache)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    context = opened(original, "org/student", tmp_path / "work")
+    assert context.student.info.name == "org/student"
+    assert context.taught_texts >= 300
+    assert set(context.texts) <= set(TEXTS[300:])
 
 
 @pytest.mark.parametrize(("overlap", "free"), [(5, 85), (40, 50), (100, 0)])

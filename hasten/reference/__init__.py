@@ -10,6 +10,7 @@ Whatever the user has (a Hugging Face folder or hub id, a factory, a module in m
                        factory      factory.json, which names it, and weights.safetensors
                        pickle       module.pkl, classes from __main__ and notebooks included
       int8/            model.safetensors, where hasten compress --int8 made the model
+      taught.json      what texts hasten compress made it with, where it did
 
 Every engine exports from this one truth, and every answer is compared with it.
 """

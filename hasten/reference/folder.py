@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hasten.corpus import TAUGHT
 from hasten.errors import ModelError, StorageError
 from hasten.plain import from_json
 from hasten.records import ModelInfo
@@ -68,6 +69,27 @@ class Reference:
     def trained_ranges(self) -> Path:
         """Where the int8 model is that came with the original, if one did."""
         return self.folder / TRAINED_RANGES
+
+    def taught(self) -> frozenset[str]:
+        """Digests of the texts that the model was made with, where it is a student that says so.
+
+        They are those of :func:`hasten.corpus.digest`.
+
+        Raises:
+            ModelError: the file that says it is damaged.
+        """
+        path = self.folder / TAUGHT
+        if not path.is_file():
+            return frozenset()
+        try:
+            return frozenset(map(str, json.loads(path.read_text(encoding="utf-8"))["texts"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelError(
+                f"{TAUGHT} of {self.info.name} is damaged: {error}",
+                fix="It names the texts that made the student, which must not judge it. Copy the "
+                "student's folder again; or remove the file from it, and give --data other texts "
+                "than those.",
+            ) from error
 
     def tokenizer(self) -> TextTokenizer:
         """A tokenizer of the caller's own, set to the model's ``max_length``."""

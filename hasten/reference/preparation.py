@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hasten import tasks
+from hasten.corpus import TAUGHT
 from hasten.errors import ModelError
 from hasten.plain import to_json
 from hasten.records import ModelInfo
@@ -74,8 +75,11 @@ def prepare(
     with storing(folder):
         for name in ("module", "int8"):  # left by a run that was interrupted
             shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / TAUGHT).unlink(missing_ok=True)
         (folder / "module").mkdir(parents=True)
-    source = origin.tokenizer if tokenizer is None else tokenizer
+        if origin.folder and (origin.folder / TAUGHT).is_file():
+            shutil.copyfile(origin.folder / TAUGHT, folder / TAUGHT)
+    source = origin.folder if tokenizer is None else tokenizer
     if source is None:
         raise no_tokenizer(f"{origin.name}, which is code")
     write_tokenizer(source, folder)

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hasten.corpus import TAUGHT
 from hasten.errors import ModelError
 from hasten.reference import heads
 from hasten.reference.folder import (
@@ -36,7 +37,7 @@ _TESTED = "BERT, RoBERTa, CamemBERT, XLM-RoBERTa and DistilBERT"
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _DOWNLOADED = (
-    *("config.json", *TOKENIZER_FILES),
+    *("config.json", TAUGHT, *TOKENIZER_FILES),
     *(*SLOW_TOKENIZER_FILES, "merges.txt", "added_tokens.json"),
 )
 _WEIGHTS = ("model*.safetensors", "model.safetensors.index.json", TRAINED_RANGES)
@@ -61,12 +62,12 @@ class Options:
 class Origin:
     """A model that was found, and what it takes to write its ``module/``.
 
-    ``tokenizer`` is the folder that came with the model; models that are code bring none.
+    ``folder`` is where it lies, with its tokenizer; models that are code lie in none.
     """
 
     name: str
     kind: Kind
-    tokenizer: Path | None
+    folder: Path | None
     write: Callable[[Path], None]
 
 
