@@ -174,8 +174,9 @@ def make(
         lesson = replace(lesson, tokens=words.renumbered(lesson.tokens))
     after = runner.parity(student, lots.judge)
     _write(student, reference, words, work / kept.STUDENT)
-    seen = sorted(map(corpus.digest, (*task.taught, *task.watched)))
-    write_json(work / kept.STUDENT / corpus.TAUGHT, {"texts": seen})
+    # The original may be a student itself.
+    seen = {*map(corpus.digest, (*task.taught, *task.watched)), *reference.taught()}
+    write_json(work / kept.STUDENT / corpus.TAUGHT, {"texts": sorted(seen)})
     int8 = teacher.teach_int8(lesson, lots, alone=taught is None) if wanted.int8 else {}
     return Student(
         layers=tuple(chosen.layers),

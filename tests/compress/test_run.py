@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from hasten import api, hardware
+from hasten import api, corpus, hardware
 from hasten.cli.display import show_student
 from hasten.compress import distil, kept
 from hasten.compress.distil import Look, Taught
@@ -158,6 +158,18 @@ def test_weights_that_do_not_fit_on_the_disk_are_told(
         with pytest.raises(StorageError, match="No space left"):
             compress(model, tmp_path / "student")
     assert compress(model, tmp_path / "student").steps
+
+
+def test_what_taught_a_students_teacher_judges_neither(model: Path, tmp_path: Path) -> None:
+    compress(model, tmp_path / "first")
+    compress(tmp_path / "first", tmp_path / "second", layers=None, ffn_width=32)
+    others = [f"{text} ba" for text in TEXTS]
+    compress(tmp_path / "first", tmp_path / "third", layers=None, ffn_width=32, texts=others)
+    taught = [
+        set(json.loads((tmp_path / name / corpus.TAUGHT).read_text())["texts"])
+        for name in ("first", "second", "third")
+    ]
+    assert taught[0] == taught[1] < taught[2]
 
 
 def test_a_family_that_cannot_be_pruned_is_told(tmp_path: Path) -> None:
