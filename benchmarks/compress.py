@@ -2,7 +2,8 @@
 
     python benchmarks/compress.py student --layers 3 --budget 45m
     python benchmarks/compress.py narrow --ffn-width 768 --budget 20m --texts 10000
-    python benchmarks/compress.py student           # again, of the student that is there
+    python benchmarks/compress.py both --of student --int8 --budget 10m
+    python benchmarks/compress.py student           # measures again what is there
 
 Makes the student from the corpus' training texts, without their labels, unless the folder is
 there. Then, engine by engine and at equal precision, original and student take turns over the
@@ -29,7 +30,6 @@ from hasten.stats import ratio_interval
 
 STRATEGY = Strategy("token_budget", 64, 2048)
 TIMED_TEXTS = 300
-LEFT_OUT = ("torch_compile",)  # compiles each of the lengths anew, for minutes
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     assets = demo.prepare(None)
     if not options.student.exists():
         made = hasten.compress(
-            assets.model_folder,
+            options.of or assets.model_folder,
             demo.training_texts()[: options.texts],
             output=options.student,
             layers=options.layers,
@@ -53,17 +53,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         original = prepare(assets.model_folder, Path(scratch) / "original")
         student = prepare(options.student, Path(scratch) / "student")
+        here = hardware.detect()
         for name in engines.names():
-            candidate = Candidate(name, "fp32", "cpu", hardware.detect().usable_cores)
-            if name not in LEFT_OUT and not engines.get(name).supports(
-                candidate, hardware.detect()
-            ):
+            candidate = Candidate(name, "fp32", "cpu", here.usable_cores)
+            if not engines.get(name).supports(candidate, here):
                 _compare(original, student, candidate, judging, options.rounds)
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("student", type=Path, help="its folder")
+    parser.add_argument("--of", type=Path, help="a student to make it of; by default the original")
     parser.add_argument("--layers", type=int)
     parser.add_argument("--ffn-width", type=int)
     parser.add_argument("--heads", type=int)

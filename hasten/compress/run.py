@@ -173,29 +173,17 @@ def make(
         lots = lots.renumbered(words)
         lesson = replace(lesson, tokens=words.renumbered(lesson.tokens))
     after = runner.parity(student, lots.judge)
-    _write(student, reference, words, work / kept.STUDENT)
-    # The original may be a student itself.
-    seen = {*map(corpus.digest, (*task.taught, *task.watched)), *reference.taught()}
-    write_json(work / kept.STUDENT / corpus.TAUGHT, {"texts": sorted(seen)})
+    _write(student, reference, words, task, work / kept.STUDENT)
     int8 = teacher.teach_int8(lesson, lots, alone=taught is None) if wanted.int8 else {}
     return Student(
-        layers=tuple(chosen.layers),
-        of_layers=task.whole.layers,
-        ffn_width=chosen.sizes.ffn_width,
-        of_ffn_width=task.whole.ffn_width,
-        parameter_count=_parameters(student),
-        of_parameter_count=_parameters(original),
+        before=before,
+        after=after,
+        seconds=tell.spent_s,
         taught_texts=len(task.taught) if taught or int8 else 0,
         steps=taught.steps if taught else 0,
         agreements=tuple(look.agreement for look in taught.looks) if taught else (),
         agreement=taught.best.agreement if taught else 1.0,
-        before=before,
-        after=after,
-        seconds=tell.spent_s,
-        asked_ffn_width=wanted.ffn_width,
-        heads=chosen.sizes.heads,
-        of_heads=task.whole.heads,
-        predicted_speed=chosen.predicted_speed,
+        **_of_sizes(task, chosen, student),
         **_of_words(words, original),
         **int8,
     )
@@ -319,6 +307,22 @@ def _original(reference: Reference) -> Any:
     return load_original(reference.folder / "module")
 
 
+def _of_sizes(task: _Task, chosen: _Chosen, student: nn.Module) -> dict[str, Any]:
+    """The record's fields of what was left out."""
+    return {
+        "layers": tuple(chosen.layers),
+        "of_layers": task.whole.layers,
+        "ffn_width": chosen.sizes.ffn_width,
+        "of_ffn_width": task.whole.ffn_width,
+        "asked_ffn_width": task.wanted.ffn_width,
+        "heads": chosen.sizes.heads,
+        "of_heads": task.whole.heads,
+        "parameter_count": _parameters(student),
+        "of_parameter_count": _parameters(task.original),
+        "predicted_speed": chosen.predicted_speed,
+    }
+
+
 def _of_words(words: Vocabulary | None, original: Any) -> dict[str, Any]:
     """The record's fields of the vocabulary."""
     table = original.get_input_embeddings().weight
@@ -403,11 +407,17 @@ def _gold(
     return [by_text[text] for text in taught]
 
 
-def _write(student: Any, reference: Reference, words: Vocabulary | None, folder: Path) -> None:
+def _write(
+    student: Any, reference: Reference, words: Vocabulary | None, task: _Task, folder: Path
+) -> None:
+    """Write the student as an ordinary folder, with what made it."""
     with storing_weights(folder):
         shutil.rmtree(folder, ignore_errors=True)
         with quiet():
             student.save_pretrained(folder)
+        # The original may be a student itself.
+        seen = {*map(corpus.digest, (*task.taught, *task.watched)), *reference.taught()}
+        write_json(folder / corpus.TAUGHT, {"texts": sorted(seen)})
         if words is not None:
             words.write(reference.folder, folder)
             return
