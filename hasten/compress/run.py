@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -289,7 +290,7 @@ class _Teacher:
             phases,
             budget_s=self.wanted.budget_s,
             spent_s=self.tell.spent_s,
-            taught_share=1.0 - _JUDGING[0] - _WATCHING[0],
+            given=_given,
             strict=strict,
         )
 
@@ -446,5 +447,20 @@ def split(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64], 
             fix="Give more; they need no labels.",
         )
     order = np.random.default_rng(seed).permutation(count)
-    judging, watching = (min(int(share * count), most) for share, most in (_JUDGING, _WATCHING))
+    judging, watching = _apart(count)
     return order[judging + watching :], order[judging : judging + watching], order[:judging]
+
+
+def _apart(count: int) -> tuple[int, int]:
+    """Of ``count`` texts, how many judge and how many watch."""
+    judging, watching = (min(int(share * count), most) for share, most in (_JUDGING, _WATCHING))
+    return judging, watching
+
+
+def _given(teaching: int) -> int:
+    """Of how many texts in all no more than ``teaching`` teach.
+
+    >>> _given(700), _given(20_000)
+    (998, 21300)
+    """
+    return next(n for n in itertools.count(teaching) if n + 1 - sum(_apart(n + 1)) > teaching)

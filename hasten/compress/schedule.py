@@ -88,7 +88,7 @@ def steps(
     *,
     budget_s: float,
     spent_s: float,
-    taught_share: float,
+    given: Callable[[int], int],
     strict: bool = True,
 ) -> list[int]:
     """How many steps of teaching the rest of the budget holds, of each phase.
@@ -97,7 +97,7 @@ def steps(
         phases: what is taught; their shares add up to 1.
         budget_s: for all.
         spent_s: of it, until now.
-        taught_share: of the user's texts, those that teach.
+        given: of how many texts in all so many would teach.
         strict: whether there must be at least one pass over the texts, or else one step.
 
     Raises:
@@ -109,7 +109,7 @@ def steps(
     lacking = [phase for phase, count in zip(phases, fitting, strict=True) if count < phase.epoch]
     if lacking and strict:
         needed_s = spent_s + upkeep_s + max(phase.epoch_s / phase.share for phase in lacking)
-        texts = int(min(fitting) * BATCH_SIZE / taught_share)
+        texts = given(min(fitting) * BATCH_SIZE)
         fewer = f", or fewer texts: {texts:,} would fit" if texts >= FEWEST_TEXTS else ""
         phase = lacking[0]
         raise BudgetError(

@@ -20,9 +20,13 @@ def pace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distil, "time_steps", lambda lesson, count: 2.0)
 
 
+def ten_in_seven(teaching: int) -> int:
+    return int(teaching / 0.7)
+
+
 def steps(budget_s: float, spent_s: float = 0.0, upkeep: Upkeep = Upkeep(0, 0, 0)) -> int:  # noqa: B008 - frozen
     phases = [schedule.phase(LESSON, upkeep)]
-    (found,) = schedule.steps(phases, budget_s=budget_s, spent_s=spent_s, taught_share=0.7)
+    (found,) = schedule.steps(phases, budget_s=budget_s, spent_s=spent_s, given=ten_in_seven)
     return found
 
 
@@ -41,20 +45,22 @@ def test_two_phases_share_the_time_and_both_upkeeps_are_counted() -> None:
     first = schedule.phase(LESSON, upkeep, 0.7)
     second = schedule.phase(LESSON, upkeep, 0.3, " with 8-bit integers")
     for budget_s in (400.0, 555.0):
-        counts = schedule.steps([first, second], budget_s=budget_s, spent_s=30.0, taught_share=0.7)
+        counts = schedule.steps(
+            [first, second], budget_s=budget_s, spent_s=30.0, given=ten_in_seven
+        )
         taken_s = [first.takes_s(counts[0]), second.takes_s(counts[1])]
         assert 0.75 * budget_s < 30.0 + sum(taken_s) <= 0.95 * budget_s
         teaching_s = (0.95 * budget_s - 30.0) - 2 * upkeep.total_s
         assert 2.0 * counts[0] <= 0.7 * teaching_s
         assert 2.0 * counts[1] <= 0.3 * teaching_s
     with pytest.raises(BudgetError, match="that teach with 8-bit integers takes 40 s") as caught:
-        schedule.steps([first, second], budget_s=300.0, spent_s=30.0, taught_share=0.7)
+        schedule.steps([first, second], budget_s=300.0, spent_s=30.0, given=ten_in_seven)
     # (30 + 2 * 63 + 40 / 0.3) / 0.95 = 305 s
     assert str(caught.value.fix).startswith("--budget 6m")
 
 
 def test_nothing_to_teach_takes_no_steps() -> None:
-    assert schedule.steps([], budget_s=10.0, spent_s=9.0, taught_share=0.7) == []
+    assert schedule.steps([], budget_s=10.0, spent_s=9.0, given=ten_in_seven) == []
 
 
 def test_more_than_is_of_use_is_not_used() -> None:
