@@ -79,7 +79,10 @@ def compress(  # noqa: PLR0917 - typer makes options of all of them
     ] = None,
     text_column: options.TextColumn = None,
     label_column: Annotated[
-        str | None, typer.Option(help="Column with the right labels; none are needed.")
+        str | None,
+        typer.Option(
+            help="Column with the right labels, of a model that chooses one; none are needed."
+        ),
     ] = None,
     budget: options.Budget = "1h",
     allow_pickle: options.AllowPickle = False,

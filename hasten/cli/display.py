@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from hasten import records
 from hasten.errors import EngineError, HastenError, NoCandidate, StorageError, Unavailable
 from hasten.plain import to_json
-from hasten.records import Bench, Briefing, Event, Forecast, Student, Summary, Tuning
+from hasten.records import Bench, Briefing, Event, Forecast, Settings, Student, Summary, Tuning
 
 if TYPE_CHECKING:
     from hasten.report.document import Document
@@ -280,6 +280,14 @@ def show_student(student: Student, folder: Path, following: str, *, as_json: boo
             f"It should be {student.predicted_speed:.1f} times as fast in PyTorch; hasten tune "
             "measures it.",
             highlight=False,
+        )
+    if student.after.decisions and student.after.flip_rate > Settings().max_flips:
+        err.print(
+            f"[yellow]warning:[/] hasten tune --reference takes it only with --max-flips above "
+            f"{student.after.flip_rate:.3f}: by default {Settings().max_flips:g} of the answers "
+            "may change. More texts, a longer --budget, or leaving less out, bring it nearer.",
+            highlight=False,
+            soft_wrap=True,
         )
     out.print(f"\nStudent: {escape(str(folder))}", soft_wrap=True, highlight=False)
     out.print(f"Next:    {escape(following)}", soft_wrap=True, highlight=False)

@@ -58,10 +58,10 @@ def take_up(
         ResumeError: teaching has begun, and for something else.
         StorageError: ``work`` cannot be written.
     """
-    digest = hashlib.sha256(json.dumps([list(texts), labels and list(labels)]).encode())
     asked = {
         "model": reference.fingerprint(),
-        "texts": digest.hexdigest(),
+        "texts": _digest(texts),
+        "labels": None if labels is None else _digest(labels),
         **{name: getattr(wanted, name) for name in _DECISIVE},
     }
     then = once(work / ASKED, lambda: asked)
@@ -71,8 +71,12 @@ def take_up(
         what = ", ".join(sorted(name for name in asked if asked[name] != then.get(name)))
         raise ResumeError(
             f"{work} was begun with another choice of: {what}",
-            fix="--restart throws it away and begins anew.",
+            fix="--restart throws it away and begins anew; or choose another -o.",
         )
     for name in (SIZES, CHOICE):
         (work / name).unlink(missing_ok=True)
     write_json(work / ASKED, asked)
+
+
+def _digest(values: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(list(values)).encode()).hexdigest()

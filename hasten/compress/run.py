@@ -145,6 +145,7 @@ def make(
         words = vocabulary.reduce(
             reference, original, task.known, runner.tokens(task.known), task.judging_places
         )
+        _require_a_change(task, words)
     lots = _Lots(runner.lot(original, task.watched), runner.lot(original, task.judging))
     chosen = _choose(task, runner, lots.watch, work, tell)
     student = blocks.cut(original, chosen.layers, chosen.units, chosen.heads)
@@ -306,6 +307,17 @@ def _original(reference: Reference) -> Any:
             fix="Give a Hugging Face folder or hub id.",
         )
     return load_original(reference.folder / "module")
+
+
+def _require_a_change(task: _Task, words: Vocabulary) -> None:
+    """Refuse to make a copy of the original."""
+    everything = len(words.kept) == task.original.get_input_embeddings().num_embeddings
+    other = task.sizes != task.whole or task.wanted.target or task.wanted.int8
+    if everything and not other:
+        raise ChoiceError(
+            "your texts have every word that the model knows, so that --embeddings leaves none out",
+            fix="Leave something else out, such as --layers.",
+        )
 
 
 def _of_sizes(task: _Task, chosen: _Chosen, student: nn.Module) -> dict[str, Any]:

@@ -61,10 +61,11 @@ def resolve(whole: Sizes, wanted: Wanted) -> Sizes:
             f"--layers is {layers}, and the model has {whole.layers}",
             fix=f"It must be from 1 to {whole.layers}.",
         )
-    if not 1 <= width <= whole.ffn_width:
+    narrowest = min(MULTIPLE, whole.ffn_width)
+    if not narrowest <= width <= whole.ffn_width:
         raise ChoiceError(
             f"--ffn-width is {width}, and the model's is {whole.ffn_width}",
-            fix=f"It must be from {MULTIPLE} to {whole.ffn_width}.",
+            fix=f"It must be from {narrowest} to {whole.ffn_width}.",
         )
     if wanted.heads is not None and not whole.heads:
         raise ModelError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -89,8 +90,9 @@ def _check_budget(context: Context, pass_s: float) -> None:
             f"a budget of {context.settings.budget_s:.0f} s cannot hold the baseline: starting it "
             f"took {begun_s:.0f} s, and one pass over {len(context.texts)} texts takes about "
             f"{pass_s:.1f} s at the speed that it has now",
-            fix=f"Try --budget {3 * needed_s:.0f}s, or fewer texts with --texts. If the machine is "
-            "busy with something else, the same command measures anew when it is not.",
+            fix=f"Try --budget {math.ceil(3 * needed_s / 60)}m; or less with --restart: fewer "
+            "texts with --texts, or --threads 1. If the machine is busy with something else, the "
+            "same command measures anew when it is not.",
         )
 
 

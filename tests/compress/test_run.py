@@ -81,6 +81,8 @@ def test_an_interrupted_run_ends_with_the_same_weights(
 
     with pytest.raises(KeyboardInterrupt):
         compress(model, tmp_path / "student", on_event=stop, **options)
+    with pytest.raises(ResumeError, match="choice of: labels"):
+        compress(model, tmp_path / "student", labels=["LABEL_0"] * len(TEXTS), **options)
     with pytest.raises(ResumeError, match="ffn_width, freeze_embeddings"):
         compress(model, tmp_path / "student", ffn_width=16, freeze_embeddings=bool(options))
     continued = compress(model, tmp_path / "student", **options)
@@ -97,6 +99,8 @@ def test_an_interrupted_run_ends_with_the_same_weights(
         ({"layers": 0}, ChoiceError, "has 2"),
         ({"layers": None}, ChoiceError, "nothing"),
         ({"ffn_width": 65}, ChoiceError, "is 64"),
+        ({"ffn_width": 7}, ChoiceError, "--ffn-width is 7"),
+        ({"layers": None, "embeddings": True}, ChoiceError, "every word"),
         ({"heads": 3}, ChoiceError, "each block has 2"),
         ({"texts": TEXTS[:150]}, InputError, "at least 200"),
         ({"texts": TEXTS[:150] * 4}, InputError, "150 different texts"),
@@ -205,8 +209,10 @@ def test_a_student_with_fewer_heads_and_words_is_tuned_as_any(model: Path, tmp_p
 
 
 def test_a_smaller_vocabulary_alone_changes_nothing(model: Path, tmp_path: Path) -> None:
-    student = compress(model, tmp_path / "student", layers=None, embeddings=True)
+    texts = [text.replace("b", "k") for text in TEXTS]
+    student = compress(model, tmp_path / "student", texts=texts, layers=None, embeddings=True)
     assert (student.steps, student.taught_texts) == (0, 0)
+    assert student.vocabulary < student.of_vocabulary
     assert student.before.flips == student.after.flips == 0
     assert student.after.max_abs_difference == 0.0
 
@@ -225,6 +231,16 @@ def test_a_width_that_was_rounded_is_told(
     assert "MB less)" in told.out
     assert "of new texts hold one" in told.err
     assert "transformers 4 can" in told.err
+
+
+def test_a_student_that_tune_would_not_take_is_told(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = compress(model, tmp_path / "student")
+    for flips, told in ((made.after.compared // 100, False), (made.after.compared // 5, True)):
+        student = replace(made, after=replace(made.after, flips=flips))
+        show_student(student, tmp_path / "student", "hasten tune", as_json=False)
+        assert ("--max-flips above 0." in capsys.readouterr().err) == told
 
 
 def test_a_disk_that_is_full_is_told_and_the_run_goes_on_later(
