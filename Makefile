@@ -49,8 +49,8 @@ check: setup ## lint, formatting, types, import layers (about 15 s; longer the f
 	@echo "check 4/4  import layers (1 s)"
 	@$(BIN)/lint-imports
 
-test: setup check ## all checks and all tests, doctests included (about 8 minutes)
-	@echo "test       pytest, warnings as errors (about 7 minutes on two cores)"
+test: setup check ## all checks and all tests, doctests included (about 15 minutes)
+	@echo "test       pytest, warnings as errors (about 13 minutes on two cores)"
 	@$(BIN)/python -m pytest
 
 test-faults: setup ## kill, starve and corrupt bulk runs, hundreds of times (about 30 minutes)
