@@ -140,12 +140,7 @@ def make(
     original, runner = task.original, Runner(reference)
     tell = Teller(report, begin_s, wanted.budget_s)
     tell("choose", "what can be left out")
-    words = None
-    if wanted.embeddings:
-        words = vocabulary.reduce(
-            reference, original, task.known, runner.tokens(task.known), task.judging_places
-        )
-        _require_a_change(task, words)
+    words = _fewer_words(task, reference, runner) if wanted.embeddings else None
     lots = _Lots(runner.lot(original, task.watched), runner.lot(original, task.judging))
     chosen = _choose(task, runner, lots.watch, work, tell)
     student = blocks.cut(original, chosen.layers, chosen.units, chosen.heads)
@@ -225,15 +220,16 @@ class _Teacher:
             StorageError: no checkpoint can be written.
         """
         folder = self.work / kept.CHECKPOINTS
+        int8_share = _INT8_SHARE if self.wanted.int8 else 0.0
 
         def decide() -> dict[str, Any]:
             self.tell("teach", "how long a step takes")
             look_s = self.compare_s * len(lots.watch.texts) / len(lots.judge.texts)
             upkeep = Upkeep(look_s, distil.time_checkpoint(lesson, folder), self.compare_s)
-            phases = [schedule.phase(lesson, upkeep, 1.0 - _INT8_SHARE * self.wanted.int8)]
+            phases = [schedule.phase(lesson, upkeep, 1.0 - int8_share)]
             if self.wanted.int8:
                 rounding = quantized.lesson_of(lesson, self.runner.some(lesson.tokens))
-                phases.append(self._int8_phase(rounding, lots, _INT8_SHARE))
+                phases.append(self._int8_phase(rounding, lots, int8_share))
             counts = self._steps(phases)
             int8_s = phases[-1].takes_s(counts[-1]) if self.wanted.int8 else 0.0
             return {"steps": counts[0], "int8_s": int8_s, "bf16": lesson.bf16}
@@ -261,7 +257,7 @@ class _Teacher:
             self.tell("teach int8", "how long a step takes")
             phase = self._int8_phase(rounding, lots, 1.0)
             # As much as comes at the end comes before the first step.
-            return {"steps": self._steps([phase], alone)[0], "end_s": phase.upkeep.end_s / 2}
+            return {"steps": self._steps([phase], strict=alone)[0], "end_s": phase.upkeep.end_s / 2}
 
         plan = kept.once(self.work / kept.INT8_STEPS, decide)
         # Rounding changes a few answers in a hundred, of the student's and not of the original's.
@@ -286,7 +282,7 @@ class _Teacher:
         upkeep = Upkeep(look_s, distil.time_checkpoint(rounding, self.work / kept.INT8), end_s)
         return schedule.phase(rounding, upkeep, share, " with 8-bit integers")
 
-    def _steps(self, phases: Sequence[Phase], strict: bool = True) -> list[int]:
+    def _steps(self, phases: Sequence[Phase], *, strict: bool = True) -> list[int]:
         return schedule.steps(
             phases,
             budget_s=self.wanted.budget_s,
@@ -309,8 +305,10 @@ def _original(reference: Reference) -> Any:
     return load_original(reference.folder / "module")
 
 
-def _require_a_change(task: _Task, words: Vocabulary) -> None:
-    """Refuse to make a copy of the original."""
+def _fewer_words(task: _Task, reference: Reference, runner: Runner) -> Vocabulary:
+    """The words that the texts need; to make a copy of the original for them is refused."""
+    tokens = runner.tokens(task.known)
+    words = vocabulary.reduce(reference, task.original, task.known, tokens, task.judging_places)
     everything = len(words.kept) == task.original.get_input_embeddings().num_embeddings
     other = task.sizes != task.whole or task.wanted.target or task.wanted.int8
     if everything and not other:
@@ -318,6 +316,7 @@ def _require_a_change(task: _Task, words: Vocabulary) -> None:
             "your texts have every word that the model knows, so that --embeddings leaves none out",
             fix="Leave something else out, such as --layers.",
         )
+    return words
 
 
 def _of_sizes(task: _Task, chosen: _Chosen, student: nn.Module) -> dict[str, Any]:
