@@ -139,7 +139,9 @@ def sentence_encoder(folder: Path) -> nn.Module:
             return torch.nn.functional.normalize(mean)
 
     with quiet():  # it tells that the checkpoint's unused pooler is left out
-        bert = BertModel.from_pretrained(folder, add_pooling_layer=False)
+        bert = BertModel.from_pretrained(
+            folder, add_pooling_layer=False, attn_implementation="sdpa", local_files_only=True
+        )
     return SentenceEncoder(bert).eval()
 
 

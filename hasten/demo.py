@@ -398,6 +398,7 @@ def _untrained(encoder: Path) -> BertForSequenceClassification:
             id2label=dict(enumerate(LABELS)),
             label2id={label: index for index, label in enumerate(LABELS)},
             problem_type="single_label_classification",
+            attn_implementation="sdpa",
             local_files_only=True,
         )
     return model

@@ -20,7 +20,7 @@ from hasten.corpus import TAUGHT
 from hasten.errors import ModelError, StorageError
 from hasten.plain import from_json
 from hasten.records import ModelInfo
-from hasten.reference.module import load_module
+from hasten.reference.module import Attention, load_module
 from hasten.tokenization import TextTokenizer, Tokens
 
 if TYPE_CHECKING:
@@ -61,9 +61,9 @@ class Reference:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{folder} is not a complete reference: {error}") from error
 
-    def module(self) -> nn.Module:
+    def module(self, attention: Attention = "sdpa") -> nn.Module:
         """The fp32 original, as :func:`hasten.reference.load_module` describes it."""
-        return load_module(self.folder / "module", self.info)
+        return load_module(self.folder / "module", self.info, attention)
 
     @property
     def trained_ranges(self) -> Path:

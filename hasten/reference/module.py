@@ -10,23 +10,31 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hasten.errors import ModelError
 from hasten.records import ModelInfo
 from hasten.reference import heads
+from hasten.reference.configuration import open_config
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+Attention = Literal["sdpa", "eager"]
+"""Which of transformers' two forms of attention a model is built with.
 
-def load_module(folder: Path, info: ModelInfo) -> nn.Module:
+``sdpa`` calls torch's fused kernel, or is ``eager`` in architectures without it; ``eager`` spells
+the matrix products out, as an exporter may want them. A model that is code decides itself."""
+
+
+def load_module(folder: Path, info: ModelInfo, attention: Attention = "sdpa") -> nn.Module:
     """Load a ``module/`` folder as the fp32 original.
 
     Args:
         folder: ``module/`` of a reference, or a copy of it. One that holds ``module.pkl`` runs
             the code in it.
         info: the model's; its ``input_names`` decide what forward is called with.
+        attention: the form of attention, where transformers builds the model.
 
     Returns:
         A module in eval mode, without gradients, whose forward takes exactly
@@ -37,10 +45,10 @@ def load_module(folder: Path, info: ModelInfo) -> nn.Module:
     Raises:
         ModelError: the folder is damaged, or what it names cannot be imported here.
     """
-    return one_tensor(load_original(folder), info.input_names)
+    return one_tensor(load_original(folder, attention), info.input_names)
 
 
-def load_original(folder: Path) -> nn.Module:
+def load_original(folder: Path, attention: Attention = "sdpa") -> nn.Module:
     """What ``module/`` holds, with its own forward; fp32, without gradients.
 
     Raises:
@@ -51,36 +59,41 @@ def load_original(folder: Path) -> nn.Module:
     elif (folder / "module.pkl").exists():
         module = _load_pickle(folder / "module.pkl")
     else:
-        module = _load_huggingface(folder)
+        module = _load_huggingface(folder, attention)
     return module.float().requires_grad_(False)
 
 
-def _load_huggingface(folder: Path) -> nn.Module:
+def _load_huggingface(folder: Path, attention: Attention) -> nn.Module:
     import torch
 
     # safetensors alone: a pickle in the folder would be code that nobody agreed to.
-    module: nn.Module = pretrained(folder, dtype=torch.float32, use_safetensors=True)
+    module: nn.Module = pretrained(folder, attention, dtype=torch.float32, use_safetensors=True)
     return module
 
 
-def pretrained(folder: Path, **options: Any) -> Any:
+def pretrained(folder: Path, attention: Attention = "sdpa", **options: Any) -> Any:
     """The folder's AutoModelForSequenceClassification, every weight of it accounted for.
 
     Raises:
         ModelError: it cannot be loaded, or its files lack some of its weights.
     """
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification
 
-    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     with quiet():
         try:
-            config = AutoConfig.from_pretrained(folder, **local)
+            config = open_config(folder)
             lacking = heads.pruned(config)
             kind: Any = AutoModelForSequenceClassification
             if lacking:
                 kind = heads.classifier_that_lacks(config)
             model, loading = kind.from_pretrained(
-                folder, output_loading_info=True, **local, **options
+                folder,
+                config=config,
+                attn_implementation=implementation(attention),
+                output_loading_info=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                **options,
             )
         except ModelError:
             raise
@@ -95,6 +108,11 @@ def pretrained(folder: Path, **options: Any) -> Any:
             "--random-weights.",
         )
     return heads.as_usual(model) if lacking else model
+
+
+def implementation(attention: Attention) -> str | None:
+    """What transformers is told: None lets it take sdpa, or eager where there is no sdpa."""
+    return None if attention == "sdpa" else attention
 
 
 def _load_factory(folder: Path) -> nn.Module:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from hasten.corpus import TAUGHT
 from hasten.errors import ModelError
 from hasten.reference import heads
+from hasten.reference.configuration import open_config
 from hasten.reference.folder import (
     PICKLE_IDENTITY,
     TOKENIZER_FILES,
@@ -27,7 +28,7 @@ from hasten.reference.folder import (
     storing_weights,
     write_json,
 )
-from hasten.reference.module import build, pretrained, quiet
+from hasten.reference.module import build, implementation, pretrained, quiet
 from hasten.reference.tokenizer import SLOW_TOKENIZER_FILES
 
 if TYPE_CHECKING:
@@ -130,6 +131,11 @@ def _huggingface(name: str, source: Path, options: Options) -> Origin:
             fix="Give the folder that save_pretrained wrote, or package.module:factory for a "
             "module of your own.",
         )
+    if (source / "adapter_config.json").exists():
+        raise ModelError(
+            f"{source} holds an adapter beside the model (adapter_config.json)",
+            fix="Merge it into the weights: model.merge_and_unload().save_pretrained(FOLDER).",
+        )
     config = _supported_config(source, options)
     if options.random_weights:
         write = partial(_write_random, config, options.seed)
@@ -144,14 +150,14 @@ def _huggingface(name: str, source: Path, options: Options) -> Origin:
 
 
 def _supported_config(source: Path, options: Options) -> Any:
-    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig
+    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
     with quiet():
         try:
-            config = AutoConfig.from_pretrained(
-                source, local_files_only=True, trust_remote_code=False
-            )
-        except Exception as error:  # damaged JSON, unknown types, code of its own
+            config = open_config(source)
+        except ModelError:
+            raise
+        except Exception as error:  # unknown types, code of its own, values of another kind
             raise ModelError(
                 f"{source / 'config.json'} describes no model that transformers knows: {error}",
                 fix=f"Supported are its sequence classifiers ({_TESTED} are tested). Code that "
@@ -165,11 +171,6 @@ def _supported_config(source: Path, options: Options) -> Any:
             "and whatever else AutoModelForSequenceClassification loads",
             fix="Any other module can be given as package.module:factory with --task tensors, "
             "or its shape measured with --random-weights if transformers can classify with it.",
-        )
-    if getattr(config, "quantization_config", None) is not None:
-        raise ModelError(
-            f"{source} is quantized already; the answers to keep are those of the fp32 original",
-            fix="Give the folder it was quantized from.",
         )
     return config
 
@@ -249,7 +250,12 @@ def _from_config(config: Any) -> Any:
 
     automatic: Any = transformers.AutoModelForSequenceClassification  # untyped
     with quiet():
-        model = automatic.from_config(config, dtype=torch.float32)
+        model = automatic.from_config(
+            config,
+            dtype=torch.float32,
+            attn_implementation=implementation("sdpa"),
+            trust_remote_code=False,
+        )
     heads.narrow(model)
     return model
 

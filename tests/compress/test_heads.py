@@ -15,7 +15,7 @@ from hasten.compress import blocks, importance
 from hasten.errors import ModelError
 from hasten.records import Candidate
 from hasten.reference import heads, prepare, sources
-from hasten.reference.module import pretrained
+from hasten.reference.module import Attention, pretrained
 from tests.compress.test_blocks import INPUTS, logits
 from tests.tiny import FAMILIES, save_tiny_tokenizer, tiny_model
 
@@ -43,7 +43,7 @@ def save(student: Any, folder: Path, family: str = "bert") -> Path:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_a_model_without_heads_computes_what_one_with_silent_heads_does(
-    family: str, attention: str, tmp_path: Path
+    family: str, attention: Attention, tmp_path: Path
 ) -> None:
     kept = [[1], [0]]
     student = blocks.cut(tiny_model(family), [0, 1], UNITS, kept)
@@ -52,7 +52,7 @@ def test_a_model_without_heads_computes_what_one_with_silent_heads_does(
     assert not torch.allclose(logits(student), logits(tiny_model(family)), atol=1e-3)
     assert student.config.num_attention_heads == 2  # it still decides their size
     student.save_pretrained(tmp_path)
-    loaded = pretrained(tmp_path, attn_implementation=attention).eval()
+    loaded = pretrained(tmp_path, attention).eval()
     assert type(loaded) is type(by_hand)
     torch.testing.assert_close(logits(loaded), logits(by_hand), rtol=1e-5, atol=1e-5)
     found = heads.find(loaded)
