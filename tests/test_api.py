@@ -151,7 +151,9 @@ def test_a_module_in_memory_is_tuned_by_its_tensors(tmp_path: Path) -> None:
     module = Pooled().eval()
     folder = tmp_path / "bundle"
     tokenizer = save_tiny_tokenizer(tmp_path / "tokenizer")
-    tuning = hasten.tune(module, tokenizer, TEXTS, output=folder, task="tensors", **QUICK)
+    tuning = hasten.tune(
+        module, tokenizer, TEXTS, output=folder, task="tensors", precisions=["fp32"], **QUICK
+    )
     assert tuning.chosen.parity is not None
     assert not tuning.chosen.parity.decisions
     with hasten.load(folder) as embed:
@@ -235,6 +237,7 @@ def test_a_bench_leaves_a_folder_of_others_alone(
 
 BENCH: dict[str, Any] = {
     "engines": ["onnx_runtime"],
+    "precisions": ["fp32"],
     "batch_sizes": [1, 8],
     "runs": 2,
     "threads": 1,

@@ -26,12 +26,12 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-@pytest.fixture
-def lab(tmp_path: Path) -> Lab:
-    return Lab(tmp_path / "lab", FAST, precisions=("fp32",))
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return Lab(tmp_path_factory.mktemp("lab"), FAST, precisions=("fp32",))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def tuning(lab: Lab) -> Tuning:
     return lab.tune()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,24 @@ SCRIPT = {
 BENCH_SCRIPT = {**SCRIPT, "fake-bf16-cpu-1x2": {"call_s": 1.2e-3, "token_s": 2.5e-5}}
 
 
+_made: dict[str, Any] = {}
+
+
+def once(make: Callable[..., Any], folder: Path, *given: Any, **settings: Any) -> Any:
+    """``make(folder, ...)``, or what an equal call has made: records are frozen, so tests share."""
+    key = repr((make.__name__, given, settings))
+    if key not in _made:
+        _made[key] = make(folder, *given, **settings)
+    return _made[key]
+
+
 def tuned(folder: Path, script: Any = None, **settings: Any) -> Tuning:
-    """A tuning, with one changed answer whose text is nasty."""
+    """A tuning, with one changed answer whose text is nasty. Made once for equal arguments."""
+    tuning: Tuning = once(_tuned, folder, script, **settings)
+    return tuning
+
+
+def _tuned(folder: Path, script: Any = None, **settings: Any) -> Tuning:
     tuning = Lab(folder, script or SCRIPT, **settings).tune()
     flip = Flip(3, NASTY, "no", "yes", 0.5, 0.25)
     parity = Parity(60, 0.5, 0.1, 1, 0, 0.0767, 0, decisions=True, examples=(flip,))
@@ -36,7 +53,12 @@ def tuned(folder: Path, script: Any = None, **settings: Any) -> Tuning:
 
 
 def benched(folder: Path, *experiments: str, script: Any = None, **settings: Any) -> Bench:
-    """A bench of the wanted experiments, all of them if none is named."""
+    """A bench of the wanted experiments, all if none is named. Made once for equal arguments."""
+    bench: Bench = once(_benched, folder, *experiments, script=script, **settings)
+    return bench
+
+
+def _benched(folder: Path, *experiments: str, script: Any = None, **settings: Any) -> Bench:
     usual = {"batch_sizes": (1, 4, 8), "budget_s": math.inf, "rounds": 3}
     lab = Lab(folder, script or BENCH_SCRIPT, **{**usual, **settings})
     wanted = Wanted(experiments or EXPERIMENTS, (16, 64), "hasten bench model --data 'a b.csv'")
