@@ -140,6 +140,15 @@ def tokenizer_file() -> Path:
     return _packaged()[0] / "tokenizer.json"
 
 
+def news_articles() -> list[Labelled]:
+    """The corpus: all different articles with their classes.
+
+    Raises:
+        Unavailable: the packages of the extra ``[demo]`` are not installed.
+    """
+    return read_articles(_packaged()[1])
+
+
 def news_sentences(count: int) -> list[str]:
     """``count`` sentences from all of the corpus, well mixed and the same on every machine.
 

@@ -1,10 +1,12 @@
-"""ONNX models in 8-bit integers, as ONNX Runtime's own tools make them.
+"""ONNX models in 8-bit integers.
 
-``dynamic`` finds the ranges of activations batch by batch, ``static`` from calibration texts
-beforehand; ``weights`` stores weights in blocks, and the runtime rounds activations. The last two
-leave the head, whose products carry their bias, in floating point. A ``tensor`` recipe has one
-scale a weight matrix instead of one a column. A ``reduced`` one has 7-bit weights, for CPUs
-without VNNI, on which pairs of full 8-bit products overflow the 16 bits that they are summed in.
+``token`` has one activation scale a token: see :mod:`hasten.engines._onnx_token`. The others are
+made by ONNX Runtime's own tools. ``dynamic`` finds one range for the activations of a whole batch,
+``static`` finds it from calibration texts beforehand; ``weights`` stores weights in blocks, and the
+runtime rounds activations. The last two leave the head, whose products carry their bias, in
+floating point. A ``tensor`` recipe has one scale a weight matrix instead of one a column. A
+``reduced`` one has 7-bit weights, for CPUs without VNNI, on which pairs of full 8-bit products
+overflow the 16 bits that they are summed in.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hasten.engines import _onnx_token
 from hasten.engines._border import nodes_of, quiet_logger
 from hasten.errors import EngineError
 from hasten.records import Candidate, Hardware
@@ -23,6 +26,7 @@ from hasten.records import Candidate, Hardware
 if TYPE_CHECKING:
     from hasten.reference import Reference
 
+_ROW_SCALES = "token"
 _DYNAMIC = ("dynamic", "dynamic-tensor")
 _REDUCED = "-reduced"
 _BLOCK = 128  # weights that share a scale
@@ -30,12 +34,12 @@ _IN_INTEGERS = 4  # MatMulNBits' accuracy level at which activations become int8
 
 
 def recipes(hardware: Hardware) -> tuple[str, ...]:
-    """What is worth trying on this CPU."""
+    """What is worth trying on this CPU, the likeliest to win first."""
     calibrated = ("static",)
     if hardware.has_vnni:
-        return (*_DYNAMIC, *calibrated, "weights")
+        return (_ROW_SCALES, *_DYNAMIC, *calibrated, "weights")
     reduced = tuple(f"{name}{_REDUCED}" for name in (*_DYNAMIC, *calibrated))
-    return (*_DYNAMIC, *calibrated, *reduced, "weights")
+    return (_ROW_SCALES, *_DYNAMIC, *calibrated, *reduced)
 
 
 def quantize(exported: Path, path: Path, reference: Reference, candidate: Candidate) -> None:
@@ -44,6 +48,10 @@ def quantize(exported: Path, path: Path, reference: Reference, candidate: Candid
 
     model = onnx.load(str(exported))
     spared = nodes_of(candidate.spared, (node.name for node in model.graph.node))
+    if candidate.recipe == _ROW_SCALES:
+        _onnx_token.rewrite(model, spared)
+        onnx.save_model(model, str(path))
+        return
     if not any(node.op_type == "MatMul" for node in model.graph.node):
         raise EngineError("nothing in its graph can become int8: it has no matrix product")
     reduced = candidate.recipe.endswith(_REDUCED)
@@ -142,11 +150,11 @@ def fold_weights(exported: Path, path: Path) -> None:
 
     model = onnx.load(str(exported))
     graph = model.graph
-    constants = _constants(graph)
+    known = constants(graph)
     for node in [node for node in graph.node if node.op_type == "QuantizeLinear"]:
-        if any(name not in constants for name in node.input):
+        if any(name not in known for name in node.input):
             continue  # an activation
-        weight, scale, zero_point = (numpy_helper.to_array(constants[n]) for n in node.input)
+        weight, scale, zero_point = (numpy_helper.to_array(known[n]) for n in node.input)
         axis = next(a.i for a in node.attribute if a.name == "axis")
         shape = [-1 if dimension == axis else 1 for dimension in range(weight.ndim)]
         levels = np.rint(weight / scale.reshape(shape)) + zero_point.reshape(shape)
@@ -159,7 +167,7 @@ def fold_weights(exported: Path, path: Path) -> None:
     onnx.save_model(model, str(path))
 
 
-def _constants(graph: Any) -> dict[str, Any]:
+def constants(graph: Any) -> dict[str, Any]:
     """What is known beforehand, by name; equal tensors share one, by way of ``Identity``."""
     found = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:  # in the order in which they run

@@ -86,6 +86,7 @@ def test_a_damaged_scale_is_refused(reference: Reference, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("engine", "recipe"),
     [
+        ("onnx_runtime", "token"),
         ("onnx_runtime", "dynamic"),
         ("onnx_runtime", "static"),
         ("openvino", "static"),
