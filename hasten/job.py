@@ -22,7 +22,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from hasten import __version__, engines, hardware, tasks
+from hasten import __version__, engines, hardware, probes, tasks
 from hasten.corpus import digest, profile, stratified_sample
 from hasten.errors import ChoiceError, InputError, StorageError, Unavailable
 from hasten.records import Briefing, Event, LengthProfile, Settings
@@ -165,6 +165,7 @@ class Job:
             calibration_lengths=chosen.calibration_lengths,
             student=Subject(student.folder, student.info) if student else None,
             taught_texts=chosen.taught,
+            first_look=_first_look(chosen, self.settings.seed),
         )
         self.report(
             Briefing(
@@ -334,6 +335,14 @@ def _held_apart(
     if len(apart) < candidates.FEWEST_CALIBRATION:
         return judging[:0], judging
     return apart, rest
+
+
+def _first_look(chosen: Texts, seed: int) -> tuple[str, ...]:
+    """Calibration texts, of all lengths, on which candidates are looked at before the proof."""
+    if not chosen.calibration:
+        return ()
+    sample = stratified_sample(chosen.calibration_lengths, probes.TEXTS, seed)
+    return tuple(chosen.calibration[int(place)] for place in sample)
 
 
 @contextmanager

@@ -7,13 +7,14 @@ only where the model decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hasten.errors import EngineError, ModelError
-from hasten.records import Flip, Parity, Quality
+from hasten.records import BatchingParity, Flip, Parity, Quality
 from hasten.stats import clopper_pearson_upper, macro_f1, mcnemar_p
 from hasten.tasks import Outputs, Task
 
@@ -40,6 +41,9 @@ FEWEST_TEXTS = 30
 """Different texts that a lossy candidate must answer: of fewer, one broken answer in ten may well
 not be among them (0.9**30 is 4 %, and 0.9**10 is 35 %)."""
 
+_ALPHA = 0.05
+"""How often, at most, any of the bounds on the candidates' flip rates may fail."""
+
 _CONSTANT = 1e-3
 """Share of the original's spread over the texts below which outputs do not depend on the text."""
 
@@ -59,6 +63,7 @@ def compare(
     gold: Sequence[str] | None = None,
     tie_margin: float = TIE_MARGIN,
     examples: int = 10,
+    tries: int = 1,
 ) -> Parity:
     """Compare a candidate's outputs with the fp32 original's on the same texts.
 
@@ -80,6 +85,8 @@ def compare(
         gold: the right label of each text, where known.
         tie_margin: a flip is a tie where the original preferred its answer by at most this.
         examples: how many flips to keep, those first of which the original was surest.
+        tries: how many candidates these texts may judge. The bounds of all of them hold together
+            with 95 % (Bonferroni): each has a confidence of 1 - 0.05 / tries.
 
     Raises:
         EngineError: the candidate's outputs have another shape.
@@ -106,7 +113,7 @@ def compare(
         mean_abs_difference=float(differences[sound].mean()) if len(sound) else 0.0,
         flips=len(flipped),
         ties=int((margins[flipped] <= tie_margin).sum()),
-        flip_upper_bound=clopper_pearson_upper(len(flipped), len(rows)) if task.decides else 1.0,
+        flip_upper_bound=_upper_bound(len(flipped), len(rows), tries) if task.decides else 1.0,
         non_finite=len(rows) - len(sound),
         decisions=task.decides,
         examples=_flips(surest, reference, candidate, task=task, labels=labels, texts=texts),
@@ -124,6 +131,56 @@ def compare(
             task=task,
             labels=labels,
             gold=gold and [gold[row] for row in rows],
+        ),
+        tries=tries,
+    )
+
+
+def compare_batchings(
+    reference: Outputs,
+    answers: Mapping[str, Outputs],
+    *,
+    task: Task,
+    labels: Sequence[str],
+    texts: Sequence[str],
+    gold: Sequence[str] | None = None,
+    tries: int = 1,
+) -> Parity:
+    """Compare a candidate's outputs under several batchings; each text counts at its worst.
+
+    A text is flipped if any of the batchings flips it, so that the bound holds for each of them.
+
+    Args:
+        reference: float32 [n, k].
+        answers: float32 [n, k] by the batching's name.
+        task: as for :func:`compare`, like all that follow; that also says what is raised.
+        labels: names of the k columns.
+        texts: the n texts.
+        gold: the right label of each text, where known.
+        tries: how many candidates these texts may judge.
+    """
+
+    def against(times: int, outputs: Outputs) -> Parity:
+        return compare(
+            np.tile(reference, (times, 1)),
+            outputs,
+            task=task,
+            labels=labels,
+            texts=list(texts) * times,
+            gold=gold and list(gold) * times,
+            tries=tries,
+        )
+
+    each = {name: against(1, outputs) for name, outputs in answers.items()}
+    # Copies count once, with the worst of them: so do the answers to the same text.
+    worst = against(len(answers), np.concatenate(list(answers.values())))
+    return replace(
+        worst,
+        examples=tuple(replace(f, index=f.index % len(reference)) for f in worst.examples),
+        constant=any(parity.constant for parity in each.values()),
+        batchings=tuple(
+            BatchingParity(name, found.flips, found.non_finite, found.max_abs_difference)
+            for name, found in each.items()
         ),
     )
 
@@ -196,9 +253,14 @@ def verdict(
     if strict and parity.flip_upper_bound > max_flips:
         return (
             f"{_share(parity)} changed, so up to {parity.flip_upper_bound:.4g} may at 95 % "
-            f"confidence; max_flips allows {max_flips:.4g}, and strict counts the bound"
+            f"confidence{_shared(parity)}; max_flips allows {max_flips:.4g}, and strict counts "
+            "the bound"
         )
     return None
+
+
+def _shared(parity: Parity) -> str:
+    return f" over {parity.tries} candidates" if parity.tries > 1 else ""
 
 
 def _fp32_verdict(parity: Parity) -> str | None:
@@ -214,6 +276,10 @@ def _fp32_verdict(parity: Parity) -> str | None:
             f"fp32 must stay within {FP32_TOLERANCE:g}"
         )
     return None
+
+
+def _upper_bound(flips: int, texts: int, tries: int) -> float:
+    return clopper_pearson_upper(flips, texts, 1.0 - _ALPHA / tries)
 
 
 def _share(parity: Parity) -> str:

@@ -77,6 +77,7 @@ class Lab:
         self.settings = Settings(**{**usual, **settings})
         self.hardware = MACHINE
         self.calibration = np.empty(0, np.int64)
+        self.first_look: tuple[str, ...] = ()
         self.layers: tuple[str, ...] = ()
         self.texts = tuple(tiny_texts(texts))
         self.messages: list[tuple[str, Message]] = []
@@ -110,6 +111,7 @@ class Lab:
             report=self.events.append,
             spawn=self.spawn,
             calibration_lengths=self.calibration,
+            first_look=self.first_look,
             student=Subject(self.student.folder, self.student.info) if self.student else None,
         )
 

@@ -42,6 +42,11 @@ def recipes(hardware: Hardware) -> tuple[str, ...]:
     return (_ROW_SCALES, *_DYNAMIC, *calibrated, *reduced)
 
 
+def depends_on_batch(recipe: str) -> bool:
+    """Whether activations are rounded on one scale for the whole batch."""
+    return recipe.removesuffix(_REDUCED) in _DYNAMIC
+
+
 def quantize(exported: Path, path: Path, reference: Reference, candidate: Candidate) -> None:
     """Write the fp32 model ``exported`` to ``path`` as the candidate's recipe wants it."""
     import onnx

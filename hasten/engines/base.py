@@ -124,6 +124,14 @@ class Engine(ABC):
         """Whether making the candidate's artifact takes calibration texts."""
         return False
 
+    def depends_on_batch(self, candidate: Candidate) -> bool:
+        """Whether a text's answer depends on the other texts of its batch.
+
+        It does where numbers are rounded on a scale that the whole batch shares. Such candidates
+        are proved under several batchings; the contract tests measure that no others depend.
+        """
+        return False
+
     @abstractmethod
     def supports(self, candidate: Candidate, hardware: Hardware) -> str | None:
         """Why this machine cannot run ``candidate``, in one sentence; None where it can."""

@@ -58,6 +58,9 @@ class Script:
     ``fail`` names what goes wrong and ``when`` in which step: ``raise``, ``exit``, ``hang``,
     ``nan`` or ``constant``, at ``export``, ``load`` or ``run``. A batch with the token id
     ``poison`` raises; texts with ``nan_on`` get NaN, and nothing happens to their neighbours.
+
+    ``alone`` is added to the first column of a text that is alone in its batch, and ``mixed`` to
+    that of all texts of a batch with texts of several lengths.
     """
 
     call_s: float = 1e-3
@@ -70,6 +73,8 @@ class Script:
     unsupported: str | None = None
     poison: int | None = None
     nan_on: int | None = None
+    alone: float = 0.0
+    mixed: float = 0.0
 
     def act(self, step: str) -> None:
         """Fail as scripted, if this is the step for it."""
@@ -105,6 +110,8 @@ class FakeSession(Session):
         sums = (input_ids * attention_mask).sum(axis=1, keepdims=True)
         outputs = np.sin(sums * np.arange(1.0, self._columns + 1)).astype(np.float32)
         outputs[:, 0] += self._script.shift
+        outputs[:, 0] += self._script.alone * (batch == 1)
+        outputs[:, 0] += self._script.mixed * bool(np.ptp(attention_mask.sum(axis=1)))
         if self._script.nan_on is not None:
             outputs[(ids == self._script.nan_on).any(axis=1)] = np.nan
         if self._script.fail == "nan":
@@ -133,6 +140,10 @@ class Fake(Engine):
 
     def calibrates(self, candidate: Candidate) -> bool:
         return candidate.recipe.startswith("static")
+
+    def depends_on_batch(self, candidate: Candidate) -> bool:
+        script = _script(self._script or {}, candidate)
+        return bool(script.alone or script.mixed)
 
     def supports(self, candidate: Candidate, hardware: Hardware) -> str | None:
         if candidate.device != "cpu":

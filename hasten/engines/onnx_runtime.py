@@ -97,6 +97,11 @@ class OnnxRuntime(Engine):
     def calibrates(self, candidate: Candidate) -> bool:
         return candidate.recipe.startswith("static")
 
+    def depends_on_batch(self, candidate: Candidate) -> bool:
+        from hasten.engines import _onnx_int8
+
+        return _onnx_int8.depends_on_batch(candidate.recipe)
+
     def supports(self, candidate: Candidate, hardware: Hardware) -> str | None:
         reason = why_not(self.title, candidate, hardware, _OFFERED)
         if reason is None and candidate.device == "cuda":

@@ -26,6 +26,9 @@ class TorchEager(_torch.WeightsEngine):
     def recipes(self, precision: str, hardware: Hardware) -> Sequence[str]:
         return (_DYNAMIC,) if precision == "int8" else ("",)
 
+    def depends_on_batch(self, candidate: Candidate) -> bool:
+        return candidate.recipe == _DYNAMIC
+
     def supports(self, candidate: Candidate, hardware: Hardware) -> str | None:
         if candidate.recipe == _DYNAMIC and candidate.device == "cpu":
             return None

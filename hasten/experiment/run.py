@@ -31,7 +31,7 @@ from hasten.records import (
     Strategy,
 )
 from hasten.stats import speed_up
-from hasten.tuning import candidates, ceiling, choose, original, screening
+from hasten.tuning import candidates, ceiling, choose, original, proof, screening
 from hasten.tuning.context import Context
 from hasten.tuning.entrant import Entrant
 from hasten.tuning.finals import ARRIVAL, message_for, table_lengths
@@ -214,11 +214,12 @@ class Experiment:
         """Compare the answers to all texts, padded; a format that is refused is still measured."""
         settings = self.context.settings
         strategy = Strategy("sorted", max(settings.batch_sizes))
+        tries = proof.fix_tries(self.context, self.entrants)
         for entrant in self.formats:
             self.context.tell("proof", f"{entrant.label}: {len(self.context.texts)} texts")
-            message = self._message(entrant, strategy, outputs=True)
-            expected_s = screening.predicted_s(self.context, entrant, strategy)
-            parity = entrant.prove(f"parity-{strategy.batch_size}", message, truth, expected_s)
+            ways = proof.batchings(self.context, entrant, strategy)
+            what = f"parity-{strategy.batch_size}"
+            parity = entrant.prove(what, ways, truth, tries=tries.of(entrant))
             reason = parity and verdict(
                 parity,
                 exact=entrant.candidate.exact,
@@ -268,9 +269,9 @@ class Experiment:
         first = self._shapes_of_texts()
         return [shape for shape in self._shapes() if shape not in first]
 
-    def _message(self, entrant: Entrant, strategy: Strategy, *, outputs: bool = False) -> RunTexts:
+    def _message(self, entrant: Entrant, strategy: Strategy) -> RunTexts:
         indices = tuple(range(len(self.context.texts)))
-        return message_for(self.context, entrant, indices, strategy=strategy, outputs=outputs)
+        return message_for(self.context, entrant, indices, strategy=strategy)
 
     def _single_texts(self, number: int) -> RunTexts:
         count = min(grid.SINGLE_CALLS_A_RUN, len(self.context.texts))

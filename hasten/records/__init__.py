@@ -33,6 +33,7 @@ from hasten.records.machine import (
     Hardware,
 )
 from hasten.records.measured import (
+    BatchingParity,
     CostTable,
     EndToEnd,
     Flip,
@@ -69,6 +70,7 @@ __all__ = [
     "ON_ERROR",
     "PRECISIONS",
     "WORTH_TRYING",
+    "BatchingParity",
     "Bench",
     "Briefing",
     "BulkPlan",

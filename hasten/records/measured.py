@@ -140,14 +140,33 @@ class Quality:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchingParity:
+    """How a candidate's answers differ under one way of batching the texts.
+
+    ``name`` is ``plan`` (the batch plan that would be shipped), ``single`` (one text at a time) or
+    ``random`` (random texts in batches of random sizes).
+    """
+
+    name: str
+    flips: int
+    non_finite: int
+    max_abs_difference: float
+
+
+@dataclass(frozen=True, slots=True)
 class Parity:
     """How a candidate's answers differ from the fp32 original's on the same texts.
 
     ``flips`` counts changed decisions, ``ties`` those among them where the original itself was
     within numerical noise of both answers. ``flip_upper_bound`` is the exact (Clopper-Pearson)
-    one-sided 95 % bound on the flip rate. ``decisions`` is False where the outputs were compared
-    as tensors only (no labels, or random weights); the differences are then in units of the
-    original's standard deviation.
+    one-sided bound on the flip rate. ``tries`` is how many candidates the same texts may judge:
+    each bound has a confidence of 1 - 0.05 / ``tries``, so that all of them hold together with
+    95 %. ``decisions`` is False where the outputs were compared as tensors only (no labels, or
+    random weights); the differences are then in units of the original's standard deviation.
+
+    Where answers depend on what shares a batch, each text counts as it fared in the worst of
+    ``batchings``, of which there are several then. Otherwise the shipped plan alone was compared,
+    and ``batchings`` is empty.
 
     ``flip_margins`` holds the original's margin of every flip, the smallest first, and
     ``margin_quantiles`` how surely the original decides at all: its margin over the next answer
@@ -168,6 +187,8 @@ class Parity:
     margin_quantiles: tuple[float, ...] = ()
     constant: bool = False
     quality: Quality | None = None
+    tries: int = 1
+    batchings: tuple[BatchingParity, ...] = ()
 
     @property
     def flip_rate(self) -> float:

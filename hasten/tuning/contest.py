@@ -13,7 +13,7 @@ from hasten.errors import BudgetError
 from hasten.parity import is_constant, unprovable
 from hasten.records import Ceiling, Plan, Probes, Row, Tuning
 from hasten.stats import speed_up
-from hasten.tuning import candidates, ceiling, choose, finals, original, repair, screening
+from hasten.tuning import candidates, ceiling, choose, finals, original, proof, repair, screening
 from hasten.tuning.context import Context
 from hasten.tuning.entrant import Entrant
 
@@ -51,8 +51,10 @@ def run(context: Context, *, baseline_engine: str = "torch_eager") -> Tuning:
         _refuse_unprovable(context, entrants, truth)
         screening.first_looks(context, [e for e in entrants if e.in_play], baseline, truth)
         finals.measure_tables(context, [e for e in entrants if e.in_play])
-        finalists = finals.choose_finalists(context, entrants, truth)
-        repaired = repair.repair(context, entrants, finalists, truth)
+        repairable = repair.repairable(context, entrants)
+        tries = proof.fix_tries(context, entrants, repairable, repair.ATTEMPTS)
+        finalists = proof.choose_finalists(context, entrants, truth, tries)
+        repaired = repair.repair(context, entrants, finalists, truth, tries)
         entrants += repaired
         finalists = finals.line_up(context, [*finalists, *repaired])
         if not finalists:

@@ -91,6 +91,8 @@ class Context:
     ``info`` and ``reference`` are the original's, which gives the answers that all others are
     compared with; ``student`` is a smaller model that is tried beside it, if there is one.
     ``taught_texts`` of the user's were left out because they had made the student.
+    ``first_look`` are calibration texts on which candidates are looked at first, so that the texts
+    that judge do not choose who is judged; where it is empty, judged ones are looked at.
     ``lengths`` holds the tokens of every judged text, int64 [texts], after truncation, and
     ``calibration_lengths`` those of the texts that set the ranges of int8 candidates, if any.
     """
@@ -114,6 +116,12 @@ class Context:
     calibration_lengths: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     student: Subject | None = None
     taught_texts: int = 0
+    first_look: tuple[str, ...] = ()
+
+    @property
+    def all_texts(self) -> tuple[str, ...]:
+        """What workers hold, and what messages count: the judged texts, then the first look's."""
+        return self.texts + self.first_look
 
     @property
     def models(self) -> tuple[str, ...]:

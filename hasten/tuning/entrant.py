@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from hasten.batching import CostModel
 from hasten.errors import EngineError, StorageError
-from hasten.parity import compare
+from hasten.parity import compare_batchings
 from hasten.pipeline import PipelineRun
 from hasten.plain import from_json, to_json
 from hasten.records import (
@@ -36,6 +37,19 @@ from hasten.tuning.process import Connection
 from hasten.tuning.worker import Export, Load, Message, RunTexts, TimeShape
 
 Shape = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """One way to batch some texts: the messages that run each of them once.
+
+    ``name`` is that of a :class:`hasten.records.BatchingParity`; ``expected_s`` is how long all
+    messages together should take.
+    """
+
+    name: str
+    messages: tuple[RunTexts, ...]
+    expected_s: float = 0.0
 
 
 class Entrant:
@@ -146,30 +160,35 @@ class Entrant:
         return f"{what}:{self.label}" in self._context.journal
 
     def prove(
-        self, what: str, message: RunTexts, truth: NDArray[np.float32], expected_s: float = 0.0
+        self,
+        what: str,
+        batchings: Sequence[Batching],
+        truth: NDArray[np.float32],
+        *,
+        tries: int = 1,
+        refusal: Callable[[Parity], str | None] = lambda _: None,
     ) -> Parity | None:
         """Compare the answers to some texts with the original's.
 
         Args:
             what: names the comparison in the journal.
-            message: the texts, and how to run them.
+            batchings: the ways to run the texts; a text counts as it fares in the worst of them.
             truth: the original's outputs for all texts, float32 [texts, k].
-            expected_s: how long it should take.
+            tries: among how many candidates the bound must hold; see :class:`Parity`.
+            refusal: what one batching alone refuses does not run in the next.
 
         Returns:
             The comparison, which becomes the candidate's; None where it failed.
         """
-        context, indices = self._context, list(message.indices)
 
         def measure() -> Parity:
-            return compare(
-                truth[indices],
-                self.outputs(message, expected_s),
-                task=context.task,
-                labels=context.info.labels,
-                texts=[context.texts[index] for index in indices],
-                gold=context.gold and [context.gold[index] for index in indices],
-            )
+            answers: dict[str, NDArray[np.float32]] = {}
+            for batching in batchings:
+                indices, answers[batching.name] = self._answers(batching)
+                parity = self._compare(truth, indices, answers, tries)
+                if refusal(parity):
+                    break
+            return parity if len(batchings) > 1 else replace(parity, batchings=())
 
         stored = self._once(f"{what}:{self.label}", measure)
         if stored is not None:
@@ -186,6 +205,33 @@ class Entrant:
 
         stored = self._once(f"probes:{self.label}", measure)
         self.probes = from_json(Probes, stored) if stored else None
+
+    def _answers(self, batching: Batching) -> tuple[list[int], NDArray[np.float32]]:
+        """The texts of all messages, ascending, and the outputs for them, float32 [texts, k]."""
+        rows = [self.outputs(message, batching.expected_s) for message in batching.messages]
+        indices = np.concatenate([message.indices for message in batching.messages])
+        order = np.argsort(indices)
+        return indices[order].tolist(), np.concatenate(rows)[order]
+
+    def _compare(
+        self,
+        truth: NDArray[np.float32],
+        indices: list[int],
+        answers: dict[str, NDArray[np.float32]],
+        tries: int,
+    ) -> Parity:
+        context = self._context
+        # Texts of the first look have no labels here, and need none.
+        known = context.gold if context.gold and indices[-1] < len(context.gold) else None
+        return compare_batchings(
+            truth[indices],
+            answers,
+            task=context.task,
+            labels=context.info.labels,
+            texts=[context.all_texts[index] for index in indices],
+            gold=known and [known[index] for index in indices],
+            tries=tries,
+        )
 
     # --- what follows from it -------------------------------------------------------------
 
@@ -293,7 +339,7 @@ class Entrant:
             self._export(self.candidate)
         subject = self._context.subject(self.candidate)
         message = Load(
-            self.artifact, self.candidate, subject.tokenizer, subject.info, self._context.texts
+            self.artifact, self.candidate, subject.tokenizer, subject.info, self._context.all_texts
         )
         start_up: StartUp = worker.call(message, self._context.patience_s)
         return start_up

@@ -1,4 +1,4 @@
-"""Cost tables for the survivors, the proof of their answers, and the timed rounds."""
+"""Cost tables for the survivors, and the timed rounds of the finalists."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from hasten.batching import TOKEN_BUDGETS, best_fixed
 from hasten.corpus import stratified_sample
 from hasten.errors import BudgetError, EngineError
-from hasten.parity import verdict
 from hasten.records import Strategy
 from hasten.tuning.context import Context
 from hasten.tuning.entrant import Entrant
@@ -23,11 +22,8 @@ ARRIVAL = Strategy("arrival", 1)
 
 _TABLE_SHARE = 0.25
 _TABLE_VISITS = 3
-_PROOF_SHARE = 0.5
 _MOST_LENGTHS = 7
-_MOST_FINALISTS = 3
-# Predictions hold to about 10 %; what is further behind than that and noise is out.
-_WITHIN_REACH = 1.2
+MOST_FINALISTS = 3
 # Leave a little for choosing, saving and a slow last round.
 _ROUNDS_SHARE = 0.92
 FEWEST_TEXTS = 20
@@ -77,37 +73,6 @@ def table_lengths(context: Context) -> list[int]:
     return sorted({round(n) for n in np.geomspace(low, high, steps)} | {profile.p50})
 
 
-def choose_finalists(
-    context: Context, survivors: Sequence[Entrant], truth: NDArray[np.float32]
-) -> list[Entrant]:
-    """Prove the survivors' answers, the fastest first, until enough have been accepted.
-
-    Every text that is judged runs through the candidate's own best plan, so that padding and
-    batch mates are part of the proof. ``truth`` is float32 [texts, k].
-    """
-    predicted = {e: plan[1] for e in survivors if e.in_play and (plan := best_plan(context, e))}
-    ranked = _exact_early(sorted(predicted, key=lambda entrant: predicted[entrant]))
-    accepted: list[Entrant] = []
-    deadline_s = context.budget.deadline("proof", _PROOF_SHARE)
-    for entrant in ranked:
-        best = min(accepted, key=lambda other: predicted[other], default=None)
-        if best and not _needed(entrant, accepted, predicted):
-            factor = predicted[entrant] / predicted[best]
-            entrant.end("dropped", f"predicted {factor:.2f}x slower than {best.label}")
-            continue
-        late = context.budget.spent_s + predicted[entrant] > deadline_s
-        # Without an exact one there is nothing that a lossy one must beat.
-        waits = any(map(_exact, accepted)) or not _exact(entrant)
-        if accepted and late and waits and not entrant.has_proved("parity"):
-            entrant.end("dropped", "no time was left to prove its answers; raise --budget")
-            continue
-        context.tell("proof", f"{entrant.label}: {len(context.texts)} texts against the original")
-        prove(context, entrant, truth, predicted[entrant])
-        if entrant.in_play:
-            accepted.append(entrant)
-    return accepted or _last_resort(context, survivors, truth)
-
-
 def line_up(context: Context, accepted: Sequence[Entrant]) -> list[Entrant]:
     """Those still in play, no more of them than rounds are run for.
 
@@ -119,63 +84,19 @@ def line_up(context: Context, accepted: Sequence[Entrant]) -> list[Entrant]:
     kept: list[Entrant] = []
     for entrant in sorted(running, key=lambda entrant: running[entrant]):
         variants = {other.candidate.variant for other in kept}
-        if len(kept) < _MOST_FINALISTS or entrant.candidate.variant not in variants:
+        if len(kept) < MOST_FINALISTS or entrant.candidate.variant not in variants:
             kept.append(entrant)
         else:
             entrant.end("dropped", f"accepted, but {len(kept)} faster ones were as well")
-    return _exact_early(kept)
+    return exact_early(kept)
 
 
-def _exact_early(ranked: list[Entrant]) -> list[Entrant]:
+def exact_early(ranked: list[Entrant]) -> list[Entrant]:
     """The same with the first exact one no later than second: a lossy one has to beat it."""
-    exact = next(filter(_exact, ranked), None)
+    exact = next((entrant for entrant in ranked if entrant.candidate.exact), None)
     if exact is None or exact is ranked[0]:
         return ranked
     return [ranked[0], exact, *(entrant for entrant in ranked[1:] if entrant is not exact)]
-
-
-def _exact(entrant: Entrant) -> bool:
-    return entrant.candidate.exact
-
-
-def _last_resort(
-    context: Context, entrants: Sequence[Entrant], truth: NDArray[np.float32]
-) -> list[Entrant]:
-    """The fastest exact candidate of those that had been dropped, if its answers are right."""
-    dropped = [e for e in entrants if e.status == "dropped" and _exact(e)]
-    for entrant in sorted(dropped, key=lambda e: -(e.screen_tokens_per_s or 0.0)):
-        plan = best_plan(context, entrant)
-        if plan is None:
-            continue
-        entrant.revive()
-        prove(context, entrant, truth, plan[1])
-        if entrant.in_play:
-            return [entrant]
-    return []
-
-
-def _needed(entrant: Entrant, accepted: list[Entrant], predicted: dict[Entrant, float]) -> bool:
-    # The fastest of each precision stays to show what each step down gains, a student's as well.
-    if entrant.candidate.variant not in {e.candidate.variant for e in accepted}:
-        return True
-    fastest_s = min(predicted[other] for other in accepted)
-    near = predicted[entrant] <= _WITHIN_REACH * fastest_s
-    return near and len(accepted) < _MOST_FINALISTS
-
-
-def prove(
-    context: Context, entrant: Entrant, truth: NDArray[np.float32], expected_s: float
-) -> None:
-    """Compare all answers, given by the candidate's own best plan, with the original's."""
-    settings = context.settings
-    message = message_for(context, entrant, tuple(range(len(context.texts))), outputs=True)
-    parity = entrant.prove("parity", message, truth, expected_s)
-    if parity is None:
-        return
-    exact = entrant.candidate.exact
-    reason = verdict(parity, exact=exact, max_flips=settings.max_flips, strict=settings.strict)
-    if reason:
-        entrant.end("refused", reason)
 
 
 def message_for(

@@ -24,7 +24,9 @@ Check = Callable[[Context, float], None]
 
 
 def answers(context: Context, baseline: Entrant, check: Check) -> NDArray[np.float32]:
-    """The original's outputs on every judged text, float32 [texts, k]; kept for a resume.
+    """The original's outputs on all texts, float32 [texts, k]; kept for a resume.
+
+    The rows are those of ``context.all_texts``: the judged texts, then the first look's.
 
     Raises:
         EngineError: the original does not run.
@@ -50,7 +52,7 @@ def answers(context: Context, baseline: Entrant, check: Check) -> NDArray[np.flo
         pass_s = min(samples_s) * float(context.lengths.sum()) / context.profile.p50
         check(context, pass_s)
         context.tell("prepare", f"the original's answers to {len(context.texts)} texts")
-        indices = tuple(range(len(context.texts)))
+        indices = tuple(range(len(context.all_texts)))
         _store(stored, baseline.outputs(RunTexts(indices, probes.STRATEGY, outputs=True), pass_s))
     truth: NDArray[np.float32] = np.load(stored)
     require_finite(truth)  # before anything is exported that could not be compared

@@ -10,15 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasten.errors import EngineError
-from hasten.tuning import finals, screening
+from hasten.tuning import finals, proof, screening
 from hasten.tuning.context import Context
 from hasten.tuning.entrant import Entrant
+from hasten.tuning.proof import Tries
 from hasten.tuning.worker import RankLayers
 
 _SHARE = 0.4
 _TABLE_SHARE = 0.06
 _STEPS = (1 / 8, 1 / 4, 1 / 2)
 """Parts of the layers that are spared, one after the other, until the answers are accepted."""
+ATTEMPTS = len(_STEPS)
 _MOST_REPAIRED = 2
 # Of refused formats that are about as fast, the one with the fewest changed answers is nearest.
 _ABOUT_AS_FAST = 1.15
@@ -31,23 +33,26 @@ def repair(
     entrants: Sequence[Entrant],
     accepted: Sequence[Entrant],
     truth: NDArray[np.float32],
+    tries: Tries,
 ) -> list[Entrant]:
     """New candidates out of refused int8 ones that are faster than all accepted ones.
 
-    Two of the refused formats are tried again with ever more of their most sensitive layers in
-    floating point, until the gate accepts one, it is no longer faster, or the time is used up.
+    Those that are repairable and were refused are tried again with ever more of their most
+    sensitive layers in floating point, until the gate accepts one, it is no longer faster, or the
+    time is used up.
 
     Args:
         context: the tune.
         entrants: all candidates so far.
         accepted: those whose answers are the original's.
         truth: the original's outputs, float32 [texts, k].
+        tries: which are repairable, and how many candidates are judged.
 
     Returns:
         Everything that was tried, refused or accepted.
     """
-    refused = _worth_repairing(context, entrants, accepted)
-    if not refused or not len(context.calibration_lengths):
+    refused = _worth_repairing(context, entrants, accepted, tries)
+    if not refused:
         return []
     deadline_s = context.budget.deadline("repair", _SHARE)
     tried: list[Entrant] = []
@@ -65,7 +70,7 @@ def repair(
             again = Entrant(replace(entrant.candidate, spared=spared), context)
             if context.budget.spent_s > deadline_s and not again.has_started:
                 return tried
-            _try(context, again, [*accepted, *tried], truth, deadline_s)
+            _try(context, again, [*accepted, *tried], truth, tries)
             tried.append(again)
             if again.status != "refused":
                 break
@@ -78,19 +83,18 @@ def _steps(context: Context, entrant: Entrant) -> tuple[float, ...]:
     return _STEPS if rate <= 2 * context.settings.max_flips else _STEPS[1:]
 
 
-def _worth_repairing(
-    context: Context, entrants: Sequence[Entrant], accepted: Sequence[Entrant]
-) -> list[Entrant]:
-    """Refused int8 formats, one layout each, that would beat what was accepted.
+def repairable(context: Context, entrants: Sequence[Entrant]) -> list[Entrant]:
+    """The int8 candidates that are repaired if they are refused, one layout a format.
 
-    Those about as fast as the fastest come first, by their changed answers; then the others.
+    Chosen before the judged texts say anything, since each attempt is another one to judge: those
+    about as fast as the fastest come first, by the answers that they changed at the first look,
+    then the others by their speed.
     """
-    limit_s = min((_predicted_s(context, e) for e in accepted), default=math.inf) / _WORTH_IT
-    refused = [e for e in entrants if e.status == "refused" and _only_inexact(e)]
-    refused = [e for e in refused if not _is_lost(e, entrants)]
-    # One that a few texts refused has not been timed; it comes last.
-    predicted = {e: _predicted_s(context, e) for e in refused}
-    refused = [e for e in refused if not e.cells or predicted[e] < limit_s]
+    if not len(context.calibration_lengths):
+        return []
+    # One that the first look refused has not been timed; it comes last.
+    able = [e for e in entrants if (e.in_play or e.status == "refused") and _only_inexact(e)]
+    predicted = {entrant: _predicted_s(context, entrant) for entrant in able}
     near_s = _ABOUT_AS_FAST * min(predicted.values(), default=math.inf)
 
     def promise(entrant: Entrant) -> tuple[bool, float, float]:
@@ -99,10 +103,26 @@ def _worth_repairing(
             flips = entrant.parity.flip_rate
         return far, flips, predicted[entrant]
 
-    fastest: dict[str, Entrant] = {}
-    for entrant in sorted(refused, key=promise):
-        fastest.setdefault(entrant.candidate.format, entrant)
-    return list(fastest.values())[:_MOST_REPAIRED]
+    first: dict[str, Entrant] = {}
+    for entrant in sorted(able, key=promise):
+        first.setdefault(entrant.candidate.format, entrant)
+    return list(first.values())[:_MOST_REPAIRED]
+
+
+def _worth_repairing(
+    context: Context, entrants: Sequence[Entrant], accepted: Sequence[Entrant], tries: Tries
+) -> list[Entrant]:
+    """The repairable ones that were refused and would beat what was accepted."""
+    limit_s = min((_predicted_s(context, e) for e in accepted), default=math.inf) / _WORTH_IT
+    by_label = {entrant.label: entrant for entrant in entrants}
+    able = [by_label[label] for label in tries.repairable]
+    refused = [e for e in able if e.status == "refused" and _only_inexact(e)]
+    return [
+        entrant
+        for entrant in refused
+        if not _is_lost(entrant, entrants)
+        and (not entrant.cells or _predicted_s(context, entrant) < limit_s)
+    ]
 
 
 def _is_lost(entrant: Entrant, entrants: Sequence[Entrant]) -> bool:
@@ -126,7 +146,7 @@ def _try(
     entrant: Entrant,
     others: Sequence[Entrant],
     truth: NDArray[np.float32],
-    deadline_s: float,
+    tries: Tries,
 ) -> None:
     spared = len(entrant.candidate.spared)
     context.tell("repair", f"{entrant.label}: {spared} layers in floating point")
@@ -141,10 +161,16 @@ def _try(
     elif predicted_s * _WORTH_IT >= best_s:
         times = f"{predicted_s / best_s:.2f}x the time of the best that was accepted"
         entrant.end("dropped", f"{spared} layers spared, predicted {times}")
-    elif context.budget.spent_s + predicted_s > deadline_s and not entrant.has_proved("parity"):
+    elif _too_late(context, entrant):
         entrant.end("dropped", "no time was left to prove its answers; raise --budget")
     else:
-        finals.prove(context, entrant, truth, predicted_s)
+        proof.prove(context, entrant, truth, tries)
+
+
+def _too_late(context: Context, entrant: Entrant) -> bool:
+    deadline_s = context.budget.deadline("repair", _SHARE)
+    late = context.budget.spent_s + proof.expected_s(context, entrant) > deadline_s
+    return late and not entrant.has_proved("parity")
 
 
 def _ranked_layers(context: Context, entrant: Entrant) -> tuple[str, ...]:

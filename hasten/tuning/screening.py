@@ -16,7 +16,7 @@ from hasten.parity import TENSOR_TOLERANCE, verdict
 from hasten.records import Candidate, Settings, Strategy
 from hasten.stats import clopper_pearson_lower
 from hasten.tuning.context import Context
-from hasten.tuning.entrant import Entrant, Shape
+from hasten.tuning.entrant import Batching, Entrant, Shape
 from hasten.tuning.worker import RunTexts
 
 _PROBE_FLIPS = 0.25
@@ -239,9 +239,16 @@ def probe(context: Context) -> RunTexts:
     return RunTexts(tuple(map(int, sample)), probes.STRATEGY, outputs=True)
 
 
+def _first_look(context: Context) -> RunTexts:
+    """As :func:`probe`, over texts that judge nothing, where there are any."""
+    if not context.first_look:
+        return probe(context)
+    indices = range(len(context.texts), len(context.all_texts))
+    return RunTexts(tuple(indices), probes.STRATEGY, outputs=True)
+
+
 def _probe(context: Context, entrant: Entrant, truth: NDArray[np.float32]) -> None:
-    message = probe(context)
-    parity = entrant.prove("probe", message, truth)
+    parity = entrant.prove("probe", [Batching("probe", (_first_look(context),))], truth)
     if parity is None:
         return
     exact = entrant.candidate.exact

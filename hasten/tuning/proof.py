@@ -1,0 +1,202 @@
+"""The proof: whose answers to the judged texts are the original's, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasten import batching
+from hasten.parity import verdict
+from hasten.records import Parity, Strategy
+from hasten.tuning.context import Context
+from hasten.tuning.entrant import Batching, Entrant
+from hasten.tuning.finals import ARRIVAL, MOST_FINALISTS, exact_early, message_for
+from hasten.tuning.screening import best_plan, predicted_s
+from hasten.tuning.worker import RunTexts
+
+_SHARE = 0.5
+# Predictions hold to about 10 %; what is further behind than that and noise is out.
+_WITHIN_REACH = 1.2
+
+
+@dataclass(frozen=True, slots=True)
+class Tries:
+    """How many lossy candidates the judged texts may judge: fixed before they judge any.
+
+    The bounds of all of them hold together, whichever is chosen in the end.
+    """
+
+    lossy: int
+    """The survivors, and every repair that may be attempted."""
+
+    repairable: tuple[str, ...] = ()
+    """Labels of the candidates that may be repaired if they are refused."""
+
+    def of(self, entrant: Entrant) -> int:
+        """Among how many the candidate's bound must hold; an exact one is not chosen by flips."""
+        return 1 if entrant.candidate.exact else max(1, self.lossy)
+
+
+def fix_tries(
+    context: Context,
+    entrants: Sequence[Entrant],
+    repairable: Sequence[Entrant] = (),
+    attempts: int = 0,
+) -> Tries:
+    """Count the lossy candidates that may be judged, before any of them is.
+
+    Those that the first look refused or ranked lower count as well if it used judged texts, since
+    these then chose who is left. Kept in the journal: a resume must not count anew.
+
+    Args:
+        context: the tune.
+        entrants: all candidates, after the first look.
+        repairable: those that may be repaired.
+        attempts: how often each.
+    """
+    chosen_by_judged = not context.first_look
+    lossy = [
+        entrant
+        for entrant in entrants
+        if not entrant.candidate.exact
+        and (entrant.in_play or (chosen_by_judged and entrant.parity is not None))
+    ]
+
+    def fix() -> dict[str, Any]:
+        labels = [entrant.label for entrant in repairable]
+        return {"lossy": len(lossy) + attempts * len(labels), "repairable": labels}
+
+    fixed = context.journal.once("tries:proof", fix)
+    return Tries(fixed["lossy"], tuple(fixed["repairable"]))
+
+
+def choose_finalists(
+    context: Context, survivors: Sequence[Entrant], truth: NDArray[np.float32], tries: Tries
+) -> list[Entrant]:
+    """Prove the survivors' answers, the fastest first, until enough have been accepted.
+
+    ``truth`` is float32 [texts, k].
+    """
+    predicted = {e: plan[1] for e in survivors if e.in_play and (plan := best_plan(context, e))}
+    ranked = exact_early(sorted(predicted, key=lambda entrant: predicted[entrant]))
+    accepted: list[Entrant] = []
+    deadline_s = context.budget.deadline("proof", _SHARE)
+    for entrant in ranked:
+        best = min(accepted, key=lambda other: predicted[other], default=None)
+        if best and not _needed(entrant, accepted, predicted):
+            factor = predicted[entrant] / predicted[best]
+            entrant.end("dropped", f"predicted {factor:.2f}x slower than {best.label}")
+            continue
+        late = context.budget.spent_s + expected_s(context, entrant) > deadline_s
+        # Without an exact one there is nothing that a lossy one must beat.
+        waits = any(map(_exact, accepted)) or not _exact(entrant)
+        if accepted and late and waits and not entrant.has_proved("parity"):
+            entrant.end("dropped", "no time was left to prove its answers; raise --budget")
+            continue
+        context.tell("proof", f"{entrant.label}: {len(context.texts)} texts against the original")
+        prove(context, entrant, truth, tries)
+        if entrant.in_play:
+            accepted.append(entrant)
+    return accepted or _last_resort(context, survivors, truth, tries)
+
+
+def prove(context: Context, entrant: Entrant, truth: NDArray[np.float32], tries: Tries) -> None:
+    """Compare the answers to all judged texts with the original's, and refuse what differs.
+
+    They are given by the candidate's own best plan, so that padding and batch mates are part of
+    the proof. Where they depend on batch mates, each text also runs alone and among random others,
+    and counts as it fared worst. ``truth`` is float32 [texts, k].
+    """
+
+    def refusal(parity: Parity) -> str | None:
+        settings = context.settings
+        return verdict(
+            parity,
+            exact=entrant.candidate.exact,
+            max_flips=settings.max_flips,
+            strict=settings.strict,
+        )
+
+    ways = batchings(context, entrant)
+    parity = entrant.prove("parity", ways, truth, tries=tries.of(entrant), refusal=refusal)
+    reason = parity and refusal(parity)
+    if reason:
+        entrant.end("refused", reason)
+
+
+def expected_s(context: Context, entrant: Entrant) -> float:
+    """How long the proof of a candidate should take, in seconds, every batching included."""
+    return sum(way.expected_s for way in batchings(context, entrant))
+
+
+def batchings(
+    context: Context, entrant: Entrant, strategy: Strategy | None = None
+) -> list[Batching]:
+    """How the texts are batched in a candidate's proof.
+
+    With ``strategy``, by default its own best plan; and where its answers depend on batch mates,
+    also one at a time and among random others.
+    """
+    everything = tuple(range(len(context.texts)))
+    shipped = message_for(context, entrant, everything, strategy=strategy, outputs=True)
+    shipped_s = predicted_s(context, entrant, shipped.strategy) if entrant.cells else 0.0
+    found = [Batching("plan", (shipped,), shipped_s)]
+    if not context.engines[entrant.candidate.engine].depends_on_batch(entrant.candidate):
+        return found
+    if not shipped.one_by_one and shipped.strategy != ARRIVAL:
+        single = message_for(context, entrant, everything, strategy=ARRIVAL, outputs=True)
+        found.append(Batching("single", (single,), predicted_s(context, entrant, ARRIVAL)))
+    return [*found, _random(context, entrant)]
+
+
+def _random(context: Context, entrant: Entrant) -> Batching:
+    """Every text once, among random others of any length, in batches of random sizes."""
+    rng = np.random.default_rng(context.settings.seed)
+    sizes = [size for size in context.settings.batch_sizes if size > 1] or [2]
+    order = rng.permutation(len(context.texts))
+    drawn = rng.integers(len(sizes), size=len(order))
+    messages, total_s = [], 0.0
+    cost = entrant.cost_model()
+    for number, size in enumerate(sizes):
+        places = order[drawn == number]
+        if len(places):
+            strategy = Strategy("arrival", size)
+            indices = tuple(map(int, places))
+            messages.append(RunTexts(indices, strategy, outputs=True))
+            lengths = context.lengths[places]
+            total_s += (
+                batching.predict_s(lengths, batching.plan(lengths, strategy), cost) if cost else 0.0
+            )
+    return Batching("random", tuple(messages), total_s)
+
+
+def _exact(entrant: Entrant) -> bool:
+    return entrant.candidate.exact
+
+
+def _last_resort(
+    context: Context, entrants: Sequence[Entrant], truth: NDArray[np.float32], tries: Tries
+) -> list[Entrant]:
+    """The fastest exact candidate of those that had been dropped, if its answers are right."""
+    dropped = [e for e in entrants if e.status == "dropped" and _exact(e)]
+    for entrant in sorted(dropped, key=lambda e: -(e.screen_tokens_per_s or 0.0)):
+        if best_plan(context, entrant) is None:
+            continue
+        entrant.revive()
+        prove(context, entrant, truth, tries)
+        if entrant.in_play:
+            return [entrant]
+    return []
+
+
+def _needed(entrant: Entrant, accepted: list[Entrant], predicted: dict[Entrant, float]) -> bool:
+    # The fastest of each precision stays to show what each step down gains, a student's as well.
+    if entrant.candidate.variant not in {e.candidate.variant for e in accepted}:
+        return True
+    fastest_s = min(predicted[other] for other in accepted)
+    near = predicted[entrant] <= _WITHIN_REACH * fastest_s
+    return near and len(accepted) < MOST_FINALISTS
