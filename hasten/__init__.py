@@ -1,11 +1,13 @@
 """hasten: the fastest way to run your transformer encoder that still gives the same answers.
 
 >>> import hasten
->>> hasten.__all__
-['HastenError', '__version__', 'bench', 'compress', 'load', 'predict', 'predict_file', 'tune']
+>>> hasten.__all__  # doctest: +NORMALIZE_WHITESPACE
+['HastenError', '__version__', 'bench', 'compress', 'export', 'load', 'predict', 'predict_file',
+ 'tune']
 
-Importing it loads no framework. ``tune`` and ``bench`` need the extra ``[tune]``, ``compress``
-needs ``[compress]``; ``load``, ``predict`` and ``predict_file`` need only what runs the winner.
+Importing it loads no framework. ``tune``, ``bench`` and ``export`` need the extra ``[tune]``,
+``compress`` needs ``[compress]``; ``load``, ``predict`` and ``predict_file`` need only what runs
+the winner.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from hasten.api import bench, compress, tune
     from hasten.bulk.run import predict_file
     from hasten.bulk.stream import predict
+    from hasten.exports import export
     from hasten.predictor import load
 
 __version__ = "0.1.0"
@@ -27,6 +30,7 @@ __all__ = [
     "__version__",
     "bench",
     "compress",
+    "export",
     "load",
     "predict",
     "predict_file",
@@ -36,6 +40,7 @@ __all__ = [
 _HOME = {
     "bench": "hasten.api",
     "compress": "hasten.api",
+    "export": "hasten.exports",
     "load": "hasten.predictor",
     "predict": "hasten.bulk.stream",
     "predict_file": "hasten.bulk.run",

@@ -32,6 +32,10 @@ TAUGHT = "taught.json"
 """In a student's folder: digests of the texts that it was made with."""
 
 
+SAMPLE = Path(__file__).with_name("sample_texts.txt")
+"""Built-in texts in some thirty languages, one a line, from one word to a paragraph."""
+
+
 @dataclass(frozen=True, slots=True)
 class Corpus:
     """Texts in the file's order, with one label each if labels were asked for."""
@@ -85,6 +89,11 @@ def read(
             fix=f"Columns: {_listed(reader.columns)}. Choose another with --text-column NAME.",
         )
     return Corpus(texts, labels, str(path))
+
+
+def sample_texts() -> tuple[str, ...]:
+    """The built-in texts, for checks that have none of the user's."""
+    return tuple(SAMPLE.read_text(encoding="utf-8").splitlines())
 
 
 def profile(

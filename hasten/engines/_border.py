@@ -6,6 +6,7 @@ import errno
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
@@ -151,6 +152,26 @@ def first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
     telling = (line for line in lines if line and not line.startswith(_WHERE))
     return ": ".join(filter(None, (type(error).__name__, next(telling, ""))))
+
+
+def with_optimum(module: str, prefix: str, folder: Path, options: str) -> str:
+    """Python that makes a pipeline of an exported classifier with Optimum.
+
+    Args:
+        module: the package that has the classes, such as ``optimum.onnxruntime``.
+        prefix: how their names begin, such as ``ORT``.
+        folder: the artifact, with ``config.json`` and the tokenizer.
+        options: further arguments of ``from_pretrained``, in Python, beginning with a comma.
+    """
+    name = f"{prefix}ModelForSequenceClassification"
+    return (
+        f"from {module} import {name}\n"
+        "from transformers import AutoTokenizer, pipeline\n\n"
+        f"folder = {str(folder)!r}\n"
+        f"model = {name}.from_pretrained(folder{options})\n"
+        "tokenizer = AutoTokenizer.from_pretrained(folder)\n"
+        'classify = pipeline("text-classification", model=model, tokenizer=tokenizer)'
+    )
 
 
 def shape_of(input_ids: object) -> str:

@@ -178,6 +178,24 @@ class Engine(ABC):
             EngineError: the artifact cannot be loaded; the framework's exception is chained.
         """
 
+    def usage(self, folder: Path, reference: Reference, candidate: Candidate) -> str:
+        """Python that loads the artifact in ``folder``, for people to copy.
+
+        By default with this library. Engines whose artifacts other tools load name those instead.
+        """
+        arguments = ", ".join(map(repr, (self.name, candidate.precision, candidate.device)))
+        recipe = f", recipe={candidate.recipe!r}" if candidate.recipe else ""
+        threads = candidate.intra_op_num_threads
+        return (
+            "from pathlib import Path\n"
+            "from hasten import engines\n"
+            "from hasten.records import Candidate\n\n"
+            f"candidate = Candidate({arguments}, {threads}{recipe})\n"
+            f"session = engines.get({self.name!r}).load(Path({str(folder)!r}), candidate)\n"
+            f"outputs = session.run({', '.join(reference.info.input_names)})"
+            "  # int64 [batch, length]"
+        )
+
     def ceiling_flops_per_s(self, candidate: Candidate) -> float | None:
         """The fastest matrix product this framework reaches here, in FLOP/s, if it can tell."""
         return None

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hasten.engines._border import Pool, foreign_errors, named_inputs, shape_of, why_not
+from hasten.engines._border import (
+    Pool,
+    foreign_errors,
+    named_inputs,
+    shape_of,
+    why_not,
+    with_optimum,
+)
 from hasten.engines.base import Engine, Outputs, Session
 from hasten.errors import EngineError
 from hasten.records import Candidate, Hardware
@@ -159,6 +166,18 @@ class OnnxRuntime(Engine):
 
         with foreign_errors(self.title, f"quantize {reference.info.architecture}"):
             _onnx_int8.quantize(base / _MODEL, folder / _MODEL, reference, candidate)
+
+    def usage(self, folder: Path, reference: Reference, candidate: Candidate) -> str:
+        provider = f"{candidate.device.upper()}ExecutionProvider"
+        if reference.is_classifier:
+            chosen = f', provider="{provider}"'
+            return with_optimum("optimum.onnxruntime", "ORT", folder, chosen)
+        return (
+            "import onnxruntime\n\n"
+            f"path = {str(folder / _MODEL)!r}\n"
+            f'session = onnxruntime.InferenceSession(path, providers=["{provider}"])\n'
+            f"outputs = session.run(None, inputs)  # int64: {', '.join(reference.info.input_names)}"
+        )
 
     def load(self, folder: Path, candidate: Candidate) -> Session:
         with foreign_errors(self.title, f"load {folder / _MODEL}"):

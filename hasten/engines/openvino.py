@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hasten.engines._border import Pool, foreign_errors, named_inputs, shape_of, why_not
+from hasten.engines._border import (
+    Pool,
+    foreign_errors,
+    named_inputs,
+    shape_of,
+    why_not,
+    with_optimum,
+)
 from hasten.engines.base import Engine, Outputs, Session
 from hasten.hardware import missing_instructions
 from hasten.records import Candidate, Hardware
@@ -136,13 +143,22 @@ class OpenVino(Engine):
             model = _quantized(model, reference, candidate)
             openvino.save_model(model, str(folder / _MODEL), compress_to_fp16=False)
 
+    def usage(self, folder: Path, reference: Reference, candidate: Candidate) -> str:
+        settings = f'{{"INFERENCE_PRECISION_HINT": "{_hint(candidate)}"}}'
+        if reference.is_classifier:
+            return with_optimum("optimum.intel", "OV", folder, f", ov_config={settings}")
+        return (
+            "import openvino\n\n"
+            f"path, settings = {str(folder / _MODEL)!r}, {settings}\n"
+            'model = openvino.Core().compile_model(path, "CPU", settings)\n'
+            f"outputs = model(inputs)  # int64: {', '.join(reference.info.input_names)}"
+        )
+
     def load(self, folder: Path, candidate: Candidate) -> Session:
         streams = candidate.streams
         settings = {
             # Explicit, since the default is bf16 wherever the CPU has it.
-            "INFERENCE_PRECISION_HINT": (
-                "bf16" if candidate.recipe.endswith(_REST_IN_BF16) else _HINTS[candidate.precision]
-            ),
+            "INFERENCE_PRECISION_HINT": _hint(candidate),
             "INFERENCE_NUM_THREADS": candidate.intra_op_num_threads * streams,
             "NUM_STREAMS": streams,
             # Pinned threads were no faster (0.95 to 1.05 of the time at one stream, 0.95 to 1.05
@@ -154,6 +170,11 @@ class OpenVino(Engine):
 
             compiled = openvino.Core().compile_model(str(folder / _MODEL), "CPU", settings)
             return OpenVinoSession(self.title, compiled, streams)
+
+
+def _hint(candidate: Candidate) -> str:
+    """The precision in which everything runs that is no integer product."""
+    return "bf16" if candidate.recipe.endswith(_REST_IN_BF16) else _HINTS[candidate.precision]
 
 
 def _quantized(model: Any, reference: Reference, candidate: Candidate) -> Any:

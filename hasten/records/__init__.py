@@ -21,6 +21,7 @@ from hasten.records.events import (
     Forecast,
     Progress,
 )
+from hasten.records.exported import Exported
 from hasten.records.machine import (
     DEVICES,
     MODELS,
@@ -79,6 +80,7 @@ __all__ = [
     "CostTable",
     "EndToEnd",
     "Event",
+    "Exported",
     "Flip",
     "Forecast",
     "Format",

@@ -66,6 +66,11 @@ class Reference:
         return load_module(self.folder / "module", self.info, attention)
 
     @property
+    def is_classifier(self) -> bool:
+        """Whether transformers, and what builds on it, reads ``config.json`` as a classifier's."""
+        return self.kind == "huggingface" and self.info.task != "tensors"
+
+    @property
     def trained_ranges(self) -> Path:
         """Where the int8 model is that came with the original, if one did."""
         return self.folder / TRAINED_RANGES

@@ -1,0 +1,185 @@
+"""hasten export: one artifact, checked against the original."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from hasten import corpus
+from hasten.cli import options
+from hasten.cli.app import app
+from hasten.cli.display import Display, err, out, print_json, reporting
+from hasten.corpus import Corpus
+from hasten.errors import ChoiceError
+from hasten.plain import to_json
+from hasten.records import Exported
+
+_FEW_TEXTS = 100
+_WIDTH = 9  # of the names at the left
+
+
+@app.command(
+    epilog="**Examples**\n\n"
+    "`hasten export ./my-model --engine onnx_runtime -o onnx`\n\n"
+    "`hasten export ./my-model --engine openvino --precision int8 --data texts.csv -o int8`\n\n"
+    "`hasten export ./my-model --engine onnx_runtime --precision int8 --data texts.csv "
+    "--max-flips 0.03`"
+)
+def export(  # noqa: PLR0917 - typer makes options of all of them
+    model: options.Model,
+    engine: Annotated[str, typer.Option(help="The engine, one of those in `hasten doctor`.")],
+    precision: Annotated[str, typer.Option(help="fp32, bf16, fp16 or int8.")] = "fp32",
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            "-d",
+            help="Your texts, in any format that tune reads; built-in ones otherwise.",
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the artifact.")] = Path(
+        "export"
+    ),
+    text_column: options.TextColumn = None,
+    label_column: Annotated[
+        str | None, typer.Option(help="Column with the right labels, to compare accuracies.")
+    ] = None,
+    tokenizer: options.Tokenizer = None,
+    weights: options.Weights = None,
+    task: options.Task = None,
+    allow_pickle: options.AllowPickle = False,
+    max_flips: Annotated[
+        float, typer.Option(help="Largest acceptable share of flipped labels.")
+    ] = 0.01,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write the artifact even if it fails the check.")
+    ] = False,
+    budget: Annotated[str, typer.Option(help="Start no further recipe after this time.")] = "1m",
+    threads: Annotated[
+        int | None, typer.Option(help="Threads to check with; all usable cores by default.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    texts: Annotated[
+        int, typer.Option(help="Compare on this many texts, a stratified sample if more are given.")
+    ] = 200,
+    calibration: Annotated[
+        int, typer.Option(help="Set int8 ranges with at most this many other texts.")
+    ] = 100,
+    seed: options.Seed = 0,
+    as_json: options.AsJson = False,
+    debug: options.Debug = False,
+) -> None:
+    """Export MODEL to one engine, and check that it still gives the original's answers.
+
+    Writes the engine's best recipe for the precision, with the tokenizer, as a folder that Optimum
+    loads. Nothing is timed: `hasten tune` finds out which engine is fastest.
+    """
+    from hasten import exports
+
+    with reporting(debug, "Nothing was written."):
+        read = _read(data, text_column, label_column)
+        display = Display()
+        with display.live():
+            exported = exports.export(
+                model,
+                tokenizer,
+                read.texts if read else (),
+                engine=engine,
+                precision=precision,
+                labels=read.labels if read else None,
+                output=output,
+                weights=weights,
+                task=task,
+                allow_pickle=allow_pickle,
+                max_flips=max_flips,
+                force=force,
+                budget=budget,
+                threads=threads,
+                device=device,
+                max_texts=texts,
+                calibration=calibration,
+                seed=seed,
+                on_event=display,
+            )
+        if as_json:
+            print_json(to_json(exported))
+        else:
+            _show(exported, output)
+
+
+def _read(data: Path | None, text_column: str | None, label_column: str | None) -> Corpus | None:
+    if data is not None:
+        return corpus.read(data, text_column=text_column, label_column=label_column)
+    for option, column in (("--text-column", text_column), ("--label-column", label_column)):
+        if column is not None:
+            raise ChoiceError(
+                f"{option} {column} names a column of --data, which is missing",
+                fix=f"Add --data FILE, or leave {option} out to check on built-in texts.",
+            )
+    return None
+
+
+def _show(exported: Exported, folder: Path) -> None:
+    """Print what was written, what the check found, and how to load it."""
+    candidate = exported.candidate
+    recipe = f" ({candidate.recipe})" if candidate.recipe else ""
+    _line("Exported", f"{exported.model.name} to {candidate.engine} {candidate.precision}{recipe}")
+    largest = sorted(exported.files, key=lambda name: -exported.files[name])[:2]
+    names = ", ".join(f"{name} {_size(exported.files[name])}" for name in largest)
+    _line(
+        "Written", f"{folder}, {_size(exported.total_bytes)} ({names}), {exported.elapsed_s:.0f} s"
+    )
+    _line("Check", _check(exported))
+    for row in exported.tried:
+        _line("Not taken", f"{row.candidate.recipe or row.candidate.precision}: {row.reason}")
+    out.print("\nLoad it:")
+    out.print(textwrap.indent(exported.usage, "  "), markup=False, highlight=False, soft_wrap=True)
+    for warning in _warnings(exported):
+        err.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False, soft_wrap=True)
+
+
+def _line(name: str, text: str) -> None:
+    out.print(f"[bold]{name:<{_WIDTH}}[/] {escape(text)}", highlight=False, soft_wrap=True)
+
+
+def _check(exported: Exported) -> str:
+    parity = exported.parity
+    whose = "texts of yours" if exported.own_texts else "built-in texts"
+    texts = f"{parity.compared:,} {whose}"
+    if not parity.decisions:
+        return (
+            f"outputs differ by {parity.mean_abs_difference:.2g} standard deviations in the mean "
+            f"({parity.max_abs_difference:.2g} at most) on {texts}"
+        )
+    flipped = (
+        f"{parity.flips:,} of {texts} have a flipped label (95 % confidence: at most "
+        f"{parity.flip_upper_bound:.2%} of such texts); outputs differ by at most "
+        f"{parity.max_abs_difference:.2g}"
+    )
+    if quality := parity.quality:
+        flipped += (
+            f"; accuracy {quality.accuracy:.1%}, the original's {quality.reference_accuracy:.1%}"
+        )
+    return flipped
+
+
+def _warnings(exported: Exported) -> Iterator[str]:
+    if exported.refusal:
+        yield f"the check failed and --force wrote it anyway: {exported.refusal}"
+    if not exported.own_texts:
+        ranges = " and set its int8 ranges" if exported.calibration_texts else ""
+        yield (
+            f"built-in texts judged this export{ranges}; they say less than your own, since they "
+            "are not what your model will see. Give some with --data FILE."
+        )
+    if (different := exported.parity.compared) < _FEW_TEXTS:
+        yield f"only {different} different texts were compared; 100 or more prove something."
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 1e5 else f"{count / 1e3:,.1f} kB"

@@ -1,0 +1,186 @@
+"""``hasten.export``: one engine's artifact, checked against the original."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hasten import corpus, engines, hardware, job
+from hasten.api import parse_duration
+from hasten.errors import StorageError
+from hasten.job import Job, Source
+from hasten.plain import to_json
+from hasten.records import Event, Exported, Settings
+from hasten.reference.folder import TOKENIZER_FILES, Reference, storing
+from hasten.tuning import recipes
+from hasten.tuning.context import Context
+from hasten.tuning.recipes import Accepted
+
+if TYPE_CHECKING:
+    from torch import nn
+
+MANIFEST = "export.json"
+
+
+def export(
+    model: str | PathLike[str] | nn.Module,
+    tokenizer: Any = None,
+    texts: Sequence[str] = (),
+    *,
+    engine: str,
+    precision: str = "fp32",
+    labels: Sequence[str] | None = None,
+    output: str | PathLike[str] = "export",
+    weights: str | PathLike[str] | None = None,
+    task: str | None = None,
+    allow_pickle: bool = False,
+    max_flips: float = 0.01,
+    force: bool = False,
+    budget: str | float = "1m",
+    threads: int | None = None,
+    device: str = "cpu",
+    max_texts: int = 200,
+    calibration: int = 100,
+    seed: int = 0,
+    on_event: Callable[[Event], None] | None = None,
+) -> Exported:
+    """Export ``model`` to one engine, and check that it still gives the original's answers.
+
+    The engine's recipes for the precision are tried in its own order, and the first whose answers
+    pass is written: the artifact under the name that Optimum looks for, ``config.json``, the
+    tokenizer, and ``export.json`` with what is returned here. Nothing is timed.
+
+    Args:
+        model: as for :func:`hasten.tune`, like everything that is not described here.
+        tokenizer: as for ``tune``.
+        texts: texts of the kind that the model will see. Without any, built-in ones in many
+            languages are used, which prove less.
+        engine: the engine's name; `hasten doctor` lists them.
+        precision: fp32, bf16, fp16 or int8.
+        labels: the right label of each text, if known; accuracies are then compared as well.
+        output: the folder; an earlier export there is replaced.
+        weights: as for ``tune``.
+        task: as for ``tune``.
+        allow_pickle: as for ``tune``.
+        max_flips: the largest acceptable share of flipped labels, for lossy precisions.
+        force: write the best recipe even if it fails the check.
+        budget: no further recipe is started after this time.
+        threads: how many threads to check with; all usable cores by default.
+        device: ``cpu`` or ``cuda``.
+        max_texts: compare on at most this many texts, a stratified sample if there are more.
+        calibration: at most this many other texts set int8 ranges.
+        seed: for sampling.
+        on_event: receives progress.
+
+    Returns:
+        What was written and how it compares, as stored in ``export.json``.
+
+    Raises:
+        NoCandidate: no recipe passes the check.
+        HastenError: see :mod:`hasten.errors`; the message says what to do.
+    """
+    settings = Settings(
+        budget_s=parse_duration(budget),
+        objective="latency",  # one stream: answers do not depend on how many there are
+        max_flips=max_flips,
+        engines=(engine,),
+        precisions=(precision,),
+        threads=threads,
+        device=device,
+        texts=max_texts,
+        calibration=calibration,
+        seed=seed,
+    )
+    job.check(settings)
+    recipes.require_runnable(hardware.detect(), settings, engines.discover())
+    job.require_tune_extra()
+    folder = Path(output).resolve()
+    _refuse_foreign_folder(folder)
+    source = Source(model, tokenizer, weights, task, allow_pickle=allow_pickle)
+    own_texts = len(texts) > 0
+    asked = Job(
+        source,
+        texts if own_texts else corpus.sample_texts(),
+        labels,
+        settings,
+        on_event or job.keep_quiet,
+    )
+    work = folder.with_name(f"{folder.name}.exporting")
+    with job.held(work, restart=True):
+        try:
+            context = asked.open(work, {"kind": "export"}, settings.budget_s)
+            accepted = recipes.first_accepted(context, force=force)
+            return _save(folder, context, accepted, own_texts=own_texts)
+        finally:
+            job.discard(work)
+
+
+def _save(folder: Path, context: Context, accepted: Accepted, *, own_texts: bool) -> Exported:
+    """Put the artifact, with everything that it is loaded with, in place."""
+    candidate, complete = accepted.candidate, context.folder / "complete"
+    reference = Reference.open(context.reference)
+    engine = context.engines[candidate.engine]
+    with storing(folder):
+        shutil.copytree(context.artifact(candidate), complete)
+        for name in ("config.json", *TOKENIZER_FILES):
+            if (reference.folder / name).exists() and not (complete / name).exists():
+                shutil.copy(reference.folder / name, complete / name)
+        exported = Exported(
+            candidate=candidate,
+            model=context.info,
+            parity=accepted.parity,
+            refusal=accepted.refusal,
+            tried=accepted.tried,
+            files=_sizes(complete),
+            own_texts=own_texts,
+            judged_texts=len(context.texts),
+            calibration_texts=(
+                len(context.calibration_lengths) if engine.calibrates(candidate) else 0
+            ),
+            hardware=context.hardware,
+            versions=context.versions,
+            elapsed_s=context.budget.spent_s,
+            usage=engine.usage(folder, reference, candidate),
+        )
+        manifest = json.dumps(to_json(exported), indent=1)
+        (complete / MANIFEST).write_text(manifest, encoding="utf-8")
+        if folder.exists():  # empty, or an earlier export: it goes with the work folder
+            folder.rename(context.folder / "earlier")
+        complete.rename(folder)
+    return exported
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+
+
+def _refuse_foreign_folder(folder: Path) -> None:
+    """Make sure that replacing ``folder`` removes nothing but an earlier export.
+
+    Raises:
+        StorageError: it is a file, or holds files that an export did not write.
+    """
+    if not folder.exists() and not folder.is_symlink():
+        return
+    foreign = _foreign_files(folder) if folder.is_dir() else [folder.name]
+    if foreign:
+        raise StorageError(
+            f"{folder} already exists and holds files that `hasten export` did not write: "
+            f"{', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''}",
+            fix="Choose another -o, or move it away.",
+        )
+
+
+def _foreign_files(folder: Path) -> list[str]:
+    present = _sizes(folder)
+    try:
+        stored = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        ours = {MANIFEST, *stored["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = set()
+    return [name for name in present if name not in ours]

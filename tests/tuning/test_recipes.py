@@ -1,0 +1,115 @@
+"""Which recipe ``hasten export`` takes, with the fake engine in virtual time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hasten.engines.fake import Fake
+from hasten.errors import ChoiceError, EngineError, NoCandidate
+from hasten.records import Settings
+from hasten.tuning import recipes
+from hasten.tuning.recipes import Accepted
+from hasten.tuning.worker import RunTexts
+from tests.scripted import MACHINE, Lab
+
+WRONG, WORSE = {"shift": 0.3}, {"shift": 3.0}
+TWO = {"recipes": {"int8": ["first", "second"]}}
+FIRST, SECOND = "fake-int8-first-cpu-1x2", "fake-int8-second-cpu-1x2"
+
+
+def accept(lab: Lab, *, force: bool = False) -> Accepted:
+    return recipes.first_accepted(lab.context(), force=force, baseline_engine="fake")
+
+
+def lab(folder: Path, script: dict[str, Any], precision: str = "int8", **settings: Any) -> Lab:
+    usual = {"precisions": (precision,), "objective": "latency"}
+    return Lab(folder, script, **{**usual, **settings})
+
+
+def test_the_first_recipe_that_keeps_the_answers_is_taken(tmp_path: Path) -> None:
+    right = accept(lab(tmp_path / "right", TWO))
+    assert (right.candidate.recipe, right.parity.flips, right.tried) == ("first", 0, ())
+    accepted = accept(lab(tmp_path / "wrong", {**TWO, FIRST: WRONG}))
+    assert accepted.candidate.recipe == "second"
+    assert accepted.refusal is None
+    (row,) = accepted.tried
+    assert row.candidate.recipe == "first"
+    assert row.reason
+    assert "answers" in row.reason
+
+
+def test_a_wrong_export_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NoCandidate, match="nothing was written") as caught:
+        accept(lab(tmp_path, {"fake-int8-cpu-1x2": WRONG}))
+    assert "fake-int8-cpu: " in caught.value.message
+    assert "--max-flips 0." in str(caught.value.fix)
+    assert "--force" in str(caught.value.fix)
+
+
+def test_what_it_flips_may_be_allowed_or_forced(tmp_path: Path) -> None:
+    script = {**TWO, FIRST: WORSE, SECOND: WRONG}
+    allowed = accept(lab(tmp_path / "allowed", {**TWO, FIRST: WRONG}, max_flips=0.9))
+    assert (allowed.candidate.recipe, allowed.refusal) == ("first", None)
+    forced = accept(lab(tmp_path / "forced", script), force=True)
+    assert forced.candidate.recipe == "second"
+    assert "max_flips" in str(forced.refusal)
+    assert [row.candidate.recipe for row in forced.tried] == ["first"]
+
+
+def test_nothing_can_be_forced_that_does_not_run(tmp_path: Path) -> None:
+    broken = lab(
+        tmp_path, {FIRST: {"fail": "raise", "when": "export"}, "recipes": {"int8": ["first"]}}
+    )
+    with pytest.raises(NoCandidate, match="scripted failure at export") as caught:
+        accept(broken, force=True)
+    assert "--force" not in str(caught.value.fix)
+
+
+def test_no_further_recipe_is_started_after_the_budget(tmp_path: Path) -> None:
+    slow = lab(tmp_path, {**TWO, FIRST: {**WRONG, "export_s": 20.0}}, budget_s=10.0)
+    with pytest.raises(NoCandidate, match="1 more recipe") as caught:
+        accept(slow)
+    assert "--budget" in str(caught.value.fix)
+
+
+def test_lossy_answers_are_also_checked_one_text_at_a_time(tmp_path: Path) -> None:
+    for precision, expected in (("fp32", []), ("int8", [True])):
+        checked = lab(tmp_path / precision, {}, precision)
+        accept(checked)
+        runs = [m for name, m in checked.messages if isinstance(m, RunTexts)]
+        assert [run.one_by_one for run in runs if run.one_by_one] == expected
+
+
+def test_a_lossy_recipe_needs_texts_that_prove_something(tmp_path: Path) -> None:
+    with pytest.raises(NoCandidate, match="at least 30 different texts"):
+        accept(Lab(tmp_path, {}, texts=20, precisions=("int8",), objective="latency"))
+
+
+def test_recipes_that_calibrate_wait_for_texts(tmp_path: Path) -> None:
+    script = {"recipes": {"int8": ["static", "plain"]}}
+    without = lab(tmp_path / "without", script)
+    assert accept(without).candidate.recipe == "plain"
+    within = lab(tmp_path / "with", script)
+    within.calibration = np.full(40, 8)
+    assert accept(within).candidate.recipe == "static"
+    only = lab(tmp_path / "only", {"recipes": {"int8": ["static"]}})
+    with pytest.raises(NoCandidate, match="calibration holds"):
+        accept(only)
+
+
+def test_an_original_that_does_not_run_is_said_as_such(tmp_path: Path) -> None:
+    broken = lab(tmp_path, {"*": {"fail": "raise", "when": "load"}})
+    with pytest.raises(EngineError, match="the original model does not run"):
+        accept(broken)
+
+
+def test_what_cannot_run_here_names_what_can(tmp_path: Path) -> None:
+    script = {"fake-int8-cpu-1x2": {"unsupported": "fake has no integers"}}
+    settings = Settings(engines=("fake",), precisions=("int8",), device="cpu", objective="latency")
+    with pytest.raises(ChoiceError, match="fake has no integers") as caught:
+        recipes.require_runnable(MACHINE, settings, {"fake": Fake(script)})
+    assert "fp32, bf16" in str(caught.value.fix)
