@@ -85,7 +85,6 @@ def export(
     """
     settings = Settings(
         budget_s=parse_duration(budget),
-        objective="latency",  # one stream: answers do not depend on how many there are
         max_flips=max_flips,
         engines=(engine,),
         precisions=(precision,),

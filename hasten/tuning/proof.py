@@ -104,12 +104,18 @@ def choose_finalists(
     return accepted or _last_resort(context, survivors, truth, tries)
 
 
-def prove(context: Context, entrant: Entrant, truth: NDArray[np.float32], tries: Tries) -> None:
+def prove(
+    context: Context,
+    entrant: Entrant,
+    truth: NDArray[np.float32],
+    tries: Tries,
+    strategy: Strategy | None = None,
+) -> None:
     """Compare the answers to all judged texts with the original's, and refuse what differs.
 
-    They are given by the candidate's own best plan, so that padding and batch mates are part of
-    the proof. Where they depend on batch mates, each text also runs alone and among random others,
-    and counts as it fared worst. ``truth`` is float32 [texts, k].
+    They are given by ``strategy``, by default the candidate's own best plan, so that padding and
+    batch mates are part of the proof. Where they depend on batch mates, each text also runs alone
+    and among random others, and counts as it fared worst. ``truth`` is float32 [texts, k].
     """
 
     def refusal(parity: Parity) -> str | None:
@@ -121,7 +127,7 @@ def prove(context: Context, entrant: Entrant, truth: NDArray[np.float32], tries:
             strict=settings.strict,
         )
 
-    ways = batchings(context, entrant)
+    ways = batchings(context, entrant, strategy)
     parity = entrant.prove("parity", ways, truth, tries=tries.of(entrant), refusal=refusal)
     reason = parity and refusal(parity)
     if reason:
@@ -143,14 +149,18 @@ def batchings(
     """
     everything = tuple(range(len(context.texts)))
     shipped = message_for(context, entrant, everything, strategy=strategy, outputs=True)
-    shipped_s = predicted_s(context, entrant, shipped.strategy) if entrant.cells else 0.0
-    found = [Batching("plan", (shipped,), shipped_s)]
+    found = [Batching("plan", (shipped,), _predicted_s(context, entrant, shipped.strategy))]
     if not context.engines[entrant.candidate.engine].depends_on_batch(entrant.candidate):
         return found
     if not shipped.one_by_one and shipped.strategy != ARRIVAL:
         single = message_for(context, entrant, everything, strategy=ARRIVAL, outputs=True)
-        found.append(Batching("single", (single,), predicted_s(context, entrant, ARRIVAL)))
+        found.append(Batching("single", (single,), _predicted_s(context, entrant, ARRIVAL)))
     return [*found, _random(context, entrant)]
+
+
+def _predicted_s(context: Context, entrant: Entrant, strategy: Strategy) -> float:
+    """As far as anything has been timed."""
+    return predicted_s(context, entrant, strategy) if entrant.cells else 0.0
 
 
 def _random(context: Context, entrant: Entrant) -> Batching:

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from hasten import probes
 from hasten.engines.base import Engine
 from hasten.errors import ChoiceError, NoCandidate, Unavailable
-from hasten.parity import unprovable, verdict
+from hasten.parity import unprovable
 from hasten.records import PRECISIONS, Candidate, Hardware, Parity, Row, Settings
-from hasten.tuning import candidates, original
+from hasten.tuning import candidates, original, proof
 from hasten.tuning.context import Context
 from hasten.tuning.entrant import Entrant
-from hasten.tuning.worker import RunTexts
+from hasten.tuning.proof import Tries
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +74,12 @@ def first_accepted(
     """
     entrants = _entrants(context)
     truth = _original_answers(context, baseline_engine)
-    tried: list[Entrant] = []
+    tries, tried = Tries(lossy=len(entrants)), list[Entrant]()
     for entrant in entrants:
         if tried and not context.budget.left_s:
             break
         try:
-            _check(context, entrant, truth)
+            _check(context, entrant, truth, tries)
         finally:
             entrant.close()
         if entrant.in_play:
@@ -125,42 +125,23 @@ def _original_answers(context: Context, engine: str) -> NDArray[np.float32]:
         baseline.close()
 
 
-def _check(context: Context, entrant: Entrant, truth: NDArray[np.float32]) -> None:
+def _check(context: Context, entrant: Entrant, truth: NDArray[np.float32], tries: Tries) -> None:
     """Export a candidate and compare its answers; one that fails is no longer in play."""
-    candidate, settings = entrant.candidate, context.settings
+    candidate = entrant.candidate
     context.tell("export", candidate.format)
     entrant.prepare()
-    if not entrant.in_play:
-        return
-    context.tell("check", f"{candidate.format} on {len(context.texts)} texts")
-    message = RunTexts(tuple(range(len(context.texts))), probes.STRATEGY, outputs=True)
-    comparisons = [entrant.prove("batches", message, truth)]
-    # Rounding to integers may depend on which texts share a batch; nothing in fp32 does.
-    if not candidate.exact:
-        comparisons.append(entrant.prove("alone", replace(message, one_by_one=True), truth))
-    made = [parity for parity in comparisons if parity]
-    if len(made) < len(comparisons):
-        return
-    entrant.parity = max(made, key=_badness)
-    reason = verdict(
-        entrant.parity,
-        exact=candidate.exact,
-        max_flips=settings.max_flips,
-        strict=settings.strict,
-    )
-    if reason is None and not candidate.exact:
-        reason = unprovable(truth, context.texts)
-    if reason:
+    if entrant.in_play:
+        context.tell("check", f"{candidate.format} on {len(context.texts)} texts")
+        proof.prove(context, entrant, truth, tries, probes.STRATEGY)
+    reason = None if candidate.exact else unprovable(truth, context.texts)
+    if reason and entrant.in_play:
         entrant.end("refused", reason)
 
 
-def _badness(parity: Parity) -> tuple[int, int, float]:
-    return parity.non_finite, parity.flips, parity.mean_abs_difference
-
-
 def _damage(entrant: Entrant) -> tuple[int, int, float]:
-    assert entrant.parity
-    return _badness(entrant.parity)
+    parity = entrant.parity
+    assert parity
+    return parity.non_finite, parity.flips, parity.mean_abs_difference
 
 
 def _accepted(entrant: Entrant, tried: Sequence[Entrant]) -> Accepted:

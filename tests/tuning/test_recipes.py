@@ -13,7 +13,6 @@ from hasten.errors import ChoiceError, EngineError, NoCandidate
 from hasten.records import Settings
 from hasten.tuning import recipes
 from hasten.tuning.recipes import Accepted
-from hasten.tuning.worker import RunTexts
 from tests.scripted import MACHINE, Lab
 
 WRONG, WORSE = {"shift": 0.3}, {"shift": 3.0}
@@ -26,8 +25,7 @@ def accept(lab: Lab, *, force: bool = False) -> Accepted:
 
 
 def lab(folder: Path, script: dict[str, Any], precision: str = "int8", **settings: Any) -> Lab:
-    usual = {"precisions": (precision,), "objective": "latency"}
-    return Lab(folder, script, **{**usual, **settings})
+    return Lab(folder, script, precisions=(precision,), **settings)
 
 
 def test_the_first_recipe_that_keeps_the_answers_is_taken(tmp_path: Path) -> None:
@@ -76,17 +74,22 @@ def test_no_further_recipe_is_started_after_the_budget(tmp_path: Path) -> None:
     assert "--budget" in str(caught.value.fix)
 
 
-def test_lossy_answers_are_also_checked_one_text_at_a_time(tmp_path: Path) -> None:
-    for precision, expected in (("fp32", []), ("int8", [True])):
-        checked = lab(tmp_path / precision, {}, precision)
-        accept(checked)
-        runs = [m for name, m in checked.messages if isinstance(m, RunTexts)]
-        assert [run.one_by_one for run in runs if run.one_by_one] == expected
+def test_answers_that_depend_on_batch_mates_are_checked_in_several_batchings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert accept(lab(tmp_path / "alike", {})).parity.batchings == ()
+    monkeypatch.setattr(Fake, "depends_on_batch", lambda self, candidate: True)
+    several = accept(lab(tmp_path / "depends", {})).parity
+    assert [batching.name for batching in several.batchings] == ["plan", "single", "random"]
+
+
+def test_the_bound_holds_for_all_recipes_that_may_be_tried(tmp_path: Path) -> None:
+    assert accept(lab(tmp_path, TWO)).parity.tries == 2
 
 
 def test_a_lossy_recipe_needs_texts_that_prove_something(tmp_path: Path) -> None:
     with pytest.raises(NoCandidate, match="at least 30 different texts"):
-        accept(Lab(tmp_path, {}, texts=20, precisions=("int8",), objective="latency"))
+        accept(Lab(tmp_path, {}, texts=20, precisions=("int8",)))
 
 
 def test_recipes_that_calibrate_wait_for_texts(tmp_path: Path) -> None:
@@ -108,8 +111,9 @@ def test_an_original_that_does_not_run_is_said_as_such(tmp_path: Path) -> None:
 
 
 def test_what_cannot_run_here_names_what_can(tmp_path: Path) -> None:
-    script = {"fake-int8-cpu-1x2": {"unsupported": "fake has no integers"}}
-    settings = Settings(engines=("fake",), precisions=("int8",), device="cpu", objective="latency")
+    cannot = {"unsupported": "fake has no integers"}
+    script = {"fake-int8-cpu-1x2": cannot, "fake-int8-cpu-2x1": cannot}
+    settings = Settings(engines=("fake",), precisions=("int8",), device="cpu")
     with pytest.raises(ChoiceError, match="fake has no integers") as caught:
         recipes.require_runnable(MACHINE, settings, {"fake": Fake(script)})
     assert "fp32, bf16" in str(caught.value.fix)
