@@ -57,7 +57,7 @@ def test_the_main_job_ends_in_a_bundle_with_its_evidence(tuned: Any) -> None:
     assert tuning.plan.candidate.engine == "onnx_runtime"
     assert tuning.chosen.parity.flips == 0
     assert tuning.chosen.parity.compared == len(TEXTS)
-    assert "Use ONNX Runtime fp32" in (folder / "report.md").read_text()
+    assert "Fastest: ONNX Runtime fp32" in (folder / "report.md").read_text()
     assert isinstance(events[0], Briefing)
     assert events[0].profile.texts == len(TEXTS)
     done = [event.done for event in events if isinstance(event, Progress)]

@@ -13,7 +13,8 @@ from typer.testing import CliRunner, Result
 from hasten import __version__, api, bundle, cli, demo
 from hasten.errors import BudgetError, EngineError, HastenError, NoCandidate, Unavailable
 from hasten.records import Briefing, Parity, Progress, Student, Tuning
-from hasten.report import charts
+from hasten.report import charts, content, stored
+from tests.report import results
 from tests.scripted import MACHINE, Lab, save_bundle
 
 FAST = {"*": {"call_s": 1e-3, "token_s": 2e-5}}
@@ -51,6 +52,7 @@ def replaced(monkeypatch: pytest.MonkeyPatch, outcome: Tuning | BaseException) -
         profile, model_info = outcome.profile, outcome.model
         options["on_event"](Briefing(model_info, profile, MACHINE, 60, resumed=True))
         options["on_event"](Progress("screen", "fake [bold]x[/]", 0.5, 61.0))
+        options["on_event"](Progress("finals", "too soon for a second line", 0.6, 60.0))
         return outcome
 
     monkeypatch.setattr(api, "tune", tune)
@@ -120,7 +122,8 @@ def test_the_profile_is_shown_before_and_the_answer_after(
     assert "60 texts" in result.stderr
     assert "Continuing an interrupted run" in result.stderr
     assert "screen: fake [bold]x[/], 1:01 left" in result.stderr
-    assert result.stdout.startswith("Use Fake fp32")
+    assert "too soon" not in result.output
+    assert result.stdout.startswith("Fastest: Fake fp32")
     assert "\x1b[" not in result.output
 
 
@@ -186,7 +189,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory, lab: Lab, tuning: Tuning) ->
 
 def test_the_report_of_a_bundle_is_shown_again(tmp_path: Path, saved: Path) -> None:
     shown = run("report", saved, "--format", "md")
-    assert "Use Fake fp32" in shown.stdout
+    assert "Fastest: Fake fp32" in shown.stdout
     assert "b.report.md" in shown.stderr
     assert saved.with_name("b.report.md").read_text().startswith("# scripted, tuned")
     assert bundle.load(saved)  # it is still what its manifest says
@@ -216,7 +219,7 @@ def test_without_the_charts_packages_the_report_is_shown_and_the_command_named(
     monkeypatch.setattr(charts, "library", absent)
     shown = run("report", saved, "-o", tmp_path)
     assert shown.exit_code == 0
-    assert "Use Fake fp32" in shown.stdout
+    assert "Fastest: Fake fp32" in shown.stdout
     assert "pip install 'hasten[report]'" in shown.stderr
     assert run("report", saved, "-o", tmp_path, "--format", "html").exit_code == 2
 
@@ -259,3 +262,69 @@ def test_both_models_are_named_before_anything_is_measured(
 def test_help_has_examples_and_the_version_is_told() -> None:
     assert "hasten tune ./my-model --data texts.csv" in run("tune", "--help").stdout
     assert run("--version").stdout.strip() == f"hasten {__version__}"
+
+
+def lines_of(shown: str, width: int = 80) -> int:
+    """How many lines a terminal of that width needs."""
+    return sum(max(1, -(-len(line.rstrip()) // width)) for line in shown.splitlines())
+
+
+def test_the_whole_of_a_tune_fits_on_one_screen(
+    data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tuning = results.crowded(tmp_path)
+    replaced(monkeypatch, tuning)
+    result = run("tune", "model", "--data", data, "-o", "my-bundle")
+    assert lines_of(result.output) <= 25, result.output
+    shown = " ".join(result.stdout.split())
+    for fact in (
+        "Fastest: Fake bf16 (2 streams x 1 thread, batches planned by length). ",
+        "x faster than Fake one text at a time (95 % interval ",
+        "x faster than Fake's own best, 2 streams x 1 thread",
+        "1 of 700 labels flipped: at most 0.676 % with 95 % confidence",
+        "accuracy 80 %, the original's 81 %",
+        "The machine was noisy: rounds spread.",
+        "(1 more in the report)",
+        "Refused: Fake int8 static-7 2x1: 47 of 700 labels flipped; 11 more refused.",
+        "3 cannot run here",
+        "hasten report my-bundle",
+        "hasten.load('my-bundle')",
+    ):
+        assert fact in shown, (fact, result.stdout)
+    for role in ("chosen", "runner-up, Fake's best", "baseline"):
+        assert f" {role} " in shown
+    assert "memory" not in shown
+
+
+def test_verbose_shows_every_candidate_and_its_reason(
+    data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tuning = results.crowded(tmp_path)
+    replaced(monkeypatch, tuning)
+    shown = " ".join(run("tune", "model", "--data", data, "--verbose").stdout.split())
+    for row in tuning.rows:
+        if row.status == "refused":
+            assert f"{content.short(row.candidate)} refused: {row.reason}" in shown
+    assert "Batching with" in shown
+    assert "Not tried here" in shown
+
+
+def test_every_kind_of_report_fits_on_one_screen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {
+        "bundle": results.crowded(tmp_path),
+        "latency": results.tuned(tmp_path / "latency", objective="latency"),
+        "bench": results.benched(tmp_path / "bench"),
+        "singles": results.benched(tmp_path / "singles", "latency"),
+    }
+    monkeypatch.setattr(stored, "read", lambda path: found[path.name])
+    for name in found:
+        shown = run("report", tmp_path / name, "-o", tmp_path, "--format", "md")
+        assert shown.exit_code == 0, shown.output
+        assert shown.stdout.startswith("Fastest")
+        assert lines_of(shown.stdout) <= 25, shown.stdout
+    both = run("report", tmp_path / "bundle", tmp_path / "bench", "-o", tmp_path, "--format", "md")
+    assert lines_of(both.stdout) <= 25, both.stdout
+    whole = run("report", tmp_path / "bench", "-o", tmp_path, "--format", "md", "--verbose")
+    assert "Latency of single texts" in whole.stdout

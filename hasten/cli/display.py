@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import shlex
 import sys
 import time
 import warnings
@@ -27,18 +29,18 @@ if TYPE_CHECKING:
 
 _INTERRUPTED = 130
 
-# A log wants a sign of life, not every measurement.
-_QUIET_S = 10.0
+# How often progress is printed where there is no terminal to redraw.
+_EVERY_S = 30.0
 
 out = Console()
 err = Console(stderr=True)
 
 
 class Display:
-    """Shows events on standard error: a live bar on a terminal, a line now and then elsewhere."""
+    """Shows events on standard error: one live line on a terminal, elsewhere one every 30 s."""
 
     def __init__(self) -> None:
-        self._stage, self._told_s = "", 0.0
+        self._printed_s = -math.inf
         self._task: TaskID | None = None
         self._progress = Progress(
             TextColumn("[bold]{task.fields[stage]}"),
@@ -59,11 +61,11 @@ class Display:
             self._forecast(event)
         elif err.is_terminal:
             self._advance(event)
-        elif event.stage != self._stage or time.monotonic() - self._told_s > _QUIET_S:
+        elif time.monotonic() - self._printed_s > _EVERY_S:
             err.print(
                 f"{event.stage}: {escape(event.message)}{_left(event.left_s)}", soft_wrap=True
             )
-            self._stage, self._told_s = event.stage, time.monotonic()
+            self._printed_s = time.monotonic()
 
     @contextmanager
     def live(self) -> Iterator[Display]:
@@ -89,30 +91,42 @@ class Display:
     def _brief(self, event: Briefing) -> None:
         from hasten.report import content
 
-        here = event.hardware
         for what, model in (("Model", event.model), ("Student", event.student)):
             if model:
-                err.print(f"{what:<7} {escape(model.name)} ({model.architecture})")
-        err.print(
-            f"Machine {escape(here.cpu_model)}, {content.count(here.usable_cores, 'usable core')}"
-        )
-        err.print(f"Texts   {content.lengths(event.profile)}")
-        judged, different = event.judged_texts, event.different_texts
-        copies = f" ({different:,} different)" if different and different < judged else ""
-        if judged < event.profile.given or copies:
-            calibrating = event.calibration_texts
-            taught = event.taught_texts
-            share = "" if taught else " (at most three in ten)"
-            apart = f", {calibrating:,} calibrate int8{share}" if calibrating else ""
-            apart += f", {taught:,} made the student and judge nothing" if taught else ""
-            err.print(f"        {judged:,} of them are judged{copies}{apart}", soft_wrap=True)
+                _fact(what, f"{model.name} ({model.architecture})")
+        cores = content.count(event.hardware.usable_cores, "usable core")
+        _fact("Machine", f"{event.hardware.cpu_model}, {cores}")
+        _fact("Texts", content.range_of_lengths(event.profile))
+        uses = _uses(event)
+        if uses:
+            _fact("", uses)
         if event.resumed:
-            err.print("Continuing an interrupted run; --restart begins anew.")
+            err.print("Continuing an interrupted run; --restart starts over.")
 
     def _forecast(self, event: Forecast) -> None:
         parts = ", ".join(f"{name} {_minutes(s)}" for name, s in event.seconds.items())
-        err.print(f"Still   {_minutes(sum(event.seconds.values()))}: {parts}")
-        err.print("        --experiments, --texts, --runs, --engines and --lengths narrow it")
+        _fact("Left", f"{_minutes(sum(event.seconds.values()))}: {parts}")
+        _fact("", "Less with --experiments, --texts, --runs, --engines or --lengths.")
+
+
+def _fact(name: str, value: str) -> None:
+    err.print(f"{name:<7} {escape(value)}", soft_wrap=True)
+
+
+def _uses(event: Briefing) -> str:
+    """What the texts are used for, where that is not simply all of them for everything."""
+    judged, different = event.judged_texts, event.different_texts
+    copies = f" ({different:,} different)" if different and different < judged else ""
+    if judged >= event.profile.given and not copies:
+        return ""
+    uses = [f"{judged:,} compare the answers{copies}"]
+    if event.calibration_texts:
+        # The share that may be kept apart is smaller than asked for where texts are few.
+        most = "" if event.taught_texts else " (at most 30 % of them)"
+        uses.append(f"{event.calibration_texts:,} calibrate int8{most}")
+    if event.taught_texts:
+        uses.append(f"{event.taught_texts:,} trained the student and are left out")
+    return ", ".join(uses)
 
 
 def _left(seconds: float | None) -> str:
@@ -167,23 +181,26 @@ def _fail(error: HastenError) -> NoReturn:
     raise typer.Exit(1 if isinstance(error, EngineError | NoCandidate) else 2) from None
 
 
-def show(result: Tuning | Bench, folder: Path, *, as_json: bool) -> None:
-    """Print a result, for people or for scripts, and what can be done with ``folder`` now."""
+def show(result: Tuning | Bench, folder: Path, *, verbose: bool, as_json: bool) -> None:
+    """Print a result, for people or for scripts, and what can be done with ``folder`` now.
+
+    One screen for people; with ``verbose`` every table.
+    """
     if as_json:
         print_json(to_json(result))
         return
-    from hasten.report import compose
+    from hasten.report import compose, screen
 
-    show_document(compose.of(result, drawn=False))
-    if isinstance(result, Bench):
-        out.print(f"\nPictures: hasten report {escape(str(folder))}", soft_wrap=True)
-        return
-    out.print(f"\nBundle: {escape(str(folder))} (report.md in it has every column)", soft_wrap=True)
-    out.print(
-        f"Use it: python -c \"import hasten; print(hasten.load({str(folder)!r})(['...']))\"",
-        soft_wrap=True,
-        highlight=False,
-    )
+    show_document(compose.of(result, drawn=False) if verbose else screen.of(result))
+    where = escape(shlex.quote(str(folder)))
+    lines = [f"All results and charts: hasten report {where}{'' if verbose else ' --verbose'}"]
+    if isinstance(result, Tuning):
+        use = f"import hasten; print(hasten.load({str(folder)!r})(['...']))"
+        lines += [
+            f"Saved:  {escape(str(folder))}, with every measurement in report.md",
+            f'Use it: python -c "{escape(use)}"',
+        ]
+    out.print("\n" + "\n".join(lines), soft_wrap=True, highlight=False)
 
 
 def show_summary(summary: Summary, *, as_json: bool) -> None:

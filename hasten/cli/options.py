@@ -8,6 +8,9 @@ from typing import Annotated
 import typer
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the library's log.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Show every table, not only the rows that matter.")
+]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on standard output.")
 ]

@@ -38,6 +38,7 @@ def report(  # noqa: PLR0917 - typer makes options of all of them
         str | None,
         typer.Option("--format", help="With commas: html,md,png,svg.  [default: html]"),
     ] = None,
+    verbose: options.Verbose = False,
     as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> None:
@@ -46,7 +47,7 @@ def report(  # noqa: PLR0917 - typer makes options of all of them
     The page has every chart and table, and loads nothing from a network. Two results are compared:
     before and after, or two machines. With `--json` nothing is written unless `--format` is given.
     """
-    from hasten.report import comparison, compose, publish, stored
+    from hasten.report import comparison, compose, publish, screen, stored
 
     with reporting(debug):
         results = [stored.read(given_path) for given_path in (path, other) if given_path]
@@ -57,8 +58,12 @@ def report(  # noqa: PLR0917 - typer makes options of all of them
             document = comparison.of(*(comparison.Side(*side) for side in sides))
         if as_json:
             print_json(to_json(results if other else results[0]))
-        else:
+        elif verbose:
             show_document(document)
+        elif other is None:
+            show_document(screen.of(results[0]))
+        else:
+            show_document(screen.shortened(document))
         if formats or not as_json:
             base = publish.base(path, other, output)
             write_report(document, base, names(formats))

@@ -82,6 +82,7 @@ def tune(  # noqa: PLR0917 - typer makes options of all of them
     rounds: Annotated[int, typer.Option(help="Interleaved end-to-end rounds, at least.")] = 5,
     seed: options.Seed = 0,
     restart: options.Restart = False,
+    verbose: options.Verbose = False,
     as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> None:
@@ -127,7 +128,7 @@ def tune(  # noqa: PLR0917 - typer makes options of all of them
                 command=shlex.join(["hasten", *sys.argv[1:]]),
                 on_event=display,
             )
-        show(tuning, output, as_json=as_json)
+        show(tuning, output, verbose=verbose, as_json=as_json)
 
 
 @app.command(
@@ -165,6 +166,7 @@ def bench(  # noqa: PLR0917 - typer makes options of all of them
     device: options.Device = "auto",
     seed: options.Seed = 0,
     restart: options.Restart = False,
+    verbose: options.Verbose = False,
     as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> None:
@@ -204,14 +206,15 @@ def bench(  # noqa: PLR0917 - typer makes options of all of them
                 command=shlex.join(["hasten", *sys.argv[1:]]),
                 on_event=display,
             )
-        show(result, output, as_json=as_json)
+        show(result, output, verbose=verbose, as_json=as_json)
 
 
 @app.command("demo")
-def run_demo(
+def run_demo(  # noqa: PLR0917 - typer makes options of all of them
     output: options.Output = Path("demo-bundle"),
     budget: options.Budget = "10m",
     restart: options.Restart = False,
+    verbose: options.Verbose = False,
     as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> None:
@@ -241,4 +244,4 @@ def run_demo(
                 command=shlex.join(["hasten", *sys.argv[1:]]),
                 on_event=display,
             )
-        show(tuning, output, as_json=as_json)
+        show(tuning, output, verbose=verbose, as_json=as_json)

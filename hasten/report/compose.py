@@ -12,13 +12,14 @@ from hasten.report import (
     content_ladder,
     figures,
     figures_bench,
+    headline,
 )
 from hasten.report.document import Document, Figure, Section, Table
 
 _WHOLE = (400, 10)
-"""Characters of a changed text and changed answers of a candidate on a page; elsewhere fewer."""
+"""How many characters of a text, and how many flips of a candidate, a page shows."""
 
-_FLIPS = "Texts to which a candidate gives another answer than the original; a few of each."
+_FLIPS = "Texts to which a candidate gives another label than the original; a few of each."
 
 Drawn = Mapping[str, tuple[Figure, ...]]
 
@@ -45,7 +46,7 @@ def _tuning(raw: Tuning, drawn: bool) -> Document:
     beside = f" beside {tuning.model.name}" if tuning.student else ""
     return Document(
         title=f"{(tuning.student or tuning.model).name}, tuned{beside}",
-        headline=content.headline(tuning),
+        headline=headline.of(tuning),
         facts=tuple(content.facts(tuning)),
         notes=tuning.warnings,
         sections=filled(
@@ -64,7 +65,7 @@ def _tuning(raw: Tuning, drawn: bool) -> Document:
             Section("Length and batch size", figures=shown.get("length", ())),
             Section("One text at a time", figures=shown.get("latency", ())),
             Section("The machine", figures=shown.get("machine", ())),
-            Section("Changed answers", (_FLIPS,), tables=_there(flips)),
+            Section("Flipped labels", (_FLIPS,), tables=_there(flips)),
             Section("Not tried here", lines=content.unavailable(tuning.rows)),
         ),
         conditions=content.setting(tuning),
@@ -126,7 +127,7 @@ def _bench(bench: Bench, drawn: bool) -> Document:
             Section("The machine", figures=shown.get("machine", ())),
             Section("Candidates", tables=(content_bench.candidates(bench),)),
             Section(
-                "Changed answers",
+                "Flipped labels",
                 (_FLIPS,),
                 tables=_there(content.flips(rows, *(_WHOLE if drawn else ()))),
             ),

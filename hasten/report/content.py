@@ -13,7 +13,6 @@ from hasten.records import (
     Bench,
     Candidate,
     Ceiling,
-    EndToEnd,
     Hardware,
     Interval,
     LengthProfile,
@@ -39,14 +38,14 @@ def title(candidate: Candidate) -> str:
     layout = f"{count(streams, 'stream')} x {count(threads, 'thread')}"
     where = "" if candidate.device == "cpu" else f" on {candidate.device}"
     whose = "" if candidate.model == "original" else f"the {candidate.model} in "
-    return f"{whose}{_engine(candidate)} {_kind(candidate)}{where}, {layout}"
+    return f"{whose}{engine(candidate)} {_kind(candidate)}{where}, {layout}"
 
 
 def family(candidate: Candidate) -> str:
     """A candidate's format, whatever its layout: ``student ONNX Runtime fp32``."""
     where = "" if candidate.device == "cpu" else f" {candidate.device}"
     whose = "" if candidate.model == "original" else f"{candidate.model} "
-    return f"{whose}{_engine(candidate)} {_kind(candidate)}{where}"
+    return f"{whose}{engine(candidate)} {_kind(candidate)}{where}"
 
 
 def short(candidate: Candidate) -> str:
@@ -69,27 +68,6 @@ def order(strategy: Strategy) -> str:
     return strategy.name.replace("_", " ")
 
 
-def headline(tuning: Tuning) -> tuple[str, ...]:
-    """The answer first: what to use, how much faster, how many answers differ."""
-    chosen = tuning.chosen
-    run, reference = chosen.main, tuning.baseline.main
-    assert run
-    assert reference
-    sentences = [
-        f"Use {title(chosen.candidate)}, {_batches(run, tuning)}: {_speed(tuning, run, reference)}."
-    ]
-    if tuning.student:
-        sentences.append(
-            f"The original is {model(tuning.model)}; the student is {model(tuning.student)}."
-        )
-    if chosen.parity:
-        sentences.append(agreement(chosen.parity))
-    if tuning.runner_up and tuning.ratio_to_runner_up:
-        sentences.append(_lead(tuning))
-    sentences += _ceiling(tuning, run)
-    return tuple(sentences)
-
-
 def facts(tuning: Tuning) -> Iterator[tuple[str, str]]:
     """The figures of the answer, each with what it is."""
     chosen, ratio = tuning.chosen, tuning.chosen.ratio_to_baseline
@@ -97,13 +75,13 @@ def facts(tuning: Tuning) -> Iterator[tuple[str, str]]:
     assert run
     if ratio:
         span = f"{ratio.low:.2f} to {ratio.high:.2f}"
-        yield f"{ratio.estimate:.2f}x", f"as fast as the original at batch 1 ({span})"
+        yield f"{ratio.estimate:.2f}x", f"faster than the original, one text at a time ({span})"
     if tuning.settings.objective == "latency":
         yield milliseconds(percentile(run.batch_latency_s, 50)), "median for one text"
     else:
         yield f"{run.texts_per_s:,.1f}", "texts a second"
     if parity and parity.decisions:
-        bound = f"answers changed (at most {parity.flip_upper_bound:.2%})"
+        bound = f"labels flipped (at most {percent(parity.flip_upper_bound)})"
         yield f"{parity.flips} of {parity.compared:,}", bound
     elif parity:
         yield f"{parity.mean_abs_difference:.0e}", "mean difference, in standard deviations"
@@ -111,22 +89,37 @@ def facts(tuning: Tuning) -> Iterator[tuple[str, str]]:
         yield f"{chosen.ceiling_share:.0%}", "of the machine's fastest matrix product"
 
 
+def percent(share: float) -> str:
+    """A share in percent, to three digits.
+
+    >>> percent(0.004287), percent(0.80142), percent(0)
+    ('0.429 %', '80.1 %', '0 %')
+    """
+    return f"{100 * share:.3g} %"
+
+
+def flipped(parity: Parity) -> str:
+    """How many labels flipped, and the bound on their share: ``0 of 700 labels flipped: ...``."""
+    bound = f"at most {percent(parity.flip_upper_bound)} with 95 % confidence"
+    return f"{parity.flips} of {parity.compared:,} labels flipped: {bound}"
+
+
 def agreement(parity: Parity) -> str:
-    """How many answers differ, with the bound, as one sentence."""
+    """How a candidate's answers differ from the original's, in sentences."""
     if not parity.decisions:
         return (
             f"Outputs were compared as tensors on {parity.compared:,} texts: mean difference "
             f"{parity.mean_abs_difference:.1e}, largest {parity.max_abs_difference:.1e}, in units "
             "of the original's standard deviation."
         )
-    ties = f", {parity.ties} of them ties in the original itself" if parity.ties else ""
-    changed = f"{parity.flips} of {parity.compared:,} answers differ from the original's{ties}"
-    sentences = [f"{changed} (with 95 % confidence, at most {parity.flip_upper_bound:.2%})."]
+    sentences = [f"Against the original, {flipped(parity)}."]
+    if parity.ties:
+        sentences.append(f"{parity.ties} of them are ties in the original itself.")
     if parity.flip_margins and parity.margin_quantiles:
         median, usual = statistics.median(parity.flip_margins), parity.margin_quantiles[2]
         sentences.append(
-            f"There the original itself preferred its answer by {median:.2g} logits in the "
-            f"median, and by {usual:.2g} over all texts."
+            f"On the flipped texts the original preferred its own label by {median:.2g} logits in "
+            f"the median; over all texts by {usual:.2g}."
         )
     if parity.quality:
         sentences.append(quality(parity.quality))
@@ -134,13 +127,28 @@ def agreement(parity: Parity) -> str:
 
 
 def quality(found: Quality) -> str:
-    """How both sides do on the right labels, as one sentence."""
-    both = found.only_candidate_right, found.only_reference_right
+    """How both models do on the right labels, in two sentences."""
     return (
-        f"Accuracy {found.accuracy:.1%}, the original's {found.reference_accuracy:.1%}; macro-F1 "
-        f"{found.macro_f1:.3f} and {found.reference_macro_f1:.3f}. The chosen one alone is "
-        f"right on {both[0]} texts, the original alone on {both[1]} "
-        f"(McNemar's p = {found.mcnemar_p:.2g})."
+        f"{accuracies(found)}; macro-F1 {found.macro_f1:.3f} and {found.reference_macro_f1:.3f}. "
+        f"Only the candidate is right on {count(found.only_candidate_right, 'text')}, only the "
+        f"original on {found.only_reference_right} (McNemar's test, p = {found.mcnemar_p:.2g})."
+    )
+
+
+def accuracies(found: Quality) -> str:
+    """Both accuracies: ``Accuracy 80.1 %, the original's 80.3 %``."""
+    return f"Accuracy {percent(found.accuracy)}, the original's {percent(found.reference_accuracy)}"
+
+
+def range_of_lengths(profile: LengthProfile) -> str:
+    """The length profile in a few words: ``1,000 texts, median 40 tokens, longest 512``."""
+    cut = ""
+    if profile.truncated:
+        cut = f"; {profile.truncated:,} longer than the model's {profile.max_length} are cut off"
+    of = f" (sampled from {profile.given:,})" if profile.given > profile.texts else ""
+    return (
+        f"{count(profile.texts, 'text')}{of}, median {profile.p50} tokens, "
+        f"longest {profile.longest}{cut}"
     )
 
 
@@ -264,7 +272,7 @@ def candidates(tuning: Tuning) -> Table:
             "speed-up (95 %)",
             "p50 ms" if latency else "texts/s",
             "tokens/s",
-            "changed",
+            "flipped",
             "largest difference",
             "load s",
             "memory MiB",
@@ -305,7 +313,7 @@ def batching(tuning: Tuning) -> Table | None:
 
 
 def flips(rows: Iterable[Row], longest: int = 80, most: int = 3) -> Table | None:
-    """The changed answers of whoever was proved or refused; None without any.
+    """The flipped labels of candidates that were proved or refused; None without any.
 
     Texts are cut off after ``longest`` characters; of each candidate there are ``most`` at most.
     """
@@ -319,7 +327,7 @@ def flips(rows: Iterable[Row], longest: int = 80, most: int = 3) -> Table | None
             margins = f"{flip.reference_margin:.3g} → {flip.candidate_margin:.3g}"
             lines.append((short(row.candidate), change, margins, text))
     columns = ("candidate", "answer", "margin", "text")
-    return Table("Changed answers", columns, tuple(lines), numbers_from=9) if lines else None
+    return Table("Flipped labels", columns, tuple(lines), numbers_from=9) if lines else None
 
 
 def unavailable(rows: Iterable[Row]) -> tuple[str, ...]:
@@ -328,7 +336,7 @@ def unavailable(rows: Iterable[Row]) -> tuple[str, ...]:
     for row in rows:
         if row.status == "unavailable":
             reason = " ".join((row.reason or "").split())
-            kind = (reason, row.candidate.device, _engine(row.candidate))
+            kind = (reason, row.candidate.device, engine(row.candidate))
             if _kind(row.candidate) not in precisions[kind]:
                 precisions[kind].append(_kind(row.candidate))
     titles: dict[tuple[str, str, str], list[str]] = defaultdict(list)
@@ -342,11 +350,11 @@ def unavailable(rows: Iterable[Row]) -> tuple[str, ...]:
 
 def _cells(tuning: Tuning, row: Row) -> tuple[str, ...]:
     log = "; logs/ in the bundle tells more" if row.status == "failed" else ""
-    note = f"{_in_words(row.reason or '', tuning.rows)}{log}"
+    note = f"{in_words(row.reason or '', tuning.rows)}{log}"
     return (short(row.candidate), row.status, *measured(tuning, row), note)
 
 
-def _in_words(reason: str, rows: Iterable[Row]) -> str:
+def in_words(reason: str, rows: Iterable[Row]) -> str:
     """A reason with candidates called as everywhere else, instead of by their labels."""
     named = {row.candidate.label: short(row.candidate) for row in rows}
     for label in sorted(named, key=len, reverse=True):  # one may begin as a longer one does
@@ -385,65 +393,6 @@ def interval(value: Interval) -> str:
     return f"{value.estimate:.2f} ({value.low:.2f}-{value.high:.2f})"
 
 
-def _speed(tuning: Tuning, run: EndToEnd, reference: EndToEnd) -> str:
-    ratio = tuning.chosen.ratio_to_baseline
-    times = f"{ratio.estimate:.2f}x ({ratio.low:.2f} to {ratio.high:.2f})" if ratio else "1.00x"
-    if tuning.settings.objective == "latency":
-        now, before = (1000 * percentile(r.batch_latency_s, 50) for r in (run, reference))
-        figures = f"median {now:.2f} ms a text instead of {before:.2f} ms"
-    else:
-        figures = f"{run.texts_per_s:,.1f} texts/s instead of {reference.texts_per_s:,.1f}"
-    whose = "the original in " if tuning.student else ""
-    return f"{times} as fast as {whose}{title(tuning.baseline.candidate)} at batch 1, {figures}"
-
-
-def _lead(tuning: Tuning) -> str:
-    assert tuning.ratio_to_runner_up
-    runner_up = next(row for row in tuning.rows if row.candidate.label == tuning.runner_up)
-    ratio = interval(tuning.ratio_to_runner_up)
-    if tuning.tie:
-        return (
-            f"It is tied with {title(runner_up.candidate)}, whose time is {ratio} of its own; "
-            "the simpler one was taken."
-        )
-    lead = f"The runner-up, {title(runner_up.candidate)}, takes {ratio} times as long."
-    if not tuning.ratio_to_runner_up.holds(1.0):
-        return lead
-    taken = "the faster in the mean was taken"
-    if tuning.ratio_to_runner_up.estimate < 1.0:
-        taken = "a lossy one is only taken where it is clearly faster than an exact one"
-    return f"{lead} The rounds do not decide between them: {taken}."
-
-
-def _ceiling(tuning: Tuning, run: EndToEnd) -> list[str]:
-    share, precision = tuning.chosen.ceiling_share, tuning.chosen.candidate.precision
-    if share is None:
-        unknown = f"No fastest matrix product is measured in {precision} to compare it with."
-        return [unknown] if precision == "int8" and tuning.ceilings else []
-    if share > HIGHEST_SHARE:
-        busy = (
-            f"The fastest {precision} matrix product was measured while the machine was busy: it "
-            "came out slower than the model's own products, so no share of it is given."
-        )
-        return [busy]
-    sentence = (
-        f"That is {share:.0%} of the fastest {precision} matrix product measured on this machine, "
-        f"with {run.padding_share:.1%} of the tokens being padding."
-    )
-    return [sentence]
-
-
-def _batches(run: EndToEnd, tuning: Tuning) -> str:
-    if tuning.settings.objective == "latency":
-        return "one text at a time"
-    return {
-        "optimal": "optimal batches of the texts sorted by length",
-        "sorted": f"batches of {run.strategy.batch_size} of the texts sorted by length",
-        "arrival": f"batches of {run.strategy.batch_size} in arrival order",
-        "token_budget": f"batches of up to {run.strategy.token_budget} tokens, sorted by length",
-    }[run.strategy.name]
-
-
 def _kind(candidate: Candidate) -> str:
     """Precision, recipe, and how many layers it spares: ``int8 static, 4 layers spared``."""
     kind = " ".join(filter(None, (candidate.precision, candidate.recipe)))
@@ -451,7 +400,8 @@ def _kind(candidate: Candidate) -> str:
     return f"{kind}, {count(spared, 'layer')} spared" if spared else kind
 
 
-def _engine(candidate: Candidate) -> str:
+def engine(candidate: Candidate) -> str:
+    """The engine's title: ``ONNX Runtime``."""
     try:
         return engines.get(candidate.engine).title
     except ChoiceError:  # stored by a version that had more engines than this one

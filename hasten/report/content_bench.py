@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hasten.records import Bench, EndToEnd, Format, Row
-from hasten.report.content import HIGHEST_SHARE, interval, order, short, title
+from hasten.records import Bench, EndToEnd, Format, Interval, Row
+from hasten.report.content import HIGHEST_SHARE, engine, family, interval, order, short, title
 from hasten.report.document import Table
 from hasten.report.figures_bench import arrival, shows_orders
+from hasten.report.headline import faster, layout
 from hasten.stats import FEWEST_FOR_P99, percentile, speed_up
 
 Best = tuple[Format, EndToEnd]
@@ -26,14 +27,18 @@ def headline(bench: Bench) -> tuple[str, ...]:
         fastest = _fastest_single(bench)
         return (fastest or "Nothing has been measured end to end yet.",)
     format_, run = found
-    ratio = speed_up(bench.baseline.main, run, seed=bench.settings.seed)
-    usual = f"times the speed of {title(bench.baseline.candidate)} at batch 1"
-    times = f", {interval(ratio)} {usual}" if ratio else ""
-    first = (
-        f"In arrival order, {title(format_.row.candidate)} at batch {run.strategy.batch_size} is "
-        f"fastest: {run.texts_per_s:,.1f} texts/s{times}."
-    )
-    return (first, *_sorting(bench, run))
+    where = f"{layout(format_.row)}, batch {run.strategy.batch_size}"
+    first = f"Fastest in arrival order: {family(format_.row.candidate)} ({where})."
+    times = ratio(bench, run)
+    if times:
+        usual = f"{engine(bench.baseline.candidate)} one text at a time".replace(" eager", "")
+        first += f" {faster(times, usual)}."
+    return (first, f"{run.texts_per_s:,.1f} texts/s.", *_sorting(bench, run))
+
+
+def ratio(bench: Bench, run: EndToEnd) -> Interval | None:
+    """How many times as fast as the baseline a run was."""
+    return speed_up(bench.baseline.main, run, seed=bench.settings.seed)
 
 
 def refused(bench: Bench) -> Iterator[str]:
@@ -41,7 +46,7 @@ def refused(bench: Bench) -> Iterator[str]:
     for format_ in bench.formats:
         if format_.refusal:
             answers = f"its answers are not the original's: {format_.refusal}"
-            yield f"{title(format_.row.candidate)} is shown, however fast, but {answers}."
+            yield f"{title(format_.row.candidate)} is shown but may not be used: {answers}."
 
 
 def missing(bench: Bench) -> tuple[str, ...]:
@@ -58,11 +63,11 @@ def missing(bench: Bench) -> tuple[str, ...]:
     nothing = [name for name in bench.experiments if not _has(bench, name)]
     return (
         (
-            "The run was not finished: what is missing here was not measured. The same command "
+            "The run is not finished: what is missing was not measured yet. The same command "
             "continues it."
         ),
         *([f"Not measured yet: {', '.join(nothing)}."] if nothing else []),
-        *([f"Not as often as asked: {'; '.join(short_of)}."] if short_of else []),
+        *([f"Not all runs are done: {'; '.join(short_of)}."] if short_of else []),
     )
 
 
@@ -72,16 +77,16 @@ def facts(bench: Bench) -> Iterator[tuple[str, str]]:
     if found is None:
         return
     format_, run = found
-    ratio = speed_up(bench.baseline.main, run, seed=bench.settings.seed)
-    if ratio:
+    times = ratio(bench, run)
+    if times:
         yield (
-            f"{ratio.estimate:.2f}x",
-            f"as fast as the baseline ({ratio.low:.2f} to {ratio.high:.2f})",
+            f"{times.estimate:.2f}x",
+            f"faster than the baseline ({times.low:.2f} to {times.high:.2f})",
         )
     yield f"{run.texts_per_s:,.1f}", "texts a second"
     if format_.row.parity and format_.row.parity.decisions:
         parity = format_.row.parity
-        yield f"{parity.flips} of {parity.compared:,}", "answers changed"
+        yield f"{parity.flips} of {parity.compared:,}", "labels flipped"
     if share := _share(format_.row):
         yield share, "of the machine's ceiling"
 
@@ -165,7 +170,7 @@ def candidates(bench: Bench) -> Table:
         "candidate",
         "outcome",
         "best speed-up (95 %)",
-        "changed",
+        "flipped",
         "largest difference",
         "of the ceiling",
         "export s",
@@ -187,7 +192,7 @@ def _sorting(bench: Bench, fastest: EndToEnd) -> Iterator[str]:
     if gain and gain.low > 1:
         yield (
             f"Sorting helps: {title(format_.row.candidate)} with {run.strategy.label} is "
-            f"{interval(gain)} times as fast as that, {run.texts_per_s:,.1f} texts/s."
+            f"{interval(gain)}x faster than that, {run.texts_per_s:,.1f} texts/s."
         )
 
 
@@ -197,9 +202,7 @@ def _fastest_single(bench: Bench) -> str | None:
     if not timed:
         return None
     time_s, single = min(timed, key=lambda pair: pair[0])
-    return (
-        f"One text at a time, {title(single.candidate)} is fastest: median {1000 * time_s:.2f} ms."
-    )
+    return f"Fastest one text at a time: {title(single.candidate)}, median {1000 * time_s:.2f} ms."
 
 
 def _has(bench: Bench, experiment: str) -> bool:

@@ -42,7 +42,7 @@ def ladder(tuning: Tuning) -> Table | None:
     baseline = tuning.baseline
     return Table(
         f"{tuning.model.name} and its student {tuning.student.name}",
-        ("candidate", "outcome", "speed-up (95 %)", rate, "changed"),
+        ("candidate", "outcome", "speed-up (95 %)", rate, "flipped"),
         (
             (
                 f"{content.short(baseline.candidate)}, batch 1",
@@ -102,6 +102,6 @@ def _step(before: Row, after: Row, seed: int) -> str:
     if parity is None or not parity.decisions:
         return f"{sentence}."
     return (
-        f"{sentence} and changes {parity.flips} of {content.count(parity.compared, 'answer')} "
-        f"(at most {parity.flip_upper_bound:.2%})."
+        f"{sentence} and flips {parity.flips} of {content.count(parity.compared, 'label')} "
+        f"(at most {content.percent(parity.flip_upper_bound)})."
     )

@@ -29,8 +29,9 @@ def render(document: Document) -> RenderableType:
             if table.columns[-1] == _NOTE:
                 parts += _notes(table)
         if section.lines:
-            parts += ["", Text(section.title, style="italic")]
-            parts += [Padding(Text(line, style="dim"), (0, 0, 0, 2)) for line in section.lines]
+            parts += ["", *([Text(section.title, style="italic")] if section.title else [])]
+            indent = 2 if section.title else 0
+            parts += [Padding(Text(line), (0, 0, 0, indent)) for line in section.lines]
     return Group(*parts)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hasten.experiment.run import Experiment, Wanted
-from hasten.records import EXPERIMENTS, Bench, Flip, Parity, Tuning
+from hasten.records import EXPERIMENTS, Bench, Candidate, Flip, Parity, Quality, Row, Tuning
 from tests.scripted import Lab
 
 SLOW = {"call_s": 5e-3, "token_s": 1e-4}
@@ -50,6 +50,31 @@ def _tuned(folder: Path, script: Any = None, **settings: Any) -> Tuning:
     chosen = replace(tuning.chosen, parity=parity, ceiling_share=0.5)
     rows = tuple(chosen if row.status == "chosen" else row for row in tuning.rows)
     return replace(tuning, rows=rows)
+
+
+def crowded(folder: Path) -> Tuning:
+    """A tuning as a real one looks: a lossy winner, a dozen refused candidates, two warnings."""
+    tuning = tuned(folder, {**SCRIPT, "fake-fp32-cpu-2x1": {"call_s": 2e-3, "token_s": 4e-5}})
+    found = Quality(0.80, 0.81, 0.797, 0.797, 3, 4, 1.0)
+    parity = Parity(700, 0.5, 0.1, 1, 0, 0.00676, 0, decisions=True, quality=found)
+    refused = replace(parity, flips=47, flip_upper_bound=0.0848, quality=None)
+    rows = [
+        replace(row, parity=parity) if row.status == "chosen" else row
+        for row in tuning.rows
+        if row.status != "refused"
+    ]
+    rows += [
+        Row(
+            Candidate("fake", "int8", "cpu", 1, 2, f"static-{number}"),
+            "refused",
+            "47 of 700 labels flipped",
+            screen_tokens_per_s=1e5 + (number == 7),
+            parity=refused,
+        )
+        for number in range(12)
+    ]
+    noisy = "The machine was noisy: rounds spread. Close other programs."
+    return replace(tuning, rows=tuple(rows), warnings=(noisy, "Nothing else. Really."))
 
 
 def benched(folder: Path, *experiments: str, script: Any = None, **settings: Any) -> Bench:

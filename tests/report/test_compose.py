@@ -19,8 +19,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 def test_a_bench_says_what_is_fastest_and_by_how_much(bench: Bench) -> None:
     document = compose.of(bench, drawn=False)
-    assert document.headline[0].startswith("In arrival order, Fake bf16, 2 streams x 1 thread at")
-    assert "times the speed of Fake fp32, 1 stream x 2 threads at batch 1" in document.headline[0]
+    assert document.headline[0].startswith("Fastest in arrival order: Fake bf16 (2 streams x 1")
+    assert "x faster than Fake one text at a time" in document.headline[0]
     assert document.notes == ()
     assert document.command == "hasten bench model --data 'a b.csv'"
     titles = [section.title for section in document.sections]
@@ -60,7 +60,7 @@ def test_a_run_that_was_interrupted_says_what_is_missing(bench: Bench) -> None:
 
 def test_latency_alone_has_its_answer(tmp_path: Path) -> None:
     document = compose.of(benched(tmp_path, "latency"), drawn=False)
-    assert document.headline[0].startswith("One text at a time, Fake bf16")
+    assert document.headline[0].startswith("Fastest one text at a time: Fake bf16")
 
 
 def test_a_tunings_command_names_what_was_not_usual() -> None:

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from hasten.records import Candidate, Flip, Interval, Parity, Quality, Row, Tuning
-from hasten.report import command, compose, content, content_ladder, markdown, terminal
+from hasten.report import command, compose, content, content_ladder, headline, markdown, terminal
 from tests.scripted import Lab
 
 SLOW = {"call_s": 5e-3, "token_s": 1e-4}
@@ -55,13 +55,18 @@ def test_a_narrow_terminal_cuts_nothing_off(tuning: Tuning) -> None:
 
 
 def test_the_answer_comes_first(tuning: Tuning) -> None:
-    first, *others = content.headline(tuning)
+    first, *others = headline.of(tuning)
     ratio = tuning.chosen.ratio_to_baseline
     assert ratio is not None
-    assert first.startswith("Use Fake bf16, 2 streams x 1 thread")
-    assert f"{ratio.estimate:.2f}x ({ratio.low:.2f} to {ratio.high:.2f}) as fast as" in first
-    assert "0 of 60 answers differ" in others[0]
-    assert "at most 4.87%" in others[0]  # 1 - 0.05 ** (1 / 60)
+    assert first == (
+        "Fastest: Fake bf16 (2 streams x 1 thread, batches planned by length). "
+        f"{ratio.estimate:.2f}x faster than Fake one text at a time "
+        f"(95 % interval {ratio.low:.2f}-{ratio.high:.2f})."
+    )
+    told = " ".join(others)
+    assert "x faster than Fake's own best, " in told
+    bound = 100 * (1 - 0.025 ** (1 / 60))  # two candidates might have been chosen
+    assert f"0 of 60 labels flipped: at most {bound:.2f} % with 95 % confidence" in told
 
 
 def test_every_candidate_that_was_tried_has_a_line_and_the_baseline_the_last(
@@ -97,7 +102,7 @@ def test_changed_answers_are_shown_with_both_labels() -> None:
     flip = Flip(3, "a " * 100, "no", "yes", 0.5, 0.25)
     parity = Parity(100, 0.5, 0.1, 1, 0, 0.0466, 0, decisions=True, examples=(flip,))
     assert content.agreement(parity) == (
-        "1 of 100 answers differ from the original's (with 95 % confidence, at most 4.66%)."
+        "Against the original, 1 of 100 labels flipped: at most 4.66 % with 95 % confidence."
     )
     found = Quality(0.91, 0.92, 0.90, 0.93, 2, 3, 1.0)
     judged = replace(
@@ -108,11 +113,11 @@ def test_changed_answers_are_shown_with_both_labels() -> None:
         margin_quantiles=(0.1, 1.0, 3.0, 5.0, 6.0),
     )
     told = content.agreement(judged)
-    assert "1 of them ties in the original itself" in told
-    assert "preferred its answer by 0.5 logits in the median, and by 3 over all texts" in told
-    assert "Accuracy 91.0%, the original's 92.0%; macro-F1 0.900 and 0.930." in told
+    assert "1 of them are ties in the original itself" in told
+    assert "preferred its own label by 0.5 logits in the median; over all texts by 3." in told
+    assert "Accuracy 91 %, the original's 92 %; macro-F1 0.900 and 0.930." in told
     assert (
-        "The chosen one alone is right on 2 texts, the original alone on 3 (McNemar's p = 1)"
+        "Only the candidate is right on 2 texts, only the original on 3 (McNemar's test, p = 1)"
         in told
     )
 
@@ -140,13 +145,13 @@ def test_a_share_above_the_ceiling_is_none(tuning: Tuning) -> None:
         chosen = replace(tuning.chosen, ceiling_share=share)
         rows = tuple(chosen if row.status == "chosen" else row for row in tuning.rows)
         shown = replace(tuning, rows=rows)
-        return " ".join(content.headline(shown)), str(list(content.facts(shown)))
+        return " ".join(headline.of(shown)), str(list(content.facts(shown)))
 
     sentence, tiles = told(1.19)
     assert "measured while the machine was busy" in sentence
     assert "119%" not in sentence + tiles
     sentence, tiles = told(0.6)
-    assert "That is 60% of the fastest" in sentence
+    assert "It reaches 60% of the fastest" in sentence
     assert "60%" in tiles
 
 
@@ -156,7 +161,7 @@ def test_a_faster_lossy_runner_up_is_explained(tuning: Tuning) -> None:
     shown = replace(
         tuning, runner_up=runner_up.candidate.label, ratio_to_runner_up=ratio, tie=False
     )
-    assert any("only taken where it is clearly faster" in s for s in content.headline(shown))
+    assert any("wins only where it is clearly faster" in s for s in headline.of(shown))
 
 
 def test_each_step_down_tells_what_it_gains_and_costs(tmp_path: Any) -> None:
@@ -164,7 +169,7 @@ def test_each_step_down_tells_what_it_gains_and_costs(tmp_path: Any) -> None:
     (step,) = content_ladder.steps(Lab(tmp_path, script).tune())
     assert step.startswith("Fake bf16 1x2 is ")
     assert "times as fast as Fake fp32" in step
-    assert step.endswith("and changes 0 of 60 answers (at most 4.87%).")
+    assert step.endswith("and flips 0 of 60 labels (at most 5.96 %).")
     assert (
         content_ladder.steps(Lab(tmp_path / "one", {"*": FAST}, precisions=("fp32",)).tune()) == ()
     )
@@ -190,14 +195,14 @@ def test_tensors_are_not_called_answers() -> None:
 
 def test_a_tie_is_called_a_tie(tmp_path: Any) -> None:
     tuning = Lab(tmp_path, {"*": FAST}).tune()
-    assert any("tied with" in sentence for sentence in content.headline(tuning))
+    assert any("Tied with" in sentence for sentence in headline.of(tuning))
 
 
 def test_latency_is_told_in_milliseconds(tmp_path: Any) -> None:
     tuning = tuned(tmp_path, objective="latency")
-    first = content.headline(tuning)[0]
+    first, speed, *_ = headline.of(tuning)
     assert "one text at a time" in first
-    assert "ms a text instead of" in first
+    assert "ms a text instead of" in speed
     assert "p50 ms" in content.candidates(tuning).columns
 
 
@@ -218,6 +223,6 @@ def test_the_terminal_shows_the_answer_and_no_markup_of_the_users(tuning: Tuning
     out = io.StringIO()
     document = compose.of(replace(tuning, rows=rows), drawn=False)
     Console(file=out, width=200).print(terminal.render(document))
-    assert "Use Fake bf16, 2 streams x 1 thread" in out.getvalue()
+    assert "Fastest: Fake bf16 (2 streams x 1 thread" in out.getvalue()
     assert "[bold]not markup[/]" in out.getvalue()
     assert "\x1b[" not in out.getvalue()

@@ -18,6 +18,7 @@ from hasten.report import (
     compose,
     content,
     content_ladder,
+    headline,
     markdown,
     terminal,
 )
@@ -55,7 +56,7 @@ def test_the_ladder_goes_from_the_baseline_to_the_students_last_precision(tuning
     ]
     speeds = [float(row[2].split()[0]) for row in table.rows]
     assert speeds == sorted(speeds)
-    assert table.rows[-1][-1] == "1/60 ≤7.66%"
+    assert table.rows[-1][-1] == "1/60 ≤10.87%"
     assert table.title == "scripted and its student small"
 
 
@@ -76,14 +77,15 @@ def test_steps_lead_from_the_original_to_its_student_and_sum_up(tuning: Tuning) 
         ("student Fake bf16 2x1", "student Fake fp32 2x1"),
         ("student Fake bf16 2x1", "Fake fp32 1x2"),
     ]
-    assert steps[-1].endswith("and changes 1 of 60 answers (at most 7.66%).")
+    assert steps[-1].endswith("and flips 1 of 60 labels (at most 10.9 %).")
 
 
 def test_the_head_names_both_models_with_their_weights(tuning: Tuning) -> None:
-    first, second, *_ = content.headline(tuning)
-    assert first.startswith("Use the student in Fake bf16, 2 streams x 1 thread")
-    assert "as fast as the original in Fake fp32" in first
-    assert second == (
+    first, *others = headline.of(tuning)
+    assert first.startswith("Fastest: the student in Fake bf16 (2 streams x 1 thread,")
+    assert "x faster than the original in Fake one text at a time" in first
+    named = next(sentence for sentence in others if sentence.startswith("The original is"))
+    assert named == (
         "The original is scripted, Scripted, 0.0 M weights; "
         "the student is small, Scripted, 0.4 M weights."
     )

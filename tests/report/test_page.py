@@ -69,7 +69,7 @@ def test_a_run_that_was_interrupted_still_has_a_page(bench: Bench) -> None:
     no_start = replace(nothing, formats=(), baseline=replace(bench.baseline, runs=()))
     for partial in (no_start, nothing, lengths):
         text = page.render(compose.of(partial))
-        assert "The run was not finished" in text
+        assert "The run is not finished" in text
         assert "Not measured yet" in text
     assert "Length" in text
     assert text.count('class="chart"') > 2

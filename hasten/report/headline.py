@@ -1,0 +1,157 @@
+"""What a tuning answers in sentences: the fastest way, how much faster, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hasten.records import EndToEnd, Interval, Row, Tuning
+from hasten.report.content import HIGHEST_SHARE, agreement, count, engine, family, interval, model
+from hasten.report.content import rate as tokens_per_s
+from hasten.stats import percentile, speed_up
+
+
+def of(tuning: Tuning) -> tuple[str, ...]:
+    """The whole answer, its first element alone worth reading."""
+    sentences = [first(tuning), *speeds(tuning)]
+    if tuning.student:
+        sentences.append(
+            f"The original is {model(tuning.model)}; the student is {model(tuning.student)}."
+        )
+    if tuning.chosen.parity:
+        sentences.append(agreement(tuning.chosen.parity))
+    return (*sentences, *lead(tuning), *_ceiling(tuning))
+
+
+def first(tuning: Tuning) -> str:
+    """The fastest way and its speed-up over the original, one text at a time."""
+    chosen = tuning.chosen
+    whose = "" if chosen.candidate.model == "original" else f"the {chosen.candidate.model} in "
+    name = family(chosen.candidate).removeprefix(f"{chosen.candidate.model} ")
+    answer = f"Fastest: {whose}{name} ({layout(chosen)}, {_batches(tuning)})."
+    if not chosen.ratio_to_baseline:
+        return answer
+    one_by_one = "" if _in_latency(tuning) else " one text at a time"
+    return f"{answer} {faster(chosen.ratio_to_baseline, f'{_usual(tuning)}{one_by_one}')}."
+
+
+def speeds(tuning: Tuning) -> Iterator[str]:
+    """Speed in units, and beside the best that the original's own engine can do."""
+    run, before = tuning.chosen.main, tuning.baseline.main
+    assert run
+    assert before
+    if _in_latency(tuning):
+        now_ms, then_ms = (1000 * percentile(r.batch_latency_s, 50) for r in (run, before))
+        yield f"Median {now_ms:.2f} ms a text instead of {then_ms:.2f} ms."
+    else:
+        yield f"{run.texts_per_s:,.1f} texts/s instead of {before.texts_per_s:,.1f}."
+    own = own_best(tuning)
+    if own is None:
+        return
+    if own is tuning.chosen:
+        yield f"No other engine is faster here than {_usual(tuning)} itself."
+        return
+    best = f"{_usual(tuning)}'s own best, {layout(own)}"
+    ratio = own.main and speed_up(own.main, run, seed=tuning.settings.seed)
+    if ratio:
+        yield f"{faster(ratio, best)}."
+    else:
+        estimate = tokens_per_s(tuning.chosen) / tokens_per_s(own)
+        yield f"About {estimate:.2f}x the speed of {best} (estimated)."
+
+
+def own_best(tuning: Tuning) -> Row | None:
+    """The fastest candidate of the baseline's engine with the original's weights in fp32.
+
+    It may rest on an estimate, so ``tuning`` must have been made comparable.
+    """
+    rows = [
+        row
+        for row in tuning.rows
+        if row.candidate.engine == tuning.baseline.candidate.engine
+        and row.candidate.exact
+        and row.status in ("chosen", "finalist", "dropped")
+        and (row.main or (row.screen_tokens_per_s and not _in_latency(tuning)))
+    ]
+    # A measurement is worth more than an estimate that is hardly higher.
+    return max(rows, key=lambda row: tokens_per_s(row) * (1.05 if row.main else 1), default=None)
+
+
+def lead(tuning: Tuning) -> Iterator[str]:
+    """How far behind the runner-up is, and what decided where the rounds do not."""
+    ratio = tuning.ratio_to_runner_up
+    if not tuning.runner_up or not ratio:
+        return
+    runner_up = next(row for row in tuning.rows if row.candidate.label == tuning.runner_up)
+    name = f"{family(runner_up.candidate)} ({layout(runner_up)})"
+    if tuning.tie:
+        yield f"Tied with {name}, which takes {interval(ratio)} times as long; the simpler won."
+        return
+    yield f"The runner-up, {name}, takes {interval(ratio)} times as long."
+    if ratio.estimate < 1.0:
+        yield "It is lossy, and a lossy candidate wins only where it is clearly faster."
+    elif ratio.holds(1.0):
+        yield "The difference is not significant; the one with the lower mean time was chosen."
+
+
+def faster(ratio: Interval, than: str) -> str:
+    """``1.83x faster than PyTorch (95 % interval 1.62-2.05)``.
+
+    >>> faster(Interval(0.95, 1.04, 1.1), "PyTorch")
+    '1.04x the speed of PyTorch (95 % interval 0.95-1.10)'
+    """
+    comparison = "faster than" if ratio.low > 1 else "the speed of"
+    span = f"95 % interval {ratio.low:.2f}-{ratio.high:.2f}"
+    return f"{ratio.estimate:.2f}x {comparison} {than} ({span})"
+
+
+def layout(row: Row) -> str:
+    """``2 streams x 1 thread``."""
+    candidate = row.candidate
+    threads = count(candidate.intra_op_num_threads, "thread")
+    return f"{count(candidate.streams, 'stream')} x {threads}"
+
+
+def _usual(tuning: Tuning) -> str:
+    """What people run today: the baseline's engine, which is PyTorch."""
+    name = engine(tuning.baseline.candidate).removesuffix(" eager")
+    return f"the original in {name}" if tuning.student else name
+
+
+def _in_latency(tuning: Tuning) -> bool:
+    return tuning.settings.objective == "latency"
+
+
+def _batches(tuning: Tuning) -> str:
+    run = tuning.chosen.main
+    assert run
+    if _in_latency(tuning):
+        return "one text at a time"
+    return {
+        "optimal": "batches planned by length",
+        "sorted": f"batches of {run.strategy.batch_size}, sorted by length",
+        "arrival": f"batches of {run.strategy.batch_size} in arrival order",
+        "token_budget": f"batches of up to {run.strategy.token_budget} tokens, sorted by length",
+    }[run.strategy.name]
+
+
+def _ceiling(tuning: Tuning) -> Iterator[str]:
+    chosen, precision = tuning.chosen, tuning.chosen.candidate.precision
+    run, share = chosen.main, chosen.ceiling_share
+    assert run
+    if share is None:
+        if precision == "int8" and tuning.ceilings:
+            yield "No int8 matrix product was measured to compare it with."
+    elif share > HIGHEST_SHARE:
+        yield (
+            f"The fastest {precision} matrix product was measured while the machine was busy and "
+            "came out slower than the model's own, so no share of it is given."
+        )
+    else:
+        yield (
+            f"It reaches {share:.0%} of the fastest {precision} matrix product measured on this "
+            f"machine; {_padding(run)} of the tokens are padding."
+        )
+
+
+def _padding(run: EndToEnd) -> str:
+    return f"{100 * run.padding_share:.1f} %"
