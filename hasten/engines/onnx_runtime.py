@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from hasten.reference import Reference
+    from hasten.reference.module import Attention
 
 # On the CPU, its provider has no bf16 kernels, and computes fp16 in fp32.
 _OFFERED = {"cpu": ("fp32", "int8"), "cuda": ("fp32", "fp16")}
@@ -39,6 +40,9 @@ _BYTES = {"fp32": 4, "fp16": 2, "int8": 4}  # of what is exported first
 _MODEL = "model.onnx"
 _WEIGHTS = "model.onnx_data"
 _TRAINED = "trained"
+# sdpa's export puts IsNaN and Where nodes around every softmax, which take 12 to 20 % of the time
+# of long texts (benchmarks/attention.py).
+_ATTENTION: Attention = "eager"
 # A protobuf message ends at 2 GiB; some is left for the graph around the weights.
 _LARGEST_FILE_BYTES = 2**31 - 2**26
 # The first opset with LayerNormalization as one operator.
@@ -128,15 +132,15 @@ class OnnxRuntime(Engine):
         if candidate.recipe == _TRAINED:
             self._export_trained(reference, candidate, folder)
             return
-        module = reference.module()
+        module = reference.module(_ATTENTION)
         with foreign_errors(self.title, f"export {reference.info.architecture} to ONNX"):
             parameters = sum(parameter.numel() for parameter in module.parameters())
             large = parameters * _BYTES[candidate.precision] > _LARGEST_FILE_BYTES
             if candidate.precision == "fp32" and not large:
-                _export(module, reference, folder / _MODEL)
+                export_graph(module, reference, folder / _MODEL)
                 return
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
-                _export(module, reference, Path(scratch, _MODEL))
+                export_graph(module, reference, Path(scratch, _MODEL))
                 if candidate.precision == "int8":
                     self.derive(Path(scratch), reference, candidate, folder)
                     return
@@ -147,12 +151,12 @@ class OnnxRuntime(Engine):
         from hasten.engines import _onnx_int8
         from hasten.reference import load_trained
 
-        module = load_trained(reference, candidate.spared)
+        module = load_trained(reference, candidate.spared, _ATTENTION)
         with (
             foreign_errors(self.title, f"export {reference.info.architecture} to ONNX"),
             tempfile.TemporaryDirectory(dir=folder) as scratch,
         ):
-            _export(module, reference, Path(scratch, _MODEL))
+            export_graph(module, reference, Path(scratch, _MODEL))
             _onnx_int8.fold_weights(Path(scratch, _MODEL), folder / _MODEL)
 
     def base(self, candidate: Candidate) -> Candidate | None:
@@ -184,7 +188,8 @@ class OnnxRuntime(Engine):
             return OnnxSession(self.title, folder / _MODEL, candidate)
 
 
-def _export(module: nn.Module, reference: Reference, path: Path) -> None:
+def export_graph(module: nn.Module, reference: Reference, path: Path) -> None:
+    """Write ``module``, which has the reference's face, as an ONNX graph in fp32."""
     import torch
 
     # Here, as it is not needed where a bundle runs, and takes a while to import.

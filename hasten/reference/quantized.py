@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from hasten.errors import ModelError
 from hasten.reference.folder import Reference
-from hasten.reference.module import load_original, one_tensor
+from hasten.reference.module import Attention, load_original, one_tensor
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -45,12 +45,15 @@ class QuantizedLayer:
     bias: Tensor | None
 
 
-def load_trained(reference: Reference, spared: Collection[str] = ()) -> nn.Module:
+def load_trained(
+    reference: Reference, spared: Collection[str] = (), attention: Attention = "sdpa"
+) -> nn.Module:
     """The int8 model that came with the original, as fp32 PyTorch that rounds as integers do.
 
     Args:
         reference: of a model that has one: its ``trained_ranges`` exist.
         spared: names of layers that are to compute in floating point, with their rounded weights.
+        attention: the form of attention, where transformers builds the model.
 
     Returns:
         A module with the face of :func:`hasten.reference.load_module`. Rounding is done by
@@ -63,7 +66,7 @@ def load_trained(reference: Reference, spared: Collection[str] = ()) -> nn.Modul
     from safetensors.torch import load_file
 
     path = reference.trained_ranges
-    model = load_original(reference.folder / "module")
+    model = load_original(reference.folder / "module", attention)
     try:
         state = load_file(path)
         layers = {

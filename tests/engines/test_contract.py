@@ -346,7 +346,7 @@ class Unexportable(nn.Module):
 def test_a_model_that_cannot_be_exported_is_one_readable_line(
     name: str, workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Reference, "module", lambda self: Unexportable())
+    monkeypatch.setattr(Reference, "module", lambda *_: Unexportable())
     engine = ready(Candidate(name, "fp32", "cpu", 1))
     with pytest.raises(EngineError) as caught:
         engine.export(reference_of("bert", workshop), Candidate(name, "fp32", "cpu", 1), tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,17 @@ def test_the_file_is_what_optimum_loads(reference: Reference, tmp_path: Path) ->
         ("logits", ["batch_size", 3])
     ]
     onnx.checker.check_model(str(tmp_path / "model.onnx"), full_check=True)
+
+
+@pytest.mark.parametrize("recipe", ["", "token"])
+def test_nothing_but_the_softmax_stands_between_the_products_of_attention(
+    recipe: str, reference: Reference, tmp_path: Path
+) -> None:
+    precision = "int8" if recipe else "fp32"
+    ENGINE.export(reference, replace(candidate(precision=precision), recipe=recipe), tmp_path)
+    kinds = [node.op_type for node in onnx.load(str(tmp_path / "model.onnx")).graph.node]
+    assert kinds.count("Softmax") == 2
+    assert "IsNaN" not in kinds
 
 
 def test_weights_that_one_file_cannot_hold_go_into_a_second(
