@@ -183,8 +183,8 @@ def compress(
         layers: how many blocks stay; which ones is chosen by their agreement.
         ffn_width: how many feed-forward units stay in each block, rounded down to a multiple of 16.
         heads: how many attention heads stay in each block.
-        embeddings: leave words out of the vocabulary that none of ``texts`` has; special tokens
-            and single characters stay, so that other words are split smaller.
+        embeddings: leave words out of the vocabulary that none of ``texts`` has, those that judge
+            aside; special tokens and single characters stay, so that other words are split smaller.
         freeze_embeddings: leave the embeddings as they are while the rest is taught.
         int8: also teach it with 8-bit integers, and keep their ranges beside the weights, where
             :func:`tune` finds them.

@@ -50,8 +50,8 @@ def compress(  # noqa: PLR0917 - typer makes options of all of them
         bool,
         typer.Option(
             "--embeddings",
-            help="Leave out the words that none of your texts has; in new texts they are split "
-            "smaller, or unknown.",
+            help="Leave out the words that none of your texts has, those that judge aside; in new "
+            "texts they are split smaller, or unknown.",
         ),
     ] = False,
     freeze_embeddings: Annotated[

@@ -36,6 +36,7 @@ from hasten.reference import Reference
 from hasten.reference import heads as attention
 from hasten.reference.folder import TOKENIZER_FILES, storing_weights, write_json
 from hasten.reference.module import load_original, quiet
+from hasten.tokenization import TextTokenizer
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,9 +61,10 @@ class _Lots:
     watch: Lot
     judge: Lot
 
-    def renumbered(self, words: Vocabulary) -> _Lots:
+    def read_by(self, tokenizer: TextTokenizer) -> _Lots:
+        """The same texts as another tokenizer reads them."""
         watch, judge = (
-            replace(lot, tokens=words.renumbered(lot.tokens)) for lot in (self.watch, self.judge)
+            replace(lot, tokens=tokenizer.encode(lot.texts)) for lot in (self.watch, self.judge)
         )
         return _Lots(watch, judge)
 
@@ -76,23 +78,25 @@ class _Task:
         original: the model.
         whole: its sizes.
         sizes: of the student; a target has its own, later.
-        known: the different texts.
         taught: those that teach.
         gold: the right class of each of these, where labels are known.
         watched: those by which is chosen and stopped.
-        judging: those that judge; ``judging_places`` are theirs in ``known``.
+        judging: those that judge.
     """
 
     wanted: Wanted
     original: Any
     whole: Sizes
     sizes: Sizes
-    known: list[str]
     taught: list[str]
     gold: list[int] | None
     watched: list[str]
     judging: list[str]
-    judging_places: NDArray[np.int64]
+
+    @property
+    def making(self) -> list[str]:
+        """The texts that have a part in what the student is, and so do not judge it."""
+        return [*self.taught, *self.watched]
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +171,7 @@ def make(
     taught = teacher.teach(lesson, lots) if chosen.sizes != task.whole else None
     if words is not None:
         vocabulary.shrink(student, words)
-        lots = lots.renumbered(words)
+        lots = lots.read_by(words.reader(reference.info.max_length))
         lesson = replace(lesson, tokens=words.renumbered(lesson.tokens))
     after = runner.parity(student, lots.judge)
     _write(student, reference, words, task, work / kept.STUDENT)
@@ -196,7 +200,7 @@ def _task(
     parts = split(len(known), wanted.seed)
     taught, watched, judging = ([known[int(i)] for i in part] for part in parts)
     gold = _gold(reference, texts, labels, taught)
-    return _Task(wanted, original, whole, sizes, known, taught, gold, watched, judging, parts[2])
+    return _Task(wanted, original, whole, sizes, taught, gold, watched, judging)
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,9 +310,9 @@ def _original(reference: Reference) -> Any:
 
 
 def _fewer_words(task: _Task, reference: Reference, runner: Runner) -> Vocabulary:
-    """The words that the texts need; to make a copy of the original for them is refused."""
-    tokens = runner.tokens(task.known)
-    words = vocabulary.reduce(reference, task.original, task.known, tokens, task.judging_places)
+    """The words that the texts which judge nothing need; a mere copy of the original is refused."""
+    texts, new = task.making, runner.tokens(task.judging)
+    words = vocabulary.reduce(reference, task.original, texts, runner.tokens(texts), new)
     everything = len(words.kept) == task.original.get_input_embeddings().num_embeddings
     other = task.sizes != task.whole or task.wanted.target or task.wanted.int8
     if everything and not other:
@@ -428,7 +432,7 @@ def _write(
         with quiet():
             student.save_pretrained(folder)
         # The original may be a student itself.
-        seen = {*map(corpus.digest, (*task.taught, *task.watched)), *reference.taught()}
+        seen = {*map(corpus.digest, task.making), *reference.taught()}
         write_json(folder / corpus.TAUGHT, {"texts": sorted(seen)})
         if words is not None:
             words.write(reference.folder, folder)

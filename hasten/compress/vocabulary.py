@@ -1,6 +1,6 @@
-"""A smaller vocabulary: only what the user's texts need, in the tokenizer and in the model.
+"""A smaller vocabulary: only what some texts need, in the tokenizer and in the model.
 
-Which tokens go is decided so that the texts are read exactly as before, each token by its new
+Which tokens go is decided so that these texts are read exactly as before, each token by its new
 number; :func:`reduce` proves it by reading them again. Why it holds: what a tokenizer prefers it
 still prefers when others are missing, as long as nothing goes that had a part in the outcome. For
 WordPiece that is the tokens themselves, and for a word that is unknown whatever was tried; for BPE
@@ -40,8 +40,7 @@ class Vocabulary:
     Attributes:
         kept: their numbers in the original, int64 [rows], ascending; the place is the new number.
         tokenizer: the tokenizer of these alone, as tokenizer.json has it.
-        unseen_share: of new texts, those that will hold something that is not kept: estimated by
-            the share of texts that hold something which the other texts would not have kept.
+        unseen_share: of new texts, those that hold something that is not kept.
     """
 
     kept: NDArray[np.int64]
@@ -51,6 +50,12 @@ class Vocabulary:
     def renumbered(self, tokens: Tokens) -> Tokens:
         """The same tokens, all of which are kept, by their new numbers."""
         return replace(tokens, ids=np.searchsorted(self.kept, tokens.ids).astype(np.int32))
+
+    def reader(self, max_length: int) -> TextTokenizer:
+        """The smaller tokenizer, which splits what is not kept into smaller parts."""
+        from tokenizers import Tokenizer
+
+        return TextTokenizer(Tokenizer.from_str(json.dumps(self.tokenizer)), max_length)
 
     def write(self, source: Path, folder: Path) -> None:
         """Write the tokenizer's files into ``folder``, the others after those in ``source``.
@@ -76,7 +81,7 @@ def reduce(
     model: Any,
     texts: Sequence[str],
     tokens: Tokens,
-    apart: NDArray[np.int64],
+    new: Tokens,
 ) -> Vocabulary:
     """The vocabulary that ``texts`` need.
 
@@ -86,9 +91,9 @@ def reduce(
     Args:
         reference: the original.
         model: whose embedding table the tokens are in.
-        texts: the user's.
+        texts: those that choose it.
         tokens: what the original's tokenizer makes of them.
-        apart: indices of texts by which is estimated how many new ones hold something unseen.
+        new: what it makes of other texts, which show how many hold something that is not kept.
 
     Raises:
         ModelError: the tokenizer is of another kind, or would read the texts in another way.
@@ -106,12 +111,10 @@ def reduce(
     named = _named(model.config, rows)
     words = _unknown_words(original, stored, texts, tokens)
     kept = _needed(stored, named | _used(tokens), words, rows)
-    rest = tokens.select(np.setdiff1d(np.arange(len(tokens)), apart))
-    kept_by_rest = _needed(stored, named | _used(rest), words, rows)
-    tokenizer = _renumbered(stored, {old: new for new, old in enumerate(kept.tolist())})
-    vocabulary = Vocabulary(kept, tokenizer, _unseen(kept_by_rest, tokens.select(apart)))
-    again = TextTokenizer(Tokenizer.from_str(json.dumps(tokenizer)), reference.info.max_length)
-    if not np.array_equal(again.encode(texts).ids, vocabulary.renumbered(tokens).ids):
+    tokenizer = _renumbered(stored, {old: place for place, old in enumerate(kept.tolist())})
+    vocabulary = Vocabulary(kept, tokenizer, _unseen(kept, new))
+    again = vocabulary.reader(reference.info.max_length).encode(texts)
+    if not np.array_equal(again.ids, vocabulary.renumbered(tokens).ids):
         raise ModelError(
             "with fewer words this tokenizer would read some of your texts in another way",
             fix="Leave --embeddings out.",

@@ -8,13 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification
 
 from hasten import api, corpus, hardware
 from hasten.cli.display import show_student
-from hasten.compress import distil, kept
+from hasten.compress import distil, kept, run
 from hasten.compress.distil import Look, Taught
 from hasten.errors import (
     BudgetError,
@@ -25,7 +28,7 @@ from hasten.errors import (
     ResumeError,
     StorageError,
 )
-from hasten.reference import prepare
+from hasten.reference import Reference, prepare
 from hasten.reference.module import pretrained
 from tests.tiny import save_tiny, save_tiny_tokenizer, tiny_texts
 
@@ -215,6 +218,37 @@ def test_a_smaller_vocabulary_alone_changes_nothing(model: Path, tmp_path: Path)
     assert student.vocabulary < student.of_vocabulary
     assert student.before.flips == student.after.flips == 0
     assert student.after.max_abs_difference == 0.0
+
+
+def test_texts_that_judge_do_not_choose_the_vocabulary(model: Path, tmp_path: Path) -> None:
+    """The words with a "b" are in no other texts: they are lost, and that is counted."""
+    texts = list(dict.fromkeys(text.replace("b", "k") for text in TEXTS))
+    *_, judging = run.split(len(texts), seed=0)
+    for place in judging[:20].tolist():
+        texts[place] += " bab"
+    student = compress(model, tmp_path / "student", texts=texts, layers=None, embeddings=True)
+    original = prepare(model, tmp_path / "one")
+    made = prepare(tmp_path / "student", tmp_path / "two")
+    held_out = [texts[place] for place in judging.tolist()]
+    assert not made.taught() & set(map(corpus.digest, held_out))
+    known = set(Tokenizer.from_file(str(made.folder / "tokenizer.json")).get_vocab())
+    assert "bab" not in known
+    assert student.unseen_share == pytest.approx(20 / len(held_out))
+    # What is compared is what the student in the folder answers, reading with its own tokenizer.
+    answers = [
+        np.concatenate([answer(reference, [text]) for text in held_out])
+        for reference in (original, made)
+    ]
+    difference = float(np.abs(answers[0] - answers[1]).max())
+    assert difference > 0.01
+    assert student.after.max_abs_difference == pytest.approx(difference, abs=1e-4)
+
+
+def answer(reference: Reference, texts: list[str]) -> NDArray[np.float32]:
+    tokens = reference.tokenizer().encode(texts)
+    ids, mask = tokens.pad(range(len(texts)), reference.info.pad_token_id)
+    outputs = reference.module()(torch.from_numpy(ids), torch.from_numpy(mask))
+    return np.asarray(outputs.detach().numpy())
 
 
 def test_a_width_that_was_rounded_is_told(

@@ -117,7 +117,7 @@ def test_the_texts_are_answered_exactly_as_before(kind: str, tmp_path: Path) -> 
     few = [*sentences(WORDS[:25], 60, seed=2), "a #added b", "zz Ω abZ", "<mask> aaaa", ""]
     model = load_original(reference.folder / "module")
     tokens = reference.tokenizer().encode(few)
-    words = vocabulary.reduce(reference, model, few, tokens, np.arange(10))
+    words = vocabulary.reduce(reference, model, few, tokens, tokens)
     rows = model.get_input_embeddings().num_embeddings
     assert len(words.kept) < 0.9 * rows
     vocabulary.shrink(model, words)
@@ -151,7 +151,7 @@ def test_texts_with_words_that_are_gone_can_be_compared(kind: str, tmp_path: Pat
     few = sentences(WORDS[:25], 60, seed=2)
     model = load_original(reference.folder / "module")
     tokens = reference.tokenizer().encode(few)
-    words = vocabulary.reduce(reference, model, few, tokens, np.arange(10))
+    words = vocabulary.reduce(reference, model, few, tokens, tokens)
     vocabulary.shrink(model, words)
     model.save_pretrained(tmp_path / "small")
     words.write(reference.folder, tmp_path / "small")
@@ -179,7 +179,7 @@ def test_a_word_that_was_unknown_stays_unknown(tmp_path: Path) -> None:
     model = load_original(reference.folder / "module")
     texts = ["abcx", "ab"]
     tokens = reference.tokenizer().encode(texts)
-    words = vocabulary.reduce(reference, model, texts, tokens, np.arange(1))
+    words = vocabulary.reduce(reference, model, texts, tokens, tokens)
     small = Tokenizer.from_str(json.dumps(words.tokenizer))
     assert small.encode("abcx").tokens == ["<unk>"]
     assert small.token_to_id("abc") is not None
@@ -189,14 +189,15 @@ def test_a_word_that_was_unknown_stays_unknown(tmp_path: Path) -> None:
 def test_what_new_texts_will_lack_is_estimated(tmp_path: Path) -> None:
     reference = prepare(save_tiny(tmp_path / "model"), tmp_path / "reference")
     model = load_original(reference.folder / "module")
-    # The words of the last two are in no other text.
-    texts = ["bab bac", "bac", "bab", "bad bab", "baf"]
-    tokens = reference.tokenizer().encode(texts)
-    words = vocabulary.reduce(reference, model, texts, tokens, np.array([2, 3, 4]))
+    texts, new = ["bab bac", "bac"], ["bab", "bad bab", "baf"]
+    tokens, others = map(reference.tokenizer().encode, (texts, new))
+    words = vocabulary.reduce(reference, model, texts, tokens, others)
     assert words.unseen_share == pytest.approx(2 / 3)
     again = words.renumbered(tokens)
     assert np.array_equal(words.kept[again.ids], tokens.ids)
     assert again.ids.max() < len(words.kept) < 150
+    read = words.reader(reference.info.max_length).encode(new)
+    assert read.ids.max() < len(words.kept)
 
 
 def test_a_tokenizer_that_would_read_otherwise_is_refused(
@@ -208,7 +209,7 @@ def test_a_tokenizer_that_would_read_otherwise_is_refused(
     tokens = reference.tokenizer().encode(texts)
     monkeypatch.setattr(vocabulary, "_used", lambda tokens: set())
     with pytest.raises(ModelError, match="another way"):
-        vocabulary.reduce(reference, model, texts, tokens, np.arange(1))
+        vocabulary.reduce(reference, model, texts, tokens, tokens)
 
 
 def test_the_paddings_number_stays_what_it_is() -> None:
