@@ -10,13 +10,18 @@ SHELL := bash
 PYTHON ?= python3
 TORCH_INDEX ?=
 
+# What `make bench` measures (all of the README by default; benchmarks/bench.py --list names the
+# parts), and an interpreter with sentence-transformers and Optimum, to measure beside them.
+PARTS ?=
+PEER_PYTHON ?=
+
 # How many processes run tests. Each computes on one thread: more would fight over the same cores.
 JOBS ?= 2
 
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo check test test-faults bench experiment
+.PHONY: help setup demo check test test-faults bench bench-quick experiment
 
 help: ## list the targets
 	@echo "hasten: the fastest way to run your transformer encoder that still gives the same answers"
@@ -60,16 +65,12 @@ test-faults: setup ## kill, starve and corrupt bulk runs, hundreds of times (abo
 	@echo "test-faults  pytest -m faults (about 30 minutes on two cores)"
 	@$(BIN)/python -m pytest -m faults
 
-bench: setup ## the measurements that the README quotes (half an hour on a quiet machine)
-	@echo "bench 1/4  hasten against eager PyTorch (10 minutes)"
-	@$(BIN)/python benchmarks/speed.py minilm
-	@echo "bench 2/4  hasten beside sentence-transformers (5 minutes)"
-	@$(BIN)/python benchmarks/peers.py
-	@echo "bench 3/4  the choice against an exhaustive search (10 minutes)"
-	@$(BIN)/python benchmarks/exhaustive.py
-	@echo "bench 4/4  what importing and loading cost (5 minutes, the demo's tuning included)"
-	@test -d demo-bundle || $(BIN)/hasten demo
-	@$(BIN)/python benchmarks/startup.py demo-bundle
+bench: setup ## measure the figures of README and docs, and put them there (35 minutes, quiet machine)
+	@$(BIN)/python benchmarks/bench.py $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON)) $(PARTS)
+
+bench-quick: setup ## see every benchmark run, on tiny models (5 minutes); changes no figure
+	@$(BIN)/python benchmarks/bench.py --quick --restart --work bench-quick-results \
+	    $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON)) $(PARTS)
 
 experiment: setup ## the pictures and tables of docs/experiment.md (an hour and a half, quiet machine)
 	@echo "experiment 1/2  the demo's classifier (an hour; an interrupted run continues)"

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import statistics
 import subprocess
 import sys
@@ -22,6 +21,9 @@ import tempfile
 import time
 from itertools import cycle, islice, pairwise
 from pathlib import Path
+
+import figures
+from models import subject
 
 import hasten
 from hasten import demo
@@ -35,7 +37,7 @@ _SAMPLE = 4096
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     tasks = parser.add_subparsers(required=True)
-    throughput = tasks.add_parser("throughput")
+    throughput = tasks.add_parser("throughput", parents=[figures.parser(None)], add_help=False)
     throughput.add_argument("bundle", type=Path)
     throughput.add_argument("--rows", type=int, default=100_000)
     throughput.add_argument("--files", type=int, default=5, help="runs, each over its share")
@@ -88,39 +90,40 @@ def _throughput(options: argparse.Namespace) -> None:
         rest = hasten.predict_file(_tiny_bundle(folder), folder / "0.csv", folder / "tiny.csv")
     # Each file lies between two samples, and a machine that drifts has drifted halfway.
     around = [statistics.fmean(pair) for pair in pairwise(alone)]
-    ratio = ratio_interval(around, files, seed=0)
-    print(f"{options.rows:,} rows in {options.files} files")
-    print(
-        f"throughput, of that of the pipeline alone: {ratio.estimate:.3f} "
-        f"({ratio.low:.3f} to {ratio.high:.3f})"
-    )
-    print(f"first batches after loading began: {statistics.median(first):.2f} s")
+    ratio = figures.interval(ratio_interval(around, files, seed=0))
     share_of_rest = rest.seconds / share / statistics.median(files)
-    print(f"everything but the model: at most {share_of_rest:.2%} of a run")
+    in_memory = f"{options.rows:,} news sentences in {options.files} CSV files"
+    machine = figures.machine()
+    blocks = {
+        "bulk": f"{in_memory}, {machine}: {1 / statistics.median(files):.0f} rows/s, "
+        f"{ratio} of the speed at which the same bundle answers texts in memory.",
+        "bulk-cost": "\n".join(
+            [
+                f"Measured on {machine}, the demo's bundle, interleaved:",
+                "",
+                "| | |",
+                "|---|---|",
+                f"| {in_memory}, share of the bundle's speed with texts in memory | {ratio} |",
+                f"| everything but the model (measured with a tiny one) | {share_of_rest:.1%} |",
+                f"| first batches done, after loading began | {statistics.median(first):.1f} s |",
+            ]
+        ),
+    }
+    data = {"alone_s": alone, "files_s": files, "first_s": first, "rest_s": rest.seconds / share}
+    figures.publish(options.result, blocks, data)
 
 
 def _tiny_bundle(folder: Path) -> Path:
     """A BERT of two layers of 32, in ONNX Runtime."""
-    config = {
-        "architectures": ["BertForSequenceClassification"],
-        "model_type": "bert",
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_attention_heads": 2,
-        "num_hidden_layers": 2,
-        "vocab_size": 30522,
-    }
-    model = folder / "tiny"
-    model.mkdir()
-    (model / "config.json").write_text(json.dumps(config))
+    model, tokenizer, random_weights = subject("tiny", folder)
     hasten.tune(
         model,
-        demo.tokenizer_file(),
+        tokenizer,
         demo.news_sentences(200),
-        random_weights=True,
+        random_weights=random_weights,
         engines=["onnx_runtime"],
         precisions=["fp32"],
-        budget="2m",
+        budget="10m",
         output=folder / "tiny-bundle",
     )
     return folder / "tiny-bundle"

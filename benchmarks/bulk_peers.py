@@ -4,11 +4,10 @@
 
 The file is CSV with news sentences and whole articles together. Every contender reads it, answers
 every row at fp32, and writes CSV; loading the model is not in the figures. The loops are
-``transformers.pipeline`` with ``batch_size=32`` and Optimum's ONNX Runtime pipeline with the same,
-against a classifier; and sentence-transformers' ``encode``, against the encoder below it. Each
-contender is a process of its own, and round after round each runs once.
+``transformers.pipeline`` with ``batch_size=32`` and Optimum's ONNX Runtime pipeline with the same.
+Each contender is a process of its own, and round after round each runs once.
 
-``--peer-python`` names an environment with sentence-transformers and Optimum, which may want
+``--peer-python`` names an environment with Optimum, which may want
 another version of transformers than hasten's has.
 """
 
@@ -16,65 +15,59 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import statistics
 import sys
 import tempfile
-import time
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-from peers import Contender
+import contender
+from contender import Contender
 
 Loop = Callable[[list[str]], list[object]]
 
 _BATCH = 32
 _MAX_LENGTH = 512
-LOOPS = ("transformers", "optimum", "sentence-transformers")
-"""Each is compared with hasten over the same model."""
+LOOPS = {
+    "transformers": "`transformers.pipeline`, `batch_size=32`",
+    "optimum": "Optimum's ONNX Runtime pipeline, `batch_size=32`",
+}
 
 
 def main() -> None:
     if sys.argv[1:2] == ["--contender"]:
         _contend(*sys.argv[2:])
         return
+    import figures
+
     options = _parse()
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
+        folder = options.work or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
         given, texts = _mixed(folder / "mixed.csv", options.sentences, options.articles)
-        classifier, encoder = _models()
-        bundles = _bundles(folder, texts, options)
-        targets = {
-            "transformers": classifier,
-            "optimum": bundles["hasten, classifier"],
-            "sentence-transformers": encoder,
-        }
-        contenders = {
-            name: Contender(sys.executable, "hasten", bundle, given, script=__file__)
-            for name, bundle in bundles.items()
-        }
+        model = demo_model()
+        bundle = _bundle(folder / "classifier", model, texts, options.budget)
+        targets = {"transformers": model, "optimum": bundle}
+        contenders = {"hasten": Contender(sys.executable, __file__, "hasten", bundle, given)}
         contenders |= {
-            name: Contender(options.peer_python, name, targets[name], given, script=__file__)
+            name: Contender(options.peer_python, __file__, name, targets[name], given)
             for name in options.loops
         }
-        samples_s: dict[str, list[float]] = defaultdict(list)
-        for number in range(options.rounds + 1):
-            for name, contender in contenders.items():
-                took_s = contender.ask("run")
-                if number:  # the first warms caches and allocators
-                    samples_s[name].append(took_s)
-        for contender in contenders.values():
-            contender.close()
-    _print(samples_s, len(texts))
+        entries = [(name, each, "run") for name, each in contenders.items()]
+        samples_s = contender.take_turns(entries, options.rounds)
+        for each in contenders.values():
+            each.close()
+    figures.publish(options.result, {"bulk-peers": _block(samples_s, options)}, samples_s)
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    import figures
+
+    parser = figures.parser(__doc__)
     parser.add_argument("--sentences", type=int, default=700)
     parser.add_argument("--articles", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--budget", default="4m", help="for each of hasten's tunes")
+    parser.add_argument("--budget", default="4m", help="for hasten's tune")
     parser.add_argument("--loops", nargs="+", choices=LOOPS, default=list(LOOPS))
     parser.add_argument("--peer-python", default=sys.executable)
     return parser.parse_args()
@@ -89,70 +82,58 @@ def _mixed(path: Path, sentences: int, articles: int) -> tuple[Path, list[str]]:
     return path, texts
 
 
-def _models() -> tuple[Path, Path]:
+def demo_model() -> Path:
     from models import quiet
 
     from hasten import demo
 
-    return demo.prepare(None, quiet).model_folder, demo.tokenizer_file().parent
+    return demo.prepare(None, quiet).model_folder
 
 
-def _bundles(folder: Path, texts: list[str], options: argparse.Namespace) -> dict[str, Path]:
-    """Hasten's own choices at fp32; of the classifier in ONNX Runtime, which Optimum can load."""
-    from peers import sentence_encoder
-
+def _bundle(folder: Path, model: Path, texts: list[str], budget: str) -> Path:
+    """Tuned in ONNX Runtime at fp32, which Optimum can load as well."""
     import hasten
 
-    classifier, encoder = _models()
-    given = {"precisions": ["fp32"], "budget": options.budget}
-    bundles = {}
-    if {"transformers", "optimum"} & set(options.loops):
-        bundles["hasten, classifier"] = folder / "classifier"
-        hasten.tune(
-            classifier,
-            texts=texts,
-            engines=["onnx_runtime"],
-            output=folder / "classifier",
-            **given,
-        )
-    if "sentence-transformers" in options.loops:
-        bundles["hasten, encoder"] = folder / "encoder"
-        hasten.tune(
-            sentence_encoder(encoder),
-            encoder / "tokenizer.json",
-            texts,
-            task="tensors",
-            engines=["onnx_runtime", "openvino"],
-            output=folder / "encoder",
-            **given,
-        )
-    return bundles
+    hasten.tune(
+        model,
+        texts=texts,
+        engines=["onnx_runtime"],
+        precisions=["fp32"],
+        output=folder,
+        budget=budget,
+        restart=folder.exists(),
+    )
+    return folder
 
 
-def _print(samples_s: dict[str, list[float]], rows: int) -> None:
+def _block(samples_s: dict[str, list[float]], options: argparse.Namespace) -> str:
+    import figures
+
     from hasten.stats import ratio_interval
 
-    print("| | rows/s | times as slow as hasten (95 %) |")
-    print("|---|---:|---:|")
+    rows = options.sentences + options.articles
+    lines = [
+        (
+            "Beside the loops that people write, interleaved, loading not counted: the same CSV "
+            f"file with {options.sentences:,} sentences and {options.articles:,} whole articles, "
+            f"the demo's classifier at fp32, {figures.machine()}:"
+        ),
+        "",
+        "| | rows/s | hasten is faster by (95 %) |",
+        "| --- | ---: | ---: |",
+    ]
     for name, values in samples_s.items():
         rate = rows / statistics.median(values)
-        if name.startswith("hasten"):
-            print(f"| {name} | {rate:.1f} | |")
-            continue
-        rival = "encoder" if name == "sentence-transformers" else "classifier"
-        ratio = ratio_interval(values, samples_s[f"hasten, {rival}"], seed=0)
-        print(f"| {name} | {rate:.1f} | {ratio.estimate:.2f} ({ratio.low:.2f}-{ratio.high:.2f}) |")
+        ratio = figures.interval(ratio_interval(values, samples_s["hasten"], seed=0))
+        title = LOOPS.get(name, "hasten, in ONNX Runtime")
+        lines.append(f"| {title} | {rate:.1f} | {ratio if name in LOOPS else ''} |")
+    return "\n".join(lines)
 
 
 def _contend(who: str, model: str, given: str) -> None:
-    """Runs in a contender's process: answers every order on standard input with seconds."""
-    answers, sys.stdout = sys.stdout, sys.stderr  # libraries may print; the answers stay clean
+    """Runs in a contender's process: every order is one pass over the file."""
     run = _hasten(model, given) if who == "hasten" else _written(_LOOPS[who](model), given, who)
-    for line in sys.stdin:
-        begin = time.perf_counter()
-        if json.loads(line) is not None:
-            run()
-        print(time.perf_counter() - begin, file=answers, flush=True)
+    contender.answer(lambda _: run())
 
 
 def _hasten(bundle: str, given: str) -> Callable[[], None]:
@@ -204,18 +185,9 @@ def _optimum(bundle: str) -> Loop:
     )
 
 
-def _sentence_transformers(model: str) -> Loop:
-    from sentence_transformers import SentenceTransformer
-
-    encoder = SentenceTransformer(model, device="cpu")
-    encoder.max_seq_length = _MAX_LENGTH  # or it would leave out half of the long texts
-    return lambda texts: list(encoder.encode(texts, batch_size=_BATCH, show_progress_bar=False))
-
-
 _LOOPS: dict[str, Callable[[str], Loop]] = {
     "transformers": _transformers,
     "optimum": _optimum,
-    "sentence-transformers": _sentence_transformers,
 }
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The two models that the measurements are about."""
+"""The models that the measurements are about."""
 
 from __future__ import annotations
 
@@ -6,10 +6,23 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+import mpnet
+
 from hasten import demo
 from hasten.records import Event
 
-NAMES = ("minilm", "camembert")
+NAMES = ("minilm", "mpnet", "camembert")
+
+# Two layers of 32, to see a measurement run without waiting for it.
+TINY = {
+    "architectures": ["BertForSequenceClassification"],
+    "model_type": "bert",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 2,
+    "vocab_size": 30522,
+}
 
 # CamemBERT-base (Martin et al., ACL 2020): the architecture of its published config.json.
 CAMEMBERT = {
@@ -29,6 +42,10 @@ CAMEMBERT = {
 }
 
 
+SHAPES = {"camembert": ("camembert-base", CAMEMBERT), "tiny": ("tiny", TINY)}
+"""What has random weights: the name in reports, and its configuration."""
+
+
 class Subject(NamedTuple):
     """What ``hasten.tune`` and ``hasten.bench`` need to know of a model."""
 
@@ -38,18 +55,29 @@ class Subject(NamedTuple):
 
 
 def subject(name: str, folder: Path) -> Subject:
-    """``minilm``: the demo's real classifier; ``camembert``: CamemBERT-base's shape.
+    """A model by its name.
+
+    ``minilm`` is the demo's classifier and ``mpnet`` a base-size one, both with real weights;
+    ``camembert`` is CamemBERT-base's shape.
 
     Args:
-        name: one of :data:`NAMES`.
+        name: one of :data:`NAMES`, or ``tiny``.
         folder: where the shape's configuration is put.
     """
     if name == "minilm":
         return Subject(demo.prepare(None, quiet).model_folder, None, random_weights=False)
-    model = folder / "camembert-base"
+    if name == "mpnet":
+        return Subject(mpnet.prepare().model_folder, None, random_weights=False)
+    called, config = SHAPES[name]
+    model = folder / called
     model.mkdir(parents=True, exist_ok=True)
-    (model / "config.json").write_text(json.dumps(CAMEMBERT))
+    (model / "config.json").write_text(json.dumps(config))
     return Subject(model, demo.tokenizer_file(), random_weights=True)
+
+
+def sentences(name: str, count: int) -> list[str]:
+    """News sentences; for ``mpnet`` those of articles that its head has not seen."""
+    return list(mpnet.prepare().texts[:count]) if name == "mpnet" else demo.news_sentences(count)
 
 
 def quiet(event: Event) -> None:

@@ -18,16 +18,15 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import contender
 import numpy as np
+from contender import Contender
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -37,78 +36,60 @@ Encode = Callable[[list[str], int], Any]
 
 # hasten's engine that runs what each of sentence-transformers' backends runs.
 ENGINES = {"torch": "torch_eager", "onnx": "onnx_runtime", "openvino": "openvino"}
+TITLES = {"torch": "PyTorch", "onnx": "ONNX Runtime", "openvino": "OpenVINO"}
 
 
 class Entry(NamedTuple):
-    """One row of the result; ``batch_size`` 0 leaves the batches to the contender."""
+    """One row of what is measured; ``batch_size`` 0 leaves the batches to the contender."""
 
     who: str
     backend: str
     batch_size: int
-
-    def __str__(self) -> str:
-        batches = f"batch {self.batch_size}" if self.batch_size else "planned batches"
-        return f"{self.who}, {self.backend}, {batches}"
-
-
-class Contender:
-    """A process that loads one model and times itself when asked."""
-
-    def __init__(self, python: str, *arguments: object, script: str = __file__) -> None:
-        self._process = subprocess.Popen(  # noqa: S603 - one of these scripts
-            [python, script, "--contender", *map(str, arguments)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.ask(None)
-
-    def ask(self, order: Any) -> float:
-        """Send an order, and wait for the seconds that it took."""
-        assert self._process.stdin
-        assert self._process.stdout
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        if not answer:
-            raise SystemExit(f"a contender ended with status {self._process.wait()}; see above")
-        return float(answer)
-
-    def close(self) -> None:
-        self._process.communicate()
 
 
 def main() -> None:
     if sys.argv[1:2] == ["--contender"]:
         _contend(*sys.argv[2:])
         return
+    import figures
+
     from hasten import demo
 
     options = _parse()
     encoder = demo.tokenizer_file().parent
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
+        folder = options.work or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
         texts = demo.news_sentences(options.texts)
         file = folder / "texts.json"
         file.write_text(json.dumps(texts), encoding="utf-8")
         contenders = {}
         for backend in options.backends:
-            bundle = _tune(encoder, backend, texts, folder / backend, options.budget)
+            bundle = _tune(encoder, backend, texts, folder / backend, options)
             contenders["hasten", backend] = Contender(
-                sys.executable, "hasten", backend, bundle, file
+                sys.executable, __file__, "hasten", backend, bundle, file
             )
             contenders["sentence-transformers", backend] = Contender(
-                options.peer_python, "sentence-transformers", backend, encoder, file
+                options.peer_python, __file__, "sentence-transformers", backend, encoder, file
             )
-        samples_s = _measure(contenders, options.batch_sizes, options.rounds)
+        entries = [
+            (Entry(*key, size), each, size)
+            for key, each in contenders.items()
+            for size in ([0] if key[0] == "hasten" else options.batch_sizes)
+        ]
+        samples_s = contender.take_turns(entries, options.rounds)
         embeddings = {key: _embeddings(contenders[key], folder) for key in contenders}
-        for contender in contenders.values():
-            contender.close()
-    _print(samples_s, embeddings, len(texts))
+        for each in contenders.values():
+            each.close()
+    data = [{**entry._asdict(), "samples_s": values} for entry, values in samples_s.items()]
+    block = _block(samples_s, embeddings, options)
+    figures.publish(options.result, {"peers": block}, data)
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    import figures
+
+    parser = figures.parser(__doc__)
     parser.add_argument("--texts", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--budget", default="2m", help="for each of hasten's tunes")
@@ -145,7 +126,9 @@ def sentence_encoder(folder: Path) -> nn.Module:
     return SentenceEncoder(bert).eval()
 
 
-def _tune(encoder: Path, backend: str, texts: list[str], folder: Path, budget: str) -> Path:
+def _tune(
+    encoder: Path, backend: str, texts: list[str], folder: Path, options: argparse.Namespace
+) -> Path:
     import hasten
 
     tuning = hasten.tune(
@@ -156,25 +139,12 @@ def _tune(encoder: Path, backend: str, texts: list[str], folder: Path, budget: s
         engines=[ENGINES[backend]],
         precisions=["fp32"],
         output=folder,
-        budget=budget,
+        budget=options.budget,
+        restart=folder.exists(),
     )
     plan = tuning.plan
     print(f"hasten tuned {backend}: {plan.candidate.label}, {plan.strategy.label}", file=sys.stderr)
     return folder
-
-
-def _measure(
-    contenders: dict[tuple[str, str], Contender], batch_sizes: list[int], rounds: int
-) -> dict[Entry, list[float]]:
-    """Seconds of every entry, one for each round; the round before the first is not counted."""
-    samples_s: dict[Entry, list[float]] = defaultdict(list)
-    for number in range(rounds + 1):
-        for (who, backend), contender in contenders.items():
-            for size in [0] if who == "hasten" else batch_sizes:
-                took_s = contender.ask(size)
-                if number:
-                    samples_s[Entry(who, backend, size)].append(took_s)
-    return samples_s
 
 
 def _embeddings(contender: Contender, folder: Path) -> Any:
@@ -183,39 +153,54 @@ def _embeddings(contender: Contender, folder: Path) -> Any:
     return np.load(path)
 
 
-def _print(
-    samples_s: dict[Entry, list[float]], embeddings: dict[tuple[str, str], Any], texts: int
-) -> None:
-    """One row an entry; hasten's ratio is to the peer's best batch size on the same backend."""
+def _block(
+    samples_s: dict[Entry, list[float]],
+    embeddings: dict[tuple[str, str], Any],
+    options: argparse.Namespace,
+) -> str:
+    """One row a backend: both at their best, and hasten's ratio to the peer's best batch size."""
+    import figures
+
     from hasten.stats import ratio_interval
 
     medians_s = {entry: statistics.median(values) for entry, values in samples_s.items()}
     truth = next(vectors for (who, _), vectors in embeddings.items() if who != "hasten")
-    print("| | sentences/s | times the peer's best | worst cosine |")
-    print("|---|---|---|---|")
-    for entry, median_s in medians_s.items():
-        ratio = ""
-        if entry.who == "hasten":
-            peers = [e for e in medians_s if e.who != "hasten" and e.backend == entry.backend]
-            best = min(peers, key=medians_s.__getitem__)
-            found = ratio_interval(samples_s[best], samples_s[entry], seed=0)
-            ratio = f"{found.estimate:.2f} ({found.low:.2f} to {found.high:.2f})"
-        cosine = (embeddings[entry.who, entry.backend] * truth).sum(axis=1).min()
-        print(f"| {entry} | {texts / median_s:.0f} | {ratio} | {cosine:.6f} |")
+    worst = min((vectors * truth).sum(axis=1).min() for vectors in embeddings.values())
+    lines = [
+        (
+            "Beside sentence-transformers, interleaved: the same MiniLM-L6 encoder, engine and "
+            f"precision (fp32), {options.texts:,} news sentences, {figures.machine()}; "
+            "sentence-transformers at the best of the batch sizes "
+            f"{', '.join(map(str, options.batch_sizes))}:"
+        ),
+        "",
+        "| engine | hasten, sentences/s | sentence-transformers, sentences/s | ratio (95 %) |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for backend in options.backends:
+        ours = Entry("hasten", backend, 0)
+        peers = [e for e in medians_s if e.who != "hasten" and e.backend == backend]
+        best = min(peers, key=medians_s.__getitem__)
+        ratio = figures.interval(ratio_interval(samples_s[best], samples_s[ours], seed=0))
+        rate, peer = (options.texts / medians_s[entry] for entry in (ours, best))
+        row = f"{rate:.0f} | {peer:.0f} (batch {best.batch_size}) | {ratio}"
+        lines.append(f"| {TITLES[backend]} | {row} |")
+    lines += ["", f"The embeddings agree: the worst cosine is {worst:.6f}."]
+    return "\n".join(lines)
 
 
 def _contend(who: str, backend: str, model: str, texts: str) -> None:
-    """Runs in a contender's process: answers every order on standard input with seconds."""
-    answers, sys.stdout = sys.stdout, sys.stderr  # libraries may print; the answers stay clean
+    """Runs in a contender's process: a number is a batch size, a string where to save to."""
     encode = _load_hasten(model) if who == "hasten" else _load_peer(model, backend)
     sentences = json.loads(Path(texts).read_text(encoding="utf-8"))
-    for line in sys.stdin:
-        order, begin = json.loads(line), time.perf_counter()
+
+    def run(order: int | str) -> None:
         if isinstance(order, str):
             np.save(order, encode(sentences, 32))
-        elif order is not None:
+        else:
             encode(sentences, order)
-        print(time.perf_counter() - begin, file=answers, flush=True)
+
+    contender.answer(run)
 
 
 def _load_hasten(bundle: str) -> Encode:

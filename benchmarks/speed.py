@@ -1,37 +1,73 @@
-"""How much faster than eager PyTorch at batch 1, on 1,000 news sentences of mean 28 tokens.
+"""How much faster a model becomes: against PyTorch one text at a time, and at its own best.
 
-    python benchmarks/speed.py minilm                 # the demo's real classifier
-    python benchmarks/speed.py camembert              # CamemBERT-base's shape, random weights
-    python benchmarks/speed.py camembert --budget 20m --json result.json
+    python benchmarks/speed.py minilm                # the demo's real classifier
+    python benchmarks/speed.py mpnet --budget 6m     # a base-size classifier with real weights
+    python benchmarks/speed.py camembert             # CamemBERT-base's shape, random weights
 
-One ``hasten tune`` over the sentences; what is printed is read off its result: the best
-candidate of every precision against the baseline, the winner's batching strategies, and how far
-the predicted times are from the measured ones.
+One ``hasten tune`` over 1,000 news sentences makes a bundle. Then the bundle, eager PyTorch with
+one text at a time, and eager PyTorch with the fastest of its thread layouts and batch plans take
+turns over the same texts, each in a process of its own; only tuning is not in the figures.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
+import statistics
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from models import NAMES, subject
+import contender
+import figures
+from models import NAMES, SHAPES, sentences, subject
 
 import hasten
-from hasten import demo
+from hasten import engines, hardware
+from hasten.pipeline import Pipeline, Streams
 from hasten.plain import to_json
-from hasten.records import PRECISIONS, Event, Progress, Tuning
-from hasten.report import compose, content, markdown
+from hasten.records import Candidate, Strategy, Tuning
+from hasten.reference import Reference, prepare
+from hasten.report import content
+from hasten.stats import ratio_interval
+
+ONE_BY_ONE = Strategy("arrival", 1)
+PLANS = (
+    Strategy("sorted", 8),
+    Strategy("sorted", 32),
+    Strategy("token_budget", 64, 512),
+    Strategy("token_budget", 64, 2048),
+)
+
+
+class Layout(NamedTuple):
+    """How eager PyTorch uses the cores."""
+
+    streams: int
+    threads: int
+
+    def __str__(self) -> str:
+        return f"{content.count(self.streams, 'stream')} x {content.count(self.threads, 'thread')}"
 
 
 def main() -> None:
-    options = _parse()
-    texts = demo.news_sentences(options.texts)
+    if sys.argv[1:2] == ["--contender"]:
+        _contend(*sys.argv[2:])
+        return
+    parser = figures.parser(__doc__)
+    parser.add_argument("model", choices=NAMES)
+    parser.add_argument("--budget", default="5m")
+    parser.add_argument("--texts", type=int, default=1000, help="to tune on")
+    parser.add_argument("--timed-texts", type=int, default=400)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        model, tokenizer, random_weights = subject(options.model, folder)
+        folder = options.work or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        name = "tiny" if options.quick else options.model
+        model, tokenizer, random_weights = subject(name, folder)
+        texts = sentences(name, options.texts)
         tuning = hasten.tune(
             model,
             tokenizer,
@@ -39,50 +75,116 @@ def main() -> None:
             random_weights=random_weights,
             output=folder / "bundle",
             budget=options.budget,
-            engines=options.engines and options.engines.split(","),
             max_texts=options.texts,
-            on_event=_tell,
+            restart=(folder / "bundle").exists(),
+            on_event=figures.Stages(),
+            engines=["onnx_runtime"] if options.quick else None,
+            precisions=["fp32"] if options.quick else None,
+            batch_sizes=[1, 8] if options.quick else None,
+            threads=1 if options.quick else None,
         )
-    if options.json:
-        options.json.write_text(json.dumps(to_json(tuning)))
-    _print(tuning)
+        reference = folder / "reference"
+        if not reference.exists():
+            prepare(model, reference, tokenizer=tokenizer, random_weights=random_weights)
+        timed = texts[: options.timed_texts]
+        samples_s, best = _measure(folder, reference, timed, options.rounds)
+    block = _block(tuning, samples_s, best, options)
+    data = {"samples_s": samples_s, "tuning": to_json(tuning)}
+    figures.publish(options.result, {f"speed-{options.model}": block}, data)
 
 
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("model", choices=NAMES)
-    parser.add_argument("--budget", default="10m")
-    parser.add_argument("--texts", type=int, default=1000)
-    parser.add_argument("--engines")
-    parser.add_argument("--json", type=Path)
-    return parser.parse_args()
+def _measure(
+    folder: Path, reference: Path, texts: list[str], rounds: int
+) -> tuple[dict[str, list[float]], str]:
+    """Seconds of the three, and which layout and plan were PyTorch's best."""
+    given = folder / "texts.json"
+    given.write_text(json.dumps(texts), encoding="utf-8")
+    cores = hardware.detect().usable_cores
+    layouts = dict.fromkeys((Layout(1, cores), Layout(cores, 1)))
+    eager = {
+        layout: contender.Contender(sys.executable, __file__, "eager", reference, given, *layout)
+        for layout in layouts
+    }
+    ours = contender.Contender(sys.executable, __file__, "hasten", folder / "bundle", given)
+    tried_s = {
+        (layout, plan): eager[layout].ask(to_json(plan)) for layout, plan in product(eager, PLANS)
+    }
+    layout, plan = min(tried_s, key=tried_s.__getitem__)
+    entries = [
+        ("one by one", eager[Layout(1, cores)], to_json(ONE_BY_ONE)),
+        ("at its best", eager[layout], to_json(plan)),
+        ("hasten", ours, True),
+    ]
+    samples_s = contender.take_turns(entries, rounds)
+    for each in (*eager.values(), ours):
+        each.close()
+    return samples_s, f"{layout}, {_plan(plan)}"
 
 
-def _print(tuning: Tuning) -> None:
-    print(markdown.render(compose.of(tuning, drawn=False)))
-    print("## Best of each precision against the baseline\n")
-    for precision in PRECISIONS:
-        rows = [
-            row
-            for row in tuning.rows
-            if row.candidate.precision == precision and row.ratio_to_baseline
-        ]
-        best = max(rows, key=lambda row: row.main.texts_per_s if row.main else 0.0, default=None)
-        if best and best.ratio_to_baseline:
-            ratio = content.interval(best.ratio_to_baseline)
-            print(f"- {precision}: {content.short(best.candidate)}, {ratio}")
-    print("\n## Predicted and measured\n")
-    for row in tuning.rows:
-        for run in row.runs:
-            if run.predicted_s:
-                off = run.predicted_s / run.total.median_s - 1
-                name = f"{content.short(row.candidate)}, {run.strategy.label}"
-                print(f"- {name}: {run.predicted_s:.2f} s, {run.total.median_s:.2f} s ({off:+.1%})")
+def _plan(plan: Strategy) -> str:
+    if plan.token_budget:
+        return f"sorted batches of {plan.token_budget:,} tokens"
+    return f"sorted batches of {plan.batch_size}"
 
 
-def _tell(event: Event) -> None:
-    if isinstance(event, Progress):
-        print(f"{event.stage}: {event.message}", file=sys.stderr)
+def _block(tuning: Tuning, samples_s: dict[str, list[float]], best: str, options: Any) -> str:
+    """The sentence with both baselines, and a row for each of the three."""
+    one_by_one, at_its_best = (
+        ratio_interval(samples_s[name], samples_s["hasten"], seed=0)
+        for name in ("one by one", "at its best")
+    )
+    against_each_other = ratio_interval(samples_s["one by one"], samples_s["at its best"], seed=0)
+    texts = min(options.timed_texts, options.texts)
+    title, parity = content.title(tuning.plan.candidate), tuning.chosen.parity
+    cores = hardware.detect().usable_cores
+    rows = [
+        (f"PyTorch, one text at a time ({Layout(1, cores)})", "one by one", "1"),
+        (f"PyTorch at its best ({best})", "at its best", figures.interval(against_each_other)),
+        (f"hasten's choice ({title})", "hasten", figures.interval(one_by_one)),
+    ]
+    about = f"{_subject(tuning, options.model)}, {texts:,} news sentences"
+    lines = [
+        f"{about} of mean {tuning.profile.mean:.0f} tokens, {figures.machine()}:",
+        "",
+        (
+            f"> **{title}: {figures.interval(one_by_one)} times faster than PyTorch one text at a "
+            f"time, {figures.interval(at_its_best)} times faster than PyTorch at its best.** "
+            f"{content.agreement(parity) if parity else ''}"
+        ),
+        "",
+        "| | texts/s | speed-up (95 %) |",
+        "| --- | ---: | ---: |",
+    ]
+    for name, key, ratio in rows:
+        rate = texts / statistics.median(samples_s[key])
+        lines.append(f"| {name} | {rate:.1f} | {ratio} |")
+    lines += ["", f"`python benchmarks/speed.py {options.model} --budget {options.budget}`"]
+    return "\n".join(lines)
+
+
+def _subject(tuning: Tuning, model: str) -> str:
+    count = tuning.model.parameter_count / 1e6
+    kind = "random weights" if model in SHAPES else "parameters"
+    return f"{tuning.model.name} ({count:.1f} M {kind})"
+
+
+def _contend(who: str, model: str, given: str, streams: str = "1", threads: str = "1") -> None:
+    texts: list[str] = json.loads(Path(given).read_text(encoding="utf-8"))
+    if who == "hasten":
+        predictor = hasten.load(model)
+        contender.answer(lambda _: predictor.outputs(texts))
+        return
+    candidate = Candidate("torch_eager", "fp32", "cpu", int(threads), int(streams))
+    pipeline = eager_pipeline(Reference.open(Path(model)), candidate)
+    contender.answer(lambda plan: pipeline.run(texts, Strategy(**plan)))
+
+
+def eager_pipeline(reference: Reference, candidate: Candidate) -> Pipeline:
+    engine = engines.get(candidate.engine)
+    with tempfile.TemporaryDirectory() as folder:
+        engine.export(reference, candidate, Path(folder))
+        session = engine.load(Path(folder), candidate)
+    return Pipeline(reference.tokenizer(), Streams(session, candidate.streams, reference.info))
 
 
 if __name__ == "__main__":

@@ -9,11 +9,12 @@ hasten's checks, tokenizer and plan.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import subprocess
 import sys
 from pathlib import Path
+
+import figures
 
 IMPORT = "import time; t = time.perf_counter(); import hasten; print(time.perf_counter() - t)"
 
@@ -44,7 +45,7 @@ print(numpy_s + time.perf_counter() - t)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = figures.parser(__doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--runs", type=int, default=11)
     options = parser.parse_args()
@@ -54,11 +55,16 @@ def main() -> None:
         for name, script in scripts.items():  # interleaved, so that drift hits all alike
             samples_s[name].append(_seconds(script, options.bundle))
     medians_s = {name: statistics.median(values) for name, values in samples_s.items()}
-    for name, median_s in medians_s.items():
-        low, high = min(samples_s[name]), max(samples_s[name])
-        print(f"{name:14} {1000 * median_s:7.0f} ms  ({1000 * low:.0f} to {1000 * high:.0f})")
     beyond_s = medians_s["hasten.load"] - medians_s["engine alone"]
-    print(f"{'beyond engine':14} {1000 * beyond_s:7.0f} ms")
+    block = (
+        f"`import hasten` takes {_ms(medians_s['import hasten'])}, `hasten.load` {_ms(beyond_s)} "
+        f"beyond importing and loading the demo's engine itself ({figures.machine()})."
+    )
+    figures.publish(options.result, {"startup": block}, samples_s)
+
+
+def _ms(time_s: float) -> str:
+    return f"{1000 * time_s:.0f} ms"
 
 
 def _seconds(script: str, bundle: Path) -> float:
