@@ -65,6 +65,7 @@ def ratio_interval(
     denominators: Samples,
     *,
     seed: int,
+    processes: Sequence[int] = (),
     confidence: float = 0.95,
     resamples: int = 10_000,
 ) -> Interval:
@@ -78,15 +79,23 @@ def ratio_interval(
     in itself holds the truth in only 1 - 2**(1-n) of the cases (94 % with five rounds, 75 % with
     three), so each bound is moved out to Student's where that lies further.
 
+    A process has a speed of its own (memory layout, placement), which its rounds share, and which
+    another run would draw again. With ``processes``, the resampling draws processes and then rounds
+    within each (Davison and Hinkley, "Bootstrap Methods and Their Application", 1997, section 3.8;
+    for benchmarks: Kalibera and Jones, "Rigorous Benchmarking in Reasonable Time", ISMM 2013), and
+    Student's t is that of the processes' means, with the cluster-robust standard error. Rounds of a
+    single process say nothing about another one: the interval then holds within that run only.
+
     Args:
         numerators: positive, one a round.
         denominators: positive, of the same rounds in the same order.
         seed: of the resampling; the same seed gives the same interval.
+        processes: which process took each round; all rounds independent if it is left out.
         confidence: nominal coverage.
         resamples: number of resamples.
 
     Raises:
-        ValueError: fewer than two rounds, or not in pairs.
+        ValueError: fewer than two rounds, not in pairs, or not one process for each.
     """
     if len(numerators) != len(denominators) or len(numerators) < 2:
         raise ValueError(
@@ -94,17 +103,49 @@ def ratio_interval(
             f"not {len(numerators)} and {len(denominators)}"
         )
     logs = np.log(np.asarray(numerators, np.float64) / np.asarray(denominators, np.float64))
-    rounds = len(logs)
-    t = student_t_quantile(0.5 + confidence / 2, rounds - 1)
-    tail = NormalDist().cdf(-t * math.sqrt(rounds / (rounds - 1)))
-    draws = np.random.default_rng(seed).integers(0, rounds, size=(resamples, rounds))
-    low, high = np.quantile(logs[draws].mean(axis=1), (tail, 1.0 - tail))
-    mean, margin = logs.mean(), t * logs.std(ddof=1) / math.sqrt(rounds)
+    clusters = _clusters(logs, processes)
+    count, mean = len(clusters), float(logs.mean())
+    t = student_t_quantile(0.5 + confidence / 2, count - 1)
+    tail = NormalDist().cdf(-t * math.sqrt(count / (count - 1)))
+    means = _resampled_means(clusters, np.random.default_rng(seed), resamples)
+    low, high = np.quantile(means, (tail, 1.0 - tail))
+    deviations = np.array([(cluster - mean).sum() for cluster in clusters]) / len(logs)
+    margin = t * math.sqrt(count / (count - 1) * float(deviations @ deviations))
     return Interval(
         low=math.exp(min(low, mean - margin)),
         estimate=math.exp(mean),
         high=math.exp(max(high, mean + margin)),
     )
+
+
+def _clusters(logs: NDArray[np.float64], processes: Sequence[int]) -> list[NDArray[np.float64]]:
+    """The rounds of each process; each round by itself where there are not several processes."""
+    if len(processes) not in (0, len(logs)):
+        raise ValueError(f"{len(logs)} rounds need as many processes, not {len(processes)}")
+    if len(set(processes)) < 2:
+        return list(logs[:, np.newaxis])
+    took = np.asarray(processes)
+    return [logs[took == process] for process in sorted(set(processes))]
+
+
+def _resampled_means(
+    clusters: Sequence[NDArray[np.float64]], rng: np.random.Generator, resamples: int
+) -> NDArray[np.float64]:
+    """Means over resampled rounds: clusters are drawn first, then rounds within each of them."""
+    sizes = np.array([len(cluster) for cluster in clusters])
+    padded = np.zeros((len(clusters), sizes.max()))
+    for row, cluster in zip(padded, clusters, strict=True):
+        row[: len(cluster)] = cluster
+    drawn = rng.integers(0, len(clusters), size=(resamples, len(clusters)))
+    if sizes.max() == 1:
+        means: NDArray[np.float64] = padded[drawn, 0].mean(axis=1)
+        return means
+    of_each = sizes[drawn][:, :, np.newaxis]
+    places = (rng.random((*drawn.shape, sizes.max())) * of_each).astype(np.int64)
+    counted = np.arange(sizes.max()) < of_each
+    values = padded[drawn[:, :, np.newaxis], places] * counted
+    total: NDArray[np.float64] = values.sum(axis=(1, 2)) / counted.sum(axis=(1, 2))
+    return total
 
 
 def mean_interval(samples: Samples, *, seed: int, confidence: float = 0.95) -> Interval:
@@ -173,9 +214,23 @@ def speed_up(baseline: EndToEnd | None, run: EndToEnd, *, seed: int) -> Interval
     """
     if baseline is None or baseline.texts != run.texts:
         return None
-    before, now = baseline.total.samples_s, run.total.samples_s
-    rounds = min(len(before), len(now))
-    return ratio_interval(before[:rounds], now[:rounds], seed=seed) if rounds > 1 else None
+    before, now = _by_round(baseline), _by_round(run)
+    both = [number for number in now if number in before]
+    if len(both) < 2:
+        return None
+    processes = dict(zip(now, run.processes, strict=False))
+    return ratio_interval(
+        [before[number] for number in both],
+        [now[number] for number in both],
+        processes=[processes[number] for number in both] if processes else (),
+        seed=seed,
+    )
+
+
+def _by_round(run: EndToEnd) -> dict[int, float]:
+    """The time of each round by its number."""
+    samples_s = run.total.samples_s
+    return dict(zip(run.rounds or range(len(samples_s)), samples_s, strict=True))
 
 
 @cache

@@ -230,3 +230,38 @@ def test_mcnemar_is_the_binomial_test(first: int, second: int) -> None:
     tail = sum(math.comb(n, k) for k in range(fewer + 1)) / 2**n
     assert mcnemar_p(first, second) == pytest.approx(min(1.0, 2 * tail))
     assert mcnemar_p(first, second) == mcnemar_p(second, first)
+
+
+class TestProcesses:
+    def test_a_round_each_is_as_without_them(self) -> None:
+        a, b = [2.0, 2.2, 2.1, 1.9], [1.0, 1.0, 1.1, 1.0]
+        apart = ratio_interval(a, b, seed=0, processes=(0, 1, 2, 3))
+        assert apart == ratio_interval(a, b, seed=0)
+
+    def test_one_process_is_as_without_them(self) -> None:
+        a, b = [2.0, 2.2, 2.1, 1.9], [1.0, 1.0, 1.1, 1.0]
+        assert ratio_interval(a, b, seed=0, processes=(7,) * 4) == ratio_interval(a, b, seed=0)
+
+    def test_rounds_that_share_a_process_count_as_little_as_they_know(self) -> None:
+        a = np.repeat([1.0, 1.2, 0.9, 1.1, 0.8], 3)
+        within = ratio_interval(a, np.ones(15), seed=0)
+        across = ratio_interval(a, np.ones(15), seed=0, processes=np.repeat(range(5), 3).tolist())
+        assert across.estimate == pytest.approx(within.estimate)
+        assert across.high / across.estimate > 1.15 > within.high / within.estimate
+
+    def test_coverage(self) -> None:
+        rng = np.random.default_rng(3)
+        processes = np.repeat(range(5), 3).tolist()
+        moods = np.repeat(rng.normal(0.0, 0.03, size=(400, 5)), 3, axis=1)
+        runs = np.exp(moods + rng.normal(0.0, 0.02, size=(400, 15)))
+        plain = [ratio_interval(r, np.ones(15), seed=0, resamples=300).holds(1.0) for r in runs]
+        held = [
+            ratio_interval(r, np.ones(15), seed=0, resamples=300, processes=processes).holds(1.0)
+            for r in runs
+        ]
+        assert np.mean(plain) < 0.85  # rounds of one process are not independent
+        assert np.mean(held) > 0.93
+
+    def test_one_for_each_round(self) -> None:
+        with pytest.raises(ValueError, match="as many processes"):
+            ratio_interval([1.0, 2.0], [1.0, 1.0], seed=0, processes=(1,))

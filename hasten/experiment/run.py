@@ -22,7 +22,6 @@ from hasten.parity import verdict
 from hasten.records import (
     EXPERIMENTS,
     Bench,
-    Ceiling,
     Forecast,
     Format,
     Measurement,
@@ -34,7 +33,9 @@ from hasten.stats import speed_up
 from hasten.tuning import candidates, ceiling, choose, original, proof, screening
 from hasten.tuning.context import Context
 from hasten.tuning.entrant import Entrant
-from hasten.tuning.finals import ARRIVAL, message_for, table_lengths
+from hasten.tuning.finals import table_lengths
+from hasten.tuning.rounds import ARRIVAL
+from hasten.tuning.screening import message_for
 from hasten.tuning.worker import RunTexts
 
 _FIRST_SHAPE_VISIT = 10  # those before are the screen's
@@ -71,7 +72,7 @@ class Experiment:
     formats: list[Entrant] = field(default_factory=list)
     singles: dict[Entrant, Entrant] = field(default_factory=dict)
     refusals: dict[Entrant, str] = field(default_factory=dict)
-    ceilings: tuple[Ceiling, ...] = ()
+    ceilings: dict[int, ceiling.Found] = field(default_factory=dict)
     complete: bool = False
 
     @classmethod
@@ -134,7 +135,7 @@ class Experiment:
             baseline=self.baseline.row(),
             formats=tuple(self._format(entrant) for entrant in self.formats),
             others=(*others, *self.unavailable),
-            ceilings=self.ceilings,
+            ceilings=ceiling.ceilings(self.ceilings),
             elapsed_s=context.budget.spent_s,
             complete=self.complete,
             command=self.wanted.command,
@@ -174,7 +175,6 @@ class Experiment:
             step()
             self.save(self.bench())
             rest = {name: seconds for name, seconds in rest.items() if name not in names}
-        self.ceilings = ceiling.measure(self.context, self.baseline.candidate, self.formats)
         self._judge()
 
     def _measure_shapes(self, shapes: Sequence[grid.Shape]) -> None:
@@ -184,7 +184,16 @@ class Experiment:
     def _measure_rounds(self) -> None:
         """The user's texts end to end; all orders and batch sizes in the same rounds."""
         heats = self._heats()
-        for number in range(self.context.settings.rounds):
+        gauge = ceiling.Gauge(self.context, self.baseline.candidate, self.formats)
+        try:
+            self._run_heats(heats, gauge)
+        finally:
+            gauge.close()
+
+    def _run_heats(self, heats: list[tuple[Entrant, Strategy]], gauge: ceiling.Gauge) -> None:
+        for number in range(self.context.settings.rounds if heats else 0):
+            found = self.context.journal.once(f"ceiling:{number}", gauge.measure)
+            self.ceilings[number] = found
             turn = number % max(len(heats), 1)
             for entrant, strategy in heats[turn:] + heats[:turn]:
                 run = f"run {number + 1} of {self.context.settings.rounds}"
@@ -239,8 +248,9 @@ class Experiment:
                 continue
             best = min(runs, key=lambda run: run.total.median_s)
             entrant.ratio_to_baseline = speed_up(reference, best, seed=self.context.settings.seed)
-            speed = flops / best.total.median_s
-            entrant.ceiling_share = ceiling.share(self.ceilings, entrant.candidate, speed)
+            entrant.ceiling_share = ceiling.share(
+                self.ceilings, entrant.candidate, best, best.rounds, flops
+            )
 
     # --- what they need -------------------------------------------------------------------
 

@@ -139,8 +139,13 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Ceiling:
-    """The fastest matrix product measured on this machine in one precision, in FLOP/s."""
+    """The fastest matrix product measured on this machine in one precision, in FLOP/s.
+
+    ``flops_per_s`` is the geometric mean of ``samples_flops_per_s``, which were taken between the
+    rounds of the candidates.
+    """
 
     precision: str
     device: str
     flops_per_s: float
+    samples_flops_per_s: tuple[float, ...] = ()

@@ -221,8 +221,10 @@ class StartUp:
 class EndToEnd:
     """The user's texts through the whole pipeline, tokenizing included.
 
-    One sample per interleaved round, each the wall-clock time for ``texts`` texts.
-    ``batch_latency_s`` are the times of single batches, all rounds together.
+    One sample per interleaved round, each the wall-clock time for ``texts`` texts; ``rounds`` are
+    the numbers of these rounds, and ``processes`` says which start of the worker process took each
+    sample. Both are empty where they were not recorded. ``batch_latency_s`` are the times of single
+    batches, all rounds together.
     """
 
     strategy: Strategy
@@ -233,6 +235,13 @@ class EndToEnd:
     total: Measurement
     tokenize: Measurement
     batch_latency_s: tuple[float, ...]
+    rounds: tuple[int, ...] = ()
+    processes: tuple[int, ...] = ()
+
+    @property
+    def process_count(self) -> int:
+        """How many worker processes the samples come from."""
+        return len(set(self.processes)) or 1
 
     @property
     def texts_per_s(self) -> float:

@@ -384,7 +384,7 @@ def ceiling(
     highest = {(c.precision, c.device): c.flops_per_s for c in ceilings}
     points: list[Point] = []
     for row in rows:
-        if row.ceiling_share is None or row.ceiling_share > content.HIGHEST_SHARE:
+        if row.ceiling_share is None:
             continue
         kind = (row.candidate.precision, row.candidate.device)
         top = f"{highest[kind] / 1e9:,.0f} GFLOP/s" if kind in highest else "not kept"

@@ -31,7 +31,8 @@ def first(tuning: Tuning) -> str:
     if not chosen.ratio_to_baseline:
         return answer
     one_by_one = "" if _in_latency(tuning) else " one text at a time"
-    return f"{answer} {faster(chosen.ratio_to_baseline, f'{_usual(tuning)}{one_by_one}')}."
+    than = f"{_usual(tuning)}{one_by_one}"
+    return f"{answer} {faster(chosen.ratio_to_baseline, than, within=_within(chosen))}."
 
 
 def speeds(tuning: Tuning) -> Iterator[str]:
@@ -53,7 +54,7 @@ def speeds(tuning: Tuning) -> Iterator[str]:
     best = f"{_usual(tuning)}'s own best, {layout(own)}"
     ratio = own.main and speed_up(own.main, run, seed=tuning.settings.seed)
     if ratio:
-        yield f"{faster(ratio, best)}."
+        yield f"{faster(ratio, best, within=_within(tuning.chosen))}."
     else:
         estimate = tokens_per_s(tuning.chosen) / tokens_per_s(own)
         yield f"About {estimate:.2f}x the speed of {best} (estimated)."
@@ -93,14 +94,16 @@ def lead(tuning: Tuning) -> Iterator[str]:
         yield "The difference is not significant; the one with the lower mean time was chosen."
 
 
-def faster(ratio: Interval, than: str) -> str:
+def faster(ratio: Interval, than: str, *, within: str = "") -> str:
     """``1.83x faster than PyTorch (95 % interval 1.62-2.05)``.
+
+    ``within`` says what the interval does not look beyond.
 
     >>> faster(Interval(0.95, 1.04, 1.1), "PyTorch")
     '1.04x the speed of PyTorch (95 % interval 0.95-1.10)'
     """
     comparison = "faster than" if ratio.low > 1 else "the speed of"
-    span = f"95 % interval {ratio.low:.2f}-{ratio.high:.2f}"
+    span = f"95 % interval{within} {ratio.low:.2f}-{ratio.high:.2f}"
     return f"{ratio.estimate:.2f}x {comparison} {than} ({span})"
 
 
@@ -109,6 +112,11 @@ def layout(row: Row) -> str:
     candidate = row.candidate
     threads = count(candidate.intra_op_num_threads, "thread")
     return f"{count(candidate.streams, 'stream')} x {threads}"
+
+
+def _within(row: Row) -> str:
+    """Rounds of one process say nothing of another, which may be faster or slower as a whole."""
+    return "" if row.main and row.main.process_count > 1 else " within this run"
 
 
 def _usual(tuning: Tuning) -> str:
@@ -141,16 +149,13 @@ def _ceiling(tuning: Tuning) -> Iterator[str]:
     if share is None:
         if precision == "int8" and tuning.ceilings:
             yield "No int8 matrix product was measured to compare it with."
-    elif share > HIGHEST_SHARE:
-        yield (
-            f"The fastest {precision} matrix product was measured while the machine was busy and "
-            "came out slower than the model's own, so no share of it is given."
-        )
     else:
         yield (
             f"It reaches {share:.0%} of the fastest {precision} matrix product measured on this "
             f"machine; {_padding(run)} of the tokens are padding."
         )
+        if share > HIGHEST_SHARE:
+            yield "No model exceeds that product: it was measured too low, on a busy machine."
 
 
 def _padding(run: EndToEnd) -> str:

@@ -1,56 +1,109 @@
-"""The machine's fastest matrix product in every precision that was measured."""
+"""The machine's fastest matrix product in every precision that is measured."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 from hasten.errors import EngineError
-from hasten.records import Candidate, Ceiling
+from hasten.records import Candidate, Ceiling, EndToEnd
 from hasten.tuning.context import Context
 from hasten.tuning.entrant import Entrant
+from hasten.tuning.process import Connection
 from hasten.tuning.worker import MeasureCeiling
 
 log = logging.getLogger(__name__)
 
-
-def measure(
-    context: Context, baseline: Candidate, entrants: Sequence[Entrant]
-) -> tuple[Ceiling, ...]:
-    """The machine's fastest matrix product in every precision that was measured."""
-    kinds = {(e.candidate.precision, e.candidate.device) for e in entrants if e.runs}
-    # Nothing here multiplies plain matrices of 8-bit integers: a process to be told so is saved.
-    kinds = {kind for kind in kinds if kind[0] != "int8"}
-    found = []
-    for precision, device in sorted(kinds):
-        probe = replace(baseline, precision=precision, device=device)
-        context.tell("ceiling", f"the fastest matrix product in {precision}")
-        ask = partial(_ask, context, probe)
-        try:
-            flops_per_s = context.journal.once(f"ceiling:{precision}:{device}", ask)
-        except EngineError as error:
-            # The share of it is then left out of the report; the choice does not need it.
-            log.warning("no ceiling for %s on %s: %s", precision, device, error)
-            continue
-        if flops_per_s:
-            found.append(Ceiling(precision, device, flops_per_s))
-    return tuple(found)
+Found = Mapping[str, float]
+"""FLOP/s by precision and device, as in ``fp32:cpu``."""
 
 
-def share(ceilings: Sequence[Ceiling], candidate: Candidate, flops_per_s: float) -> float | None:
-    """What part of the candidate's ceiling it reaches; None where there is no ceiling."""
-    kind = (candidate.precision, candidate.device)
-    found = (c.flops_per_s for c in ceilings if (c.precision, c.device) == kind)
-    ceiling = next(found, None)
-    return flops_per_s / ceiling if ceiling else None
+class Gauge:
+    """Measures the fastest matrix products, in processes of its own, whenever it is asked."""
+
+    def __init__(self, context: Context, baseline: Candidate, entrants: Sequence[Entrant]) -> None:
+        """Prepare for the precisions and devices of ``entrants``; no process starts yet."""
+        self._context = context
+        candidates = [baseline, *(entrant.candidate for entrant in entrants)]
+        # No engine multiplies plain matrices of 8-bit integers, so int8 has no ceiling.
+        self._probes = {
+            f"{c.precision}:{c.device}": replace(baseline, precision=c.precision, device=c.device)
+            for c in candidates
+            if c.precision != "int8"
+        }
+        self._workers: dict[str, Connection] = {}
+
+    def measure(self) -> Found:
+        """One measurement of each; a product that fails is left out from then on.
+
+        The share of it is then left out of the report; the choice does not need it.
+        """
+        found: dict[str, float] = {}
+        for kind, probe in list(self._probes.items()):
+            self._context.tell("ceiling", f"the fastest matrix product in {probe.precision}")
+            try:
+                flops_per_s = self._ask(kind, probe)
+            except EngineError as error:
+                log.warning("no ceiling for %s: %s", kind, error)
+                flops_per_s = None
+            if flops_per_s:
+                found[kind] = flops_per_s
+            else:
+                del self._probes[kind]
+        return found
+
+    def close(self) -> None:
+        """End the processes."""
+        while self._workers:
+            self._workers.popitem()[1].close()
+
+    def _ask(self, kind: str, probe: Candidate) -> float | None:
+        if kind not in self._workers:
+            self._workers[kind] = self._context.spawn(f"ceiling-{kind.replace(':', '-')}")
+        answer: float | None = self._workers[kind].call(
+            MeasureCeiling(probe), self._context.patience_s
+        )
+        return answer
 
 
-def _ask(context: Context, probe: Candidate) -> float | None:
-    worker = context.spawn(f"ceiling-{probe.precision}-{probe.device}")
-    try:
-        flops_per_s: float | None = worker.call(MeasureCeiling(probe), context.patience_s)
-    finally:
-        worker.close()
-    return flops_per_s
+def ceilings(found: Mapping[int, Found]) -> tuple[Ceiling, ...]:
+    """What was measured on several occasions, as records."""
+    samples: dict[str, list[float]] = {}
+    for occasion in found.values():
+        for kind, flops_per_s in occasion.items():
+            samples.setdefault(kind, []).append(flops_per_s)
+    records = []
+    for kind, values in sorted(samples.items()):
+        precision, device = kind.split(":")
+        records.append(Ceiling(precision, device, statistics.geometric_mean(values), tuple(values)))
+    return tuple(records)
+
+
+def share(
+    found: Mapping[int, Found],
+    candidate: Candidate,
+    run: EndToEnd,
+    occasions: Sequence[int],
+    flops: float,
+) -> float | None:
+    """What part of its ceiling a candidate reaches; None where there is no ceiling.
+
+    The geometric mean, as in speed-ups, of each round's speed over the ceiling that was measured
+    on the same occasion.
+
+    Args:
+        found: ceilings by occasion.
+        candidate: whose precision and device are looked up.
+        run: its rounds, of ``flops`` floating-point operations each.
+        occasions: the occasion of each of the run's samples.
+        flops: of the texts of one round, padding left out.
+    """
+    kind = f"{candidate.precision}:{candidate.device}"
+    shares = [
+        flops / sample_s / found[occasion][kind]
+        for occasion, sample_s in zip(occasions, run.total.samples_s, strict=True)
+        if kind in found.get(occasion, {})
+    ]
+    return statistics.geometric_mean(shares) if shares else None

@@ -13,7 +13,17 @@ from hasten.errors import BudgetError
 from hasten.parity import is_constant, unprovable
 from hasten.records import Ceiling, Plan, Probes, Row, Tuning
 from hasten.stats import speed_up
-from hasten.tuning import candidates, ceiling, choose, finals, original, proof, repair, screening
+from hasten.tuning import (
+    candidates,
+    ceiling,
+    choose,
+    finals,
+    original,
+    proof,
+    repair,
+    rounds,
+    screening,
+)
 from hasten.tuning.context import Context
 from hasten.tuning.entrant import Entrant
 
@@ -59,16 +69,17 @@ def run(context: Context, *, baseline_engine: str = "torch_eager") -> Tuning:
         finalists = finals.line_up(context, [*finalists, *repaired])
         if not finalists:
             raise choose.no_candidate([entrant.row() for entrant in entrants])
-        sample = finals.run_rounds(context, finalists, baseline)
-        ceilings = ceiling.measure(context, baseline.candidate, entrants)
+        final = rounds.plan(context, finalists, baseline)
+        final.run()
         for entrant in finalists:
             entrant.keep_probes(screening.probe(context))
     finally:
         for entrant in [baseline, *entrants]:
             entrant.close()
-    _judge(context, finalists, baseline, sample, ceilings)
+    _judge(context, finalists, baseline, final)
     rows = [entrant.row() for entrant in entrants] + unavailable
     probes = {e.label: e.probes for e in finalists if e.probes}
+    ceilings = ceiling.ceilings(final.ceilings)
     return _decide(context, baseline.row(), rows, ceilings, probes, constant=is_constant(truth))
 
 
@@ -84,7 +95,7 @@ def _refuse_unprovable(
 
 def _check_budget(context: Context, pass_s: float) -> None:
     """Refuse a hopeless budget early; one pass of the baseline over all texts takes ``pass_s``."""
-    fewest = min(finals.FEWEST_TEXTS, len(context.texts)) / len(context.texts)
+    fewest = min(rounds.FEWEST_TEXTS, len(context.texts)) / len(context.texts)
     begun_s = context.budget.spent_s
     needed_s = begun_s + pass_s * (1 + fewest * context.settings.rounds)
     if needed_s > context.budget.total_s:
@@ -102,8 +113,7 @@ def _judge(
     context: Context,
     finalists: Sequence[Entrant],
     baseline: Entrant,
-    sample: NDArray[np.int64],
-    ceilings: Sequence[Ceiling],
+    final: rounds.Rounds,
 ) -> None:
     """Add what only shows when all rounds are over: speed-ups, shares, broken latency limits."""
     reference = baseline.row().main
@@ -116,9 +126,10 @@ def _judge(
             continue
         entrant.ratio_to_baseline = speed_up(reference, run, seed=context.settings.seed)
         model = context.subject(entrant.candidate).info
-        flops = sum(model.flops(int(length)) for length in context.lengths[sample])
-        speed = flops / run.total.mean_s
-        entrant.ceiling_share = ceiling.share(ceilings, entrant.candidate, speed)
+        flops = sum(model.flops(int(length)) for length in context.lengths[final.sample])
+        entrant.ceiling_share = ceiling.share(
+            final.ceilings, entrant.candidate, run, run.processes, flops
+        )
         reason = choose.too_slow_batches(run, context.settings)
         if reason:
             entrant.end("refused", reason)
@@ -201,10 +212,10 @@ def _warnings(context: Context, baseline: Row, winner: Row) -> tuple[str, ...]:
             f"The machine was noisy: the middle half of a candidate's rounds spread over "
             f"{spread:.0%} of their median. Close other programs, or raise --rounds and --budget."
         )
-    rounds = len(baseline.main.total.samples_s)
-    if rounds < context.settings.rounds:
+    run = len(baseline.main.total.samples_s)
+    if run < context.settings.rounds:
         warnings.append(
-            f"The final rounds took longer than predicted: {rounds} were run instead of "
+            f"The final rounds took longer than predicted: {run} were run instead of "
             f"{context.settings.rounds}, to keep the budget. Raise --budget for narrower intervals."
         )
     lengths = context.calibration_lengths

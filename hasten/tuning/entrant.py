@@ -140,7 +140,23 @@ class Entrant:
         key = self._run_key(message, visit)
         run = self._once(key, lambda: _timings(self._ask(message, expected_s)))
         if run:
-            self.runs.setdefault(message.strategy, []).append(run)
+            self.take(message.strategy, run, visit, process=0)
+
+    def attempt(self, message: RunTexts, expected_s: float) -> dict[str, Any]:
+        """One timed end-to-end run, or the error that ended the candidate; for :meth:`take`."""
+        try:
+            return _timings(self._ask(message, expected_s))
+        except EngineError as error:
+            self._fail(error)
+            return {"error": error.message}
+
+    def take(self, strategy: Strategy, run: dict[str, Any], number: int, process: int) -> None:
+        """Add what :meth:`attempt` gave in a round, now or before an interruption."""
+        if "error" in run:
+            self.end("failed", run["error"])
+            return
+        run = {**run, "round": number, "process": process}
+        self.runs.setdefault(strategy, []).append(run)
 
     def has_run(self, message: RunTexts, visit: int) -> bool:
         """Whether the journal holds this round already."""
@@ -281,6 +297,8 @@ class Entrant:
             total=Measurement(tuple(run["total_s"] for run in rounds)),
             tokenize=Measurement(tuple(max(run["tokenize_s"], 1e-9) for run in rounds)),
             batch_latency_s=tuple(s for run in rounds for s in run["batch_latency_s"]),
+            rounds=tuple(run["round"] for run in rounds),
+            processes=tuple(run["process"] for run in rounds),
         )
 
     # --- the worker -----------------------------------------------------------------------

@@ -14,8 +14,9 @@ from hasten.parity import verdict
 from hasten.records import Parity, Strategy
 from hasten.tuning.context import Context
 from hasten.tuning.entrant import Batching, Entrant
-from hasten.tuning.finals import ARRIVAL, MOST_FINALISTS, exact_early, message_for
-from hasten.tuning.screening import best_plan, predicted_s
+from hasten.tuning.finals import MOST_FINALISTS, exact_early
+from hasten.tuning.rounds import ARRIVAL
+from hasten.tuning.screening import best_plan, message_for, predicted_s
 from hasten.tuning.worker import RunTexts
 
 _SHARE = 0.5

@@ -214,6 +214,28 @@ def predicted_s(context: Context, entrant: Entrant, strategy: Strategy) -> float
     return predict_s(context.lengths, batches, cost)
 
 
+def message_for(
+    context: Context,
+    entrant: Entrant,
+    indices: tuple[int, ...],
+    *,
+    strategy: Strategy | None = None,
+    outputs: bool = False,
+) -> RunTexts:
+    """What to ask the candidate's worker; without a ``strategy``, for its own best plan."""
+    if strategy is None:
+        best = best_plan(context, entrant)
+        strategy = best[0] if best else Strategy("arrival", 1)
+    return RunTexts(
+        indices,
+        strategy,
+        cost_table=entrant.cost_table(),
+        max_batch_latency_s=batch_limit_s(context.settings, entrant.candidate),
+        one_by_one=context.settings.objective == "latency",
+        outputs=outputs,
+    )
+
+
 def batch_limit_s(settings: Settings, candidate: Candidate) -> float | None:
     """What one batch may cost under ``--max-latency-ms``, in the cost table's terms.
 

@@ -29,7 +29,7 @@ from hasten.tokenization import TextTokenizer
 
 log = logging.getLogger(__name__)
 
-_WARM_UP_TEXTS = 32
+WARM_UP_TEXTS = 32
 
 GetEngine = Callable[[str], Engine]
 
@@ -189,7 +189,7 @@ class Worker:
         texts = [self._texts[index] for index in message.indices]
         if not message.outputs and message.strategy not in self._warm:
             # A few texts before the first timed run: caches, and allocations at new shapes.
-            self._pass(message, texts[:: max(1, len(texts) // _WARM_UP_TEXTS)])
+            self._pass(message, texts[:: max(1, len(texts) // WARM_UP_TEXTS)])
             self._warm.add(message.strategy)
         with _no_garbage_collection():
             run = self._pass(message, texts)

@@ -142,8 +142,11 @@ def test_agreement_is_seen_and_bounded() -> None:
 def test_ceilings_and_start_up_are_bars() -> None:
     row = Row(OPENVINO, "chosen", start_up=StartUp(1.5, 0.5, 2**30), ceiling_share=0.76)
     bar = figures.ceiling([row], [Ceiling("fp32", "cpu", 2e11)], FORMATS)
-    beyond = replace(row, ceiling_share=1.19)
-    assert figures.ceiling([beyond], [Ceiling("fp32", "cpu", 2e11)], FORMATS) is None
+    beyond = figures.ceiling(
+        [replace(row, ceiling_share=1.19)], [Ceiling("fp32", "cpu", 2e11)], FORMATS
+    )
+    assert beyond is not None
+    assert [point["x"] for point in beyond.points] == [1.19]
     assert bar is not None
     (point,) = bar.points
     assert point["Fastest matrix product"] == "200 GFLOP/s in fp32"

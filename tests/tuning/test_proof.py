@@ -137,7 +137,7 @@ def test_the_first_look_is_at_texts_that_judge_nothing(tmp_path: Path) -> None:
     tried.first_look = tuple(tiny_texts(32, seed=9))
     tried.tune()
     worker = [message for name, message in tried.messages if name == f"{INT8}-1x1"]
-    (held,) = (message.texts for message in worker if isinstance(message, Load))
+    (held,) = {message.texts for message in worker if isinstance(message, Load)}
     looked = next(message for message in worker if isinstance(message, RunTexts))
     assert {held[index] for index in looked.indices} == set(tried.first_look)
     assert not set(tried.first_look) & set(tried.texts)

@@ -1,0 +1,300 @@
+"""Interleaved end-to-end rounds of a few candidates and the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasten.batching import TOKEN_BUDGETS, best_fixed
+from hasten.corpus import stratified_sample
+from hasten.errors import BudgetError, EngineError
+from hasten.plain import from_json
+from hasten.records import Strategy
+from hasten.tuning.ceiling import Found, Gauge
+from hasten.tuning.context import Context
+from hasten.tuning.entrant import Entrant
+from hasten.tuning.screening import batch_limit_s, best_plan, message_for, predicted_s
+from hasten.tuning.worker import WARM_UP_TEXTS
+
+ARRIVAL = Strategy("arrival", 1)
+FEWEST_TEXTS = 20
+
+# Leave a little for choosing, saving and a slow last round.
+_ROUNDS_SHARE = 0.92
+_PLENTY_OF_TEXTS = 200
+# With as many texts, time left is better spent on more rounds: drift from round to round, and not
+# the choice of texts, is what makes intervals wide.
+_ENOUGH_TEXTS = 500
+_MOST_ROUNDS = 15
+# Rounds are predicted to about 10 %; the budget is kept within 20 %.
+_GRACE = 1.1
+_MUST_RUN = 2  # the baseline and the favourite
+_FEWEST_ROUNDS = 3  # of which there still is an interval
+# Rather a little over the budget than all of it spent for nothing; it is kept within 20 %.
+_OVERRUN = 0.15
+# Starting all workers anew takes at most this part of the time for the rounds.
+_RESTART_SHARE = 0.25
+_MOST_PROCESSES = 5
+_FEWEST_PROCESSES = 3  # Student's t of two means is 12.7
+_SPAWN_S = 0.5  # a process that has imported hasten and nothing else
+
+
+@dataclass(frozen=True)
+class Heat:
+    """One entry of the rounds: a candidate with a strategy, and the time it should take."""
+
+    entrant: Entrant
+    strategy: Strategy
+    per_text_s: float
+    aside: bool = False
+    """Whether it only shows what another way of batching makes of the favourite."""
+
+    @property
+    def name(self) -> str:
+        """Unique among the heats; the journal knows them by it."""
+        return f"{self.entrant.label} {self.strategy.label}"
+
+    def expected_s(self, texts: int) -> float:
+        """Seconds for the texts of a round: as seen in earlier ones, or else as predicted."""
+        runs = self.entrant.runs.get(self.strategy, [])
+        if not runs:
+            return self.per_text_s * texts
+        return fmean(run["total_s"] / run["texts"] for run in runs) * texts
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How much the time holds: the first ``heats`` of those wanted, rounds, texts in each round.
+
+    The rounds are shared out over ``processes`` starts of every worker.
+    """
+
+    heats: int
+    rounds: int
+    texts: int
+    processes: int
+
+
+@dataclass
+class Rounds:
+    """Rounds in the making, and what came of them.
+
+    A round is one line of the journal: an interrupted one is run again as a whole, so that no
+    candidate's half of it is compared with what another hour gave a rival.
+    """
+
+    context: Context
+    baseline: Entrant
+    heats: list[Heat]
+    fit: Fit
+    gauge: Gauge
+    stage: str = "finals"
+    ceilings: dict[int, Found] = field(default_factory=dict)
+    """What the machine's fastest matrix product reached, by process."""
+
+    @property
+    def sample(self) -> NDArray[np.int64]:
+        """The texts that every heat runs, int64 indices, with lengths like those of the whole."""
+        context = self.context
+        return stratified_sample(context.lengths, self.fit.texts, context.settings.seed)
+
+    def run(self) -> None:
+        """Run the rounds that the journal does not hold yet.
+
+        Workers are started anew between groups of rounds, since a process has a speed of its own
+        that all of its rounds share.
+
+        Raises:
+            EngineError: the baseline failed.
+        """
+        try:
+            self._run()
+        finally:
+            self.gauge.close()
+
+    def _run(self) -> None:
+        journal, process, running = self.context.journal, -1, False
+        number, rounds = 0, self.fit.rounds
+        while number < rounds:
+            key = f"round:{self.stage}:{number}"
+            if key not in journal:
+                if self._begins_process(number, rounds) or not running:
+                    process, running = process + 1, True
+                    self._start_anew(number)
+                self._drop_what_does_not_fit(number, rounds)
+            found = journal.once(key, lambda: self._measure(number, rounds, process))  # noqa: B023
+            process = found["process"]
+            self._take(number, found)
+            number += 1
+            if number == 1:
+                rounds = self._rounds_left(rounds)
+
+    def _begins_process(self, number: int, rounds: int) -> bool:
+        processes = min(self.fit.processes, rounds)
+        return number == 0 or number * processes // rounds > (number - 1) * processes // rounds
+
+    def _start_anew(self, number: int) -> None:
+        """Let all workers go; those of the first round have just been started for the proof."""
+        for heat in self.heats if number else ():
+            heat.entrant.close()
+
+    def _measure(self, number: int, rounds: int, process: int) -> dict[str, Any]:
+        """One round, as the journal keeps it: every heat's run or error."""
+        ceilings = {} if process in self.ceilings else self.gauge.measure()
+        indices, runs = tuple(map(int, self.sample)), {}
+        turn = number % len(self.heats)
+        for heat in self.heats[turn:] + self.heats[:turn]:
+            if not heat.entrant.in_play:
+                continue
+            what = f"{heat.entrant.label} {heat.strategy.label}, {len(indices)} texts"
+            self.context.tell(self.stage, f"round {number + 1} of {rounds}: {what}")
+            message = message_for(self.context, heat.entrant, indices, strategy=heat.strategy)
+            runs[heat.name] = heat.entrant.attempt(message, heat.expected_s(len(indices)))
+            if not self.baseline.in_play:
+                raise EngineError(
+                    f"the original model failed in the final rounds: {self.baseline.reason}"
+                )
+        return {"process": process, "ceilings": ceilings, "runs": runs}
+
+    def _take(self, number: int, found: dict[str, Any]) -> None:
+        """Hand a round's runs to the candidates; heats that had no run in it are over."""
+        if found["ceilings"]:
+            self.ceilings[found["process"]] = found["ceilings"]
+        self.heats = [heat for heat in self.heats if heat.name in found["runs"]]
+        for heat in self.heats:
+            heat.entrant.take(heat.strategy, found["runs"][heat.name], number, found["process"])
+
+    def _rounds_left(self, rounds: int) -> int:
+        """How many rounds there can be after all, now that one has shown what a round takes.
+
+        Kept in the journal, since a resume has other time left.
+        """
+        contest = [heat for heat in self.heats if not heat.aside and heat.entrant.in_play]
+        round_s = sum(heat.expected_s(self.fit.texts) for heat in contest)
+        restarts_s = (self.fit.processes - 1) * restart_s(contest)
+
+        def fit() -> int:
+            left_s = min(self.context.budget.left_s * _GRACE - restarts_s, rounds * round_s)
+            return min(rounds, max(_FEWEST_ROUNDS, 1 + int(left_s / round_s)))
+
+        return int(self.context.journal.once(f"rounds:{self.stage}", fit))
+
+    def _drop_what_does_not_fit(self, number: int, rounds: int) -> None:
+        """Give the comparisons of strategies up when the time from this round on runs short."""
+        budget, texts = self.context.budget, self.fit.texts
+        restarts = sum(self._begins_process(later, rounds) for later in range(number + 1, rounds))
+        full_s = sum(heat.expected_s(texts) for heat in self.heats) * (rounds - number)
+        full_s += restarts * restart_s(self.heats)
+        budget.expect(full_s)
+        if full_s > budget.left_s * _GRACE:
+            self.heats = [heat for heat in self.heats if not heat.aside]
+
+
+def plan(context: Context, finalists: Sequence[Entrant], baseline: Entrant) -> Rounds:
+    """The final rounds, as many as the budget holds, over texts chosen by their lengths.
+
+    Raises:
+        BudgetError: the time left does not hold the rounds over even a few texts.
+    """
+    entries = _entries(context, finalists, baseline)
+    # Kept in the journal: what fits depends on the time left, which a resume does not repeat.
+    fit = from_json(Fit, context.journal.once("finals", lambda: _fit(context, entries)))
+    gauge = Gauge(context, baseline.candidate, finalists)
+    return Rounds(context, baseline, entries[: fit.heats], fit, gauge)
+
+
+def restart_s(heats: Sequence[Heat]) -> float:
+    """What starting the workers of all heats anew takes, until they are warm."""
+    start_ups = [entrant.start_up for entrant in {heat.entrant for heat in heats}]
+    starts_s = sum(_SPAWN_S + s.load_s + s.first_call_s for s in start_ups if s)
+    return starts_s + WARM_UP_TEXTS * sum(heat.per_text_s for heat in heats)
+
+
+def _entries(context: Context, finalists: Sequence[Entrant], baseline: Entrant) -> list[Heat]:
+    """All heats that are wanted, the most wanted first."""
+    heats = [_heat(context, baseline, ARRIVAL)]
+    for entrant in finalists:
+        best = best_plan(context, entrant)
+        assert best, f"{entrant.label} is a finalist without having been timed"
+        heats.append(_heat(context, entrant, best[0]))
+    for strategy in _strategies(context, finalists[0]) if finalists else ():
+        if strategy != heats[1].strategy:
+            heats.append(replace(_heat(context, finalists[0], strategy), aside=True))
+    return heats
+
+
+def _strategies(context: Context, leader: Entrant) -> list[Strategy]:
+    """The ways of batching that are shown side by side for the fastest candidate."""
+    cost = leader.cost_model()
+    if context.settings.objective == "latency" or cost is None:
+        return []
+    sizes = context.settings.batch_sizes
+    limit_s = batch_limit_s(context.settings, leader.candidate)
+    fixed = best_fixed(context.lengths, cost, sizes, max_batch_latency_s=limit_s)
+    budgets = [Strategy("token_budget", max(sizes), budget) for budget in TOKEN_BUDGETS]
+    return [
+        Strategy("optimal", max(sizes)),
+        fixed,
+        min(budgets, key=lambda strategy: _heat(context, leader, strategy).per_text_s),
+        Strategy("arrival", fixed.batch_size),
+    ]
+
+
+def _heat(context: Context, entrant: Entrant, strategy: Strategy) -> Heat:
+    return Heat(entrant, strategy, predicted_s(context, entrant, strategy) / len(context.texts))
+
+
+def _processes(heats: Sequence[Heat], time_s: float, rounds: int) -> int:
+    """How often the workers can be started for the rounds; once, where it is not three times."""
+    most = 1 + int(_RESTART_SHARE * time_s / restart_s(heats))
+    processes = min(most, _MOST_PROCESSES, rounds)
+    return processes if processes >= _FEWEST_PROCESSES else 1
+
+
+def _shared_out(runs: int, rounds: int, texts: int) -> dict[str, int]:
+    """Texts and rounds for ``runs`` runs of one text each, out of ``texts`` that there are.
+
+    >>> _shared_out(1000, 5, 1000), _shared_out(4500, 5, 1000), _shared_out(90_000, 5, 1000)
+    ({'rounds': 5, 'texts': 200}, {'rounds': 9, 'texts': 500}, {'rounds': 15, 'texts': 1000})
+    """
+    more = min(_MOST_ROUNDS, runs // min(_ENOUGH_TEXTS, texts))
+    rounds = max(rounds, more)
+    return {"rounds": rounds, "texts": min(runs // rounds, texts)}
+
+
+def _fit(context: Context, entries: Sequence[Heat]) -> Fit:
+    """How many heats, over how many texts and rounds, the time left holds.
+
+    Comparisons of strategies are given up for more texts, finalists only for the fewest. There
+    are at least as many rounds as the settings say.
+    """
+    budget, rounds = context.budget, context.settings.rounds
+    fewest = min(FEWEST_TEXTS, len(context.texts))
+    plenty = min(_PLENTY_OF_TEXTS, len(context.texts))
+    time_s = _ROUNDS_SHARE * budget.left_s
+    for heats in range(len(entries), 0, -1):
+        wanted = entries[:heats]
+        processes = _processes(wanted, time_s, rounds)
+        per_text_s = sum(heat.per_text_s for heat in wanted) * rounds
+        texts = int((time_s - (processes - 1) * restart_s(wanted)) / per_text_s)
+        if texts >= (plenty if wanted[-1].aside else fewest):
+            shared = _shared_out(texts * rounds, rounds, len(context.texts))
+            return Fit(heats, **shared, processes=processes)
+        if heats <= _MUST_RUN:
+            break
+    if fewest * per_text_s <= budget.left_s + _OVERRUN * budget.total_s:
+        return Fit(heats, rounds, fewest, processes=1)
+    needed_s = budget.spent_s + fewest * per_text_s / _ROUNDS_SHARE
+    needed_s += sum(h.entrant.start_up.load_s for h in entries[:heats] if h.entrant.start_up)
+    raise BudgetError(
+        f"the budget of {context.settings.budget_s:.0f} s leaves {budget.left_s:.0f} s for "
+        f"the final rounds, and even {fewest} texts, {rounds} times each, take "
+        f"{fewest * per_text_s:.0f} s",
+        fix=f"Try --budget {needed_s * 1.1:.0f}s; what was measured is kept. Or narrow the "
+        "search with --engines, --precisions or --texts.",
+    )
