@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hasten import bundle, job
-from hasten.errors import ChoiceError, StorageError, Unavailable
+from hasten.errors import ChoiceError, EndedEarly, StorageError, Unavailable
 from hasten.experiment.run import Experiment, Wanted
 from hasten.job import Job, Source
 from hasten.plain import to_json
@@ -61,6 +61,7 @@ def tune(
     rounds: int = 5,
     seed: int = 0,
     restart: bool = False,
+    accept_now: bool = False,
     command: str | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> Tuning:
@@ -99,6 +100,8 @@ def tune(
         rounds: interleaved end-to-end rounds, at least; more where the budget holds them.
         seed: for sampling and resampling.
         restart: throw an interrupted run's results away instead of continuing it.
+        accept_now: measure no more; end an interrupted run with the choice that stands. Its results
+            are kept, and the same call without it continues the search.
         command: what to show as the command that repeats it.
         on_event: is told what is being done and how long is left.
 
@@ -141,12 +144,41 @@ def tune(
     asked = Job(source, texts, labels, settings, on_event or job.keep_quiet, reference=original)
     # What a stage leaves out depends on these; a resumed run must leave out the same.
     header = {name: getattr(settings, name) for name in _DECISIVE}
+    if accept_now:
+        _require_interrupted(work, restart=restart)
     with job.held(work, restart=restart):
-        context = asked.open(work, header, settings.budget_s)
-        tuning = replace(contest.run(context), command=command)
+        context = asked.open(work, header, settings.budget_s, accept_now=accept_now)
+        tuning = replace(_run(context, accept_now=accept_now), command=command)
         _save(folder, tuning, context)
-        job.discard(work)
+        if not tuning.ended_early:
+            job.discard(work)
     return tuning
+
+
+def _require_interrupted(work: Path, *, restart: bool) -> None:
+    if restart:
+        raise ChoiceError(
+            "--accept-now ends an interrupted run, and --restart throws it away",
+            fix="Leave one of them out.",
+        )
+    if not (work / job.RESULTS).exists():
+        raise ChoiceError(
+            f"--accept-now ends an interrupted run, and there is none in {work}",
+            fix="Leave it out to begin a run, or name the -o of the interrupted one.",
+        )
+
+
+def _run(context: Context, *, accept_now: bool) -> Tuning:
+    try:
+        return contest.run(context)
+    except EndedEarly:
+        if not accept_now:
+            raise
+        raise ChoiceError(
+            "no choice stands yet in the interrupted run: the first comes after about 40 % of the "
+            "budget",
+            fix="The same command without --accept-now continues it.",
+        ) from None
 
 
 def compress(

@@ -84,5 +84,12 @@ class ResumeError(HastenError):
     """Stored results belong to another run than the one that was started."""
 
 
+class EndedEarly(KeyboardInterrupt):
+    """The user takes the choice that stands so far; a tune then ends with it.
+
+    No :class:`HastenError`: where no choice stands yet, it is an interruption like any other.
+    """
+
+
 class StorageError(HastenError):
     """A file cannot be written."""

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 
 from hasten import __version__, engines, hardware, probes, tasks
 from hasten.corpus import digest, profile, stratified_sample
-from hasten.errors import ChoiceError, InputError, StorageError, Unavailable
+from hasten.errors import ChoiceError, EndedEarly, InputError, StorageError, Unavailable
 from hasten.records import Briefing, Event, LengthProfile, Settings
 from hasten.reference import Reference, prepare, require_comparable
 from hasten.tokenization import Tokens
@@ -32,7 +33,7 @@ from hasten.tuning import candidates
 from hasten.tuning.context import Budget, Context, Subject
 from hasten.tuning.journal import Journal
 from hasten.tuning.original import TRUTH
-from hasten.tuning.process import WorkerProcess
+from hasten.tuning.process import Connection, WorkerProcess
 
 if TYPE_CHECKING:
     from torch import nn
@@ -111,7 +112,9 @@ class Job:
     begin_s: float = field(default_factory=time.monotonic)
     reference: Source | None = None
 
-    def open(self, work: Path, header: Mapping[str, Any], budget_s: float) -> Context:
+    def open(
+        self, work: Path, header: Mapping[str, Any], budget_s: float, *, accept_now: bool = False
+    ) -> Context:
         """Prepare the model and the texts in ``work``, and open the journal there.
 
         Args:
@@ -119,6 +122,7 @@ class Job:
             header: what must be the same for stored results to mean the same, beside the model,
                 the texts, the machine and the versions.
             budget_s: how long it may take; may be infinite.
+            accept_now: measure no more than the journal holds.
 
         Raises:
             HastenError: the model or the texts cannot be used, or ``work`` belongs to others.
@@ -144,7 +148,8 @@ class Job:
             "versions": versions,
         }
         # The budget covers what has been done since the call, not only what is measured.
-        journal = Journal(work / RESULTS, {**identity, **header}, begin_s=self.begin_s)
+        header = {**identity, **header}
+        journal = Journal(work / RESULTS, header, begin_s=self.begin_s, complete=accept_now)
         context = Context(
             settings=self.settings,
             hardware=here,
@@ -161,7 +166,7 @@ class Job:
             journal=journal,
             budget=Budget(budget_s, journal),
             report=self.report,
-            spawn=lambda name: WorkerProcess(name, work / LOGS / f"{name}.log"),
+            spawn=_refuse_to_measure if accept_now else partial(_spawn, work / LOGS),
             calibration_lengths=chosen.calibration_lengths,
             student=Subject(student.folder, student.info) if student else None,
             taught_texts=chosen.taught,
@@ -343,6 +348,14 @@ def _first_look(chosen: Texts, seed: int) -> tuple[str, ...]:
         return ()
     sample = stratified_sample(chosen.calibration_lengths, probes.TEXTS, seed)
     return tuple(chosen.calibration[int(place)] for place in sample)
+
+
+def _spawn(logs: Path, name: str) -> Connection:
+    return WorkerProcess(name, logs / f"{name}.log")
+
+
+def _refuse_to_measure(name: str) -> Connection:
+    raise EndedEarly(name)
 
 
 @contextmanager

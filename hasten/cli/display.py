@@ -22,7 +22,17 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from hasten import records
 from hasten.errors import EngineError, HastenError, NoCandidate, StorageError, Unavailable
 from hasten.plain import to_json
-from hasten.records import Bench, Briefing, Event, Forecast, Settings, Student, Summary, Tuning
+from hasten.records import (
+    Bench,
+    Briefing,
+    Event,
+    Forecast,
+    Settings,
+    Standing,
+    Student,
+    Summary,
+    Tuning,
+)
 
 if TYPE_CHECKING:
     from hasten.report.document import Document
@@ -40,6 +50,8 @@ class Display:
     """Shows events on standard error: one live line on a terminal, elsewhere one every 30 s."""
 
     def __init__(self) -> None:
+        self.standing: Tuning | None = None
+        """What a tune would end with now."""
         self._printed_s = -math.inf
         self._task: TaskID | None = None
         self._progress = Progress(
@@ -59,6 +71,8 @@ class Display:
             self._brief(event)
         elif isinstance(event, Forecast):
             self._forecast(event)
+        elif isinstance(event, Standing):
+            self._stands(event.tuning)
         elif err.is_terminal:
             self._advance(event)
         elif time.monotonic() - self._printed_s > _EVERY_S:
@@ -102,6 +116,13 @@ class Display:
             _fact("", uses)
         if event.resumed:
             err.print("Continuing an interrupted run; --restart starts over.")
+
+    def _stands(self, tuning: Tuning) -> None:
+        from hasten.report import headline
+
+        self.standing = tuning
+        _fact("So far", headline.first(tuning))
+        _fact("", "The search goes on; Ctrl-C twice ends it with this choice.")
 
     def _forecast(self, event: Forecast) -> None:
         parts = ", ".join(f"{name} {_minutes(s)}" for name, s in event.seconds.items())

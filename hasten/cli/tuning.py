@@ -17,6 +17,7 @@ from hasten.cli.display import (
     reporting,
     show,
 )
+from hasten.cli.interrupts import accepting
 
 
 def _stand_in_tokenizer(model: str) -> Path | None:
@@ -82,6 +83,12 @@ def tune(  # noqa: PLR0917 - typer makes options of all of them
     rounds: Annotated[int, typer.Option(help="Interleaved end-to-end rounds, at least.")] = 5,
     seed: options.Seed = 0,
     restart: options.Restart = False,
+    accept_now: Annotated[
+        bool,
+        typer.Option(
+            "--accept-now", help="End an interrupted run with the choice that stands so far."
+        ),
+    ] = False,
     verbose: options.Verbose = False,
     as_json: options.AsJson = False,
     debug: options.Debug = False,
@@ -91,14 +98,15 @@ def tune(  # noqa: PLR0917 - typer makes options of all of them
     Exports the model to every engine, measures all of them on your texts, checks that the
     answers are the original's, and keeps the winner. With --reference, the original is that
     model, MODEL is a smaller one that `hasten compress` made of it, and both compete. An
-    interrupted run continues when the same command is given again.
+    interrupted run continues when the same command is given again. Once a first choice stands,
+    Ctrl-C twice, or --accept-now after an interruption, ends with it.
     """
     from hasten import api, corpus
 
     with reporting(debug):
         read = corpus.read(data, text_column=text_column, label_column=label_column)
         display = Display()
-        with display.live():
+        with display.live(), accepting(display):
             tuning = api.tune(
                 model,
                 tokenizer or (_stand_in_tokenizer(model) if random_weights else None),
@@ -125,6 +133,7 @@ def tune(  # noqa: PLR0917 - typer makes options of all of them
                 rounds=rounds,
                 seed=seed,
                 restart=restart,
+                accept_now=accept_now,
                 command=shlex.join(["hasten", *sys.argv[1:]]),
                 on_event=display,
             )
@@ -227,7 +236,7 @@ def run_demo(  # noqa: PLR0917 - typer makes options of all of them
 
     with reporting(debug):
         display = Display()
-        with display.live():
+        with display.live(), accepting(display):
             assets = demo.prepare(None, display)
             read = corpus.read(assets.texts_file, text_column="text", label_column="label")
             err.print(

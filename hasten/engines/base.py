@@ -86,6 +86,9 @@ class Engine(ABC):
     simplicity: int
     """Orders candidates that are equally fast, the simplest to deploy first (lowest number)."""
 
+    starts_slowly: bool = False
+    """Whether every start takes half a minute or more; a tune's first answer then goes without."""
+
     clock: Callable[[], float] = time.perf_counter
     """What times the sessions' runs, in seconds; a scripted engine brings a virtual one."""
 

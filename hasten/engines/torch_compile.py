@@ -26,6 +26,7 @@ class TorchCompile(_torch.WeightsEngine):
     name = "torch_compile"
     title = "torch.compile"
     simplicity = 4
+    starts_slowly = True
 
     def supports(self, candidate: Candidate, hardware: Hardware) -> str | None:
         reason = super().supports(candidate, hardware)

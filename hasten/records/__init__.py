@@ -20,6 +20,7 @@ from hasten.records.events import (
     Event,
     Forecast,
     Progress,
+    Standing,
 )
 from hasten.records.exported import Exported
 from hasten.records.machine import (
@@ -54,6 +55,7 @@ from hasten.records.model import (
 from hasten.records.results import (
     EXPERIMENTS,
     Bench,
+    FirstAnswer,
     Format,
     Plan,
     Row,
@@ -81,6 +83,7 @@ __all__ = [
     "EndToEnd",
     "Event",
     "Exported",
+    "FirstAnswer",
     "Flip",
     "Forecast",
     "Format",
@@ -102,6 +105,7 @@ __all__ = [
     "ShapeTime",
     "Shard",
     "Source",
+    "Standing",
     "StartUp",
     "Status",
     "Strategy",

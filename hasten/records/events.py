@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from hasten.records.machine import Hardware
 from hasten.records.model import LengthProfile, ModelInfo
+from hasten.records.results import Tuning
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,5 +46,15 @@ class Forecast:
     seconds: Mapping[str, float]
 
 
-Event = Progress | Briefing | Forecast
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A proved and timed choice stands; the rest of the budget tries to beat it.
+
+    ``tuning`` is what the tune ends with if it is ended now.
+    """
+
+    tuning: Tuning
+
+
+Event = Progress | Briefing | Forecast | Standing
 """What a callback is told while a tune runs."""

@@ -91,6 +91,20 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
+class FirstAnswer:
+    """The choice that stood first, before the rest of the budget tried to beat it.
+
+    ``at_s`` is when, from the begin of the tune; ``behind`` is its time over that of the final
+    choice, in the final rounds.
+    """
+
+    candidate: Candidate
+    at_s: float
+    ratio_to_baseline: Interval | None = None
+    behind: Interval | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Tuning:
     """The whole result of ``tune``: the plan and all the evidence for it.
 
@@ -102,6 +116,9 @@ class Tuning:
     ``model`` is the original, whose answers all others are compared with. Where ``--reference``
     named it, ``student`` is the smaller model that was tuned beside it; ``taught_texts``, copies
     included, had made the student and judged nothing.
+
+    ``first_answer`` is what stood first. ``ended_early`` is True where the user accepted it before
+    the budget was used; the same command then goes on with the search.
     """
 
     plan: Plan
@@ -124,6 +141,8 @@ class Tuning:
     command: str | None = None
     student: ModelInfo | None = None
     taught_texts: int = 0
+    first_answer: FirstAnswer | None = None
+    ended_early: bool = False
 
     @property
     def chosen(self) -> Row:

@@ -1,44 +1,44 @@
-"""The contest from first look to decision: prepare, screen, cost tables, proof, finals, choice."""
+"""The contest: a first answer from exact candidates, then all that may beat it, and finals."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hasten.errors import BudgetError
+from hasten.errors import BudgetError, EndedEarly, NoCandidate
 from hasten.parity import is_constant, unprovable
-from hasten.records import Ceiling, Plan, Probes, Row, Tuning
-from hasten.stats import speed_up
+from hasten.records import FirstAnswer, Row, Standing, Tuning
 from hasten.tuning import (
     candidates,
-    ceiling,
     choose,
     finals,
     original,
     proof,
     repair,
+    result,
     rounds,
     screening,
 )
 from hasten.tuning.context import Context
 from hasten.tuning.entrant import Entrant
 
-_NOISY = 0.15
-_FEW_TEXTS = 100
-
 
 def run(context: Context, *, baseline_engine: str = "torch_eager") -> Tuning:
     """Find the fastest way to run the model that keeps its answers.
+
+    Where :class:`hasten.errors.EndedEarly` is raised while it runs, the choice that stands is the
+    result, and its ``ended_early`` is True.
 
     Raises:
         BudgetError: the budget does not hold the baseline.
         NoCandidate: nothing that can run here gives the original's answers.
         EngineError: the original itself does not run.
         ModelError: it gives NaN or infinity.
+        EndedEarly: nothing stands yet.
     """
     settings, hardware = context.settings, context.hardware
     possible, unavailable = candidates.enumerate_rows(
@@ -56,31 +56,131 @@ def run(context: Context, *, baseline_engine: str = "torch_eager") -> Tuning:
         context.task.gold(context.gold, context.info.labels)
     baseline = Entrant(candidates.baseline(hardware, settings, baseline_engine), context)
     entrants = [Entrant(candidate, context) for candidate in possible]
+    contest = _Contest(context, baseline, entrants, unavailable)
     try:
-        truth = original.answers(context, baseline, _check_budget)
-        _refuse_unprovable(context, entrants, truth)
-        screening.first_looks(context, [e for e in entrants if e.in_play], baseline, truth)
-        finals.measure_tables(context, [e for e in entrants if e.in_play])
-        repairable = repair.repairable(context, entrants)
-        tries = proof.fix_tries(context, entrants, repairable, repair.ATTEMPTS)
-        finalists = proof.choose_finalists(context, entrants, truth, tries)
-        repaired = repair.repair(context, entrants, finalists, truth, tries)
-        entrants += repaired
-        finalists = finals.line_up(context, [*finalists, *repaired])
+        return contest.run()
+    except EndedEarly:
+        if contest.standing is None:
+            raise
+        return result.ended(context, contest.standing, early=True)
+    finally:
+        for entrant in [baseline, *contest.entrants]:
+            entrant.close()
+
+
+@dataclass
+class _Contest:
+    """One search: who takes part, and what stands so far."""
+
+    context: Context
+    baseline: Entrant
+    entrants: list[Entrant]
+    unavailable: list[Row]
+    settled: list[Entrant] = field(default_factory=list)
+    """The exact candidates that the first answer is chosen from."""
+    accepted: list[Entrant] = field(default_factory=list)
+    """Those of them whose answers are proved."""
+    standing: Tuning | None = None
+
+    def run(self) -> Tuning:
+        truth = original.answers(self.context, self.baseline, _check_budget)
+        _refuse_unprovable(self.context, self.entrants, truth)
+        self._find_first_answer(truth)
+        finalists = self._find_finalists(truth)
+        try:
+            final = rounds.plan(self.context, finalists, self.baseline)
+        except BudgetError:
+            if self.standing is None:
+                raise
+            return result.ended(self.context, self.standing, early=False)
+        tuning = self._time(final, finalists, truth)
+        first = self.standing.first_answer if self.standing else None
+        return replace(tuning, first_answer=result.beaten(tuning, first) if first else None)
+
+    def _find_first_answer(self, truth: NDArray[np.float32]) -> None:
+        """Prove and time the exact candidates that start quickly, so that a choice stands early."""
+        context = self.context
+        self.settled = [entrant for entrant in self.entrants if self._is_prompt(entrant)]
+        if not self.settled:
+            return
+        with context.budget.early():
+            screening.first_looks(context, self.settled, self.baseline, truth)
+            finals.measure_tables(context, [e for e in self.settled if e.in_play])
+            self.accepted = proof.choose_finalists(context, self.settled, truth, proof.Tries(0))
+            early = rounds.plan_early(context, self.accepted, self.baseline)
+            if early:
+                self._let_stand(early, truth)
+        for entrant in self.settled:
+            if entrant.out_of_time:
+                entrant.revive()
+
+    def _let_stand(self, early: rounds.Rounds, truth: NDArray[np.float32]) -> None:
+        try:
+            tuning = self._time(early, self.accepted, truth)
+        except NoCandidate:
+            return  # batches are too slow, as far as these few rounds tell
+        finally:
+            # Rounds of another hour are not compared with the final ones.
+            for entrant in (self.baseline, *self.accepted):
+                entrant.forget_rounds()
+        ratio, now_s = tuning.chosen.ratio_to_baseline, tuning.elapsed_s
+        first = FirstAnswer(tuning.plan.candidate, now_s, ratio)
+        self.standing = replace(tuning, first_answer=first)
+        self.context.report(Standing(self.standing))
+
+    def _find_finalists(self, truth: NDArray[np.float32]) -> list[Entrant]:
+        """Everybody else is tried, and the accepted are lined up with the choice that stands."""
+        context = self.context
+        rest = [e for e in self.entrants if e.in_play and e not in self.accepted]
+        # Lossy ones first: what is exact and left took too long, or takes long to start.
+        rest.sort(key=lambda entrant: entrant.candidate.exact)
+        if rest:
+            known = [entrant for entrant in self.settled if entrant not in rest]
+            screening.first_looks(context, rest, self.baseline, truth, known)
+            finals.measure_tables(context, [entrant for entrant in rest if entrant.in_play])
+        repairable = repair.repairable(context, self.entrants)
+        tries = proof.fix_tries(context, self.entrants, repairable, repair.ATTEMPTS)
+        accepted = proof.choose_finalists(context, self.entrants, truth, tries)
+        repaired = repair.repair(context, self.entrants, accepted, truth, tries)
+        self.entrants += repaired
+        finalists = self._with_standing(finals.line_up(context, [*accepted, *repaired]))
         if not finalists:
-            raise choose.no_candidate([entrant.row() for entrant in entrants])
-        final = rounds.plan(context, finalists, baseline)
-        final.run()
+            raise choose.no_candidate([entrant.row() for entrant in self.entrants])
+        return finalists
+
+    def _time(
+        self, timed: rounds.Rounds, finalists: Sequence[Entrant], truth: NDArray[np.float32]
+    ) -> Tuning:
+        context = self.context
+        timed.run()
         for entrant in finalists:
             entrant.keep_probes(screening.probe(context))
-    finally:
-        for entrant in [baseline, *entrants]:
-            entrant.close()
-    _judge(context, finalists, baseline, final)
-    rows = [entrant.row() for entrant in entrants] + unavailable
-    probes = {e.label: e.probes for e in finalists if e.probes}
-    ceilings = ceiling.ceilings(final.ceilings)
-    return _decide(context, baseline.row(), rows, ceilings, probes, constant=is_constant(truth))
+        result.judge(context, finalists, self.baseline, timed)
+        return result.decide(
+            context,
+            self.baseline,
+            self.entrants,
+            self.unavailable,
+            timed,
+            constant=is_constant(truth),
+        )
+
+    def _with_standing(self, finalists: list[Entrant]) -> list[Entrant]:
+        """The same, with the choice that stands among the first two: it is what is to be beaten."""
+        if self.standing is None:
+            return finalists
+        stands = self.standing.plan.candidate
+        entrant = next(e for e in self.entrants if e.candidate == stands)
+        if entrant.status == "dropped":
+            entrant.revive()
+        if not entrant.in_play or entrant in finalists[:2]:
+            return finalists
+        return [*finalists[:1], entrant, *(e for e in finalists[1:] if e is not entrant)]
+
+    def _is_prompt(self, entrant: Entrant) -> bool:
+        candidate = entrant.candidate
+        slow = self.context.engines[candidate.engine].starts_slowly
+        return entrant.in_play and candidate.exact and not slow
 
 
 def _refuse_unprovable(
@@ -107,121 +207,3 @@ def _check_budget(context: Context, pass_s: float) -> None:
             "texts with --texts, or --threads 1. If the machine is busy with something else, the "
             "same command measures anew when it is not.",
         )
-
-
-def _judge(
-    context: Context,
-    finalists: Sequence[Entrant],
-    baseline: Entrant,
-    final: rounds.Rounds,
-) -> None:
-    """Add what only shows when all rounds are over: speed-ups, shares, broken latency limits."""
-    reference = baseline.row().main
-    for entrant in finalists:
-        run = entrant.row().main
-        if not entrant.in_play:
-            continue
-        if run is None or reference is None:
-            entrant.end("dropped", "accepted, but no time was left to run it; raise --budget")
-            continue
-        entrant.ratio_to_baseline = speed_up(reference, run, seed=context.settings.seed)
-        model = context.subject(entrant.candidate).info
-        flops = sum(model.flops(int(length)) for length in context.lengths[final.sample])
-        entrant.ceiling_share = ceiling.share(
-            final.ceilings, entrant.candidate, run, run.processes, flops
-        )
-        reason = choose.too_slow_batches(run, context.settings)
-        if reason:
-            entrant.end("refused", reason)
-
-
-def _decide(
-    context: Context,
-    baseline: Row,
-    rows: list[Row],
-    ceilings: tuple[Ceiling, ...],
-    probes: Mapping[str, Probes],
-    *,
-    constant: bool,
-) -> Tuning:
-    choice = choose.choose(rows, context.engines, context.settings)
-    winner = choice.winner
-    assert winner.main
-    rows[rows.index(winner)] = replace(winner, status="chosen")
-    return Tuning(
-        plan=Plan(
-            winner.candidate,
-            winner.main.strategy,
-            winner.cost_table,
-            screening.batch_limit_s(context.settings, winner.candidate),
-        ),
-        baseline=baseline,
-        rows=tuple(rows),
-        ratio_to_runner_up=choice.ratio_to_runner_up,
-        runner_up=choice.runner_up.candidate.label if choice.runner_up else None,
-        tie=choice.tie,
-        model=context.info,
-        profile=context.profile,
-        hardware=context.hardware,
-        ceilings=ceilings,
-        settings=context.settings,
-        versions=context.versions,
-        elapsed_s=context.budget.spent_s,
-        warnings=(*_doubts(context, constant), *_warnings(context, baseline, winner)),
-        judged_texts=len(context.texts),
-        calibration_texts=len(context.calibration_lengths),
-        probes=probes.get(winner.candidate.label),
-        student=context.student.info if context.student else None,
-        taught_texts=context.taught_texts,
-    )
-
-
-def _doubts(context: Context, constant: bool) -> tuple[str, ...]:
-    """What makes the proof of the answers weaker than it looks."""
-    judged, different = len(context.texts), len(set(context.texts))
-    doubts = []
-    if constant and different > 1:
-        doubts.append(
-            f"The original gives the same outputs for all {different} different texts, so "
-            "agreement with it proves nothing, and lossy candidates were refused. Was its head "
-            "trained, and are its weights complete?"
-        )
-    if different < _FEW_TEXTS:
-        copies = f" ({judged:,} with their copies)" if judged > different else ""
-        only = "1 different text was" if different == 1 else f"{different} different texts were"
-        doubts.append(
-            f"Only {only} judged{copies}: give at least {_FEW_TEXTS} of the "
-            "kind that the model will see, or neither the speed nor the proof says much."
-        )
-    elif different < judged:
-        doubts.append(
-            f"Of {judged:,} judged texts {different:,} are different; copies prove nothing and "
-            "count once in changed answers and their bound."
-        )
-    return tuple(doubts)
-
-
-def _warnings(context: Context, baseline: Row, winner: Row) -> tuple[str, ...]:
-    """What makes the figures less sure than they look."""
-    assert baseline.main
-    assert winner.main
-    warnings = []
-    spread = max(baseline.main.total.spread, winner.main.total.spread)
-    if spread >= _NOISY:
-        warnings.append(
-            f"The machine was noisy: the middle half of a candidate's rounds spread over "
-            f"{spread:.0%} of their median. Close other programs, or raise --rounds and --budget."
-        )
-    run = len(baseline.main.total.samples_s)
-    if run < context.settings.rounds:
-        warnings.append(
-            f"The final rounds took longer than predicted: {run} were run instead of "
-            f"{context.settings.rounds}, to keep the budget. Raise --budget for narrower intervals."
-        )
-    lengths = context.calibration_lengths
-    if len(lengths) and not np.ptp(lengths):
-        warnings.append(
-            f"All {len(lengths)} calibration texts have {lengths[0]} tokens: int8 ranges found on "
-            "one length may not hold for others."
-        )
-    return tuple(warnings)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from hasten.records import (
 )
 from hasten.reference.folder import TRAINED_RANGES
 from hasten.tasks import Task
+from hasten.tuning import shares
 from hasten.tuning.journal import Journal
 from hasten.tuning.process import Connection
 
@@ -40,6 +42,7 @@ class Budget:
     total_s: float
     journal: Journal
     _end_s: float = field(init=False)
+    _phase: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
         self._end_s = self.total_s
@@ -50,22 +53,36 @@ class Budget:
 
     @property
     def left_s(self) -> float:
-        return max(self.total_s - self.spent_s, 0.0)
+        """What is left of the present phase: of :meth:`early`, or of the whole."""
+        end_s = self.total_s * (shares.EARLY if self._phase else 1.0)
+        return max(end_s - self.spent_s, 0.0)
 
-    def deadline(self, stage: str, part: float) -> float:
-        """The moment, in spent seconds, at which ``stage`` will have used ``part`` of what is left.
+    @contextmanager
+    def early(self) -> Iterator[None]:
+        """Within the block, the time left ends where the first answer should stand."""
+        self._phase = "early "
+        try:
+            yield
+        finally:
+            self._phase = ""
 
-        Kept in the journal: a resumed run must leave out what the interrupted one left out, or
-        its decisions would rest on other measurements.
+    def deadline(self, stage: str, whose: str = "") -> float:
+        """The moment, in spent seconds, at which ``stage`` will have used its part.
+
+        :data:`hasten.tuning.shares.PARTS` says which part of what is left; ``whose`` tells several
+        stages of that name apart. Kept in the journal: a resumed run must leave out what the
+        interrupted one left out, or its decisions would rest on other measurements.
         """
         if math.isinf(self.total_s):
             return math.inf
-        key = f"deadline:{stage}"
+        part = shares.PARTS[self._phase + stage]
+        key = ":".join(filter(None, ("deadline", self._phase + stage, whose)))
         return float(self.journal.once(key, lambda: self.spent_s + part * self.left_s))
 
     def expect(self, more_s: float) -> None:
         """Say that the whole will be done in ``more_s`` from now, sooner than the budget."""
-        self._end_s = min(self.total_s, self.spent_s + more_s)
+        if not self._phase:
+            self._end_s = min(self.total_s, self.spent_s + more_s)
 
     @property
     def expected_left_s(self) -> float:

@@ -64,6 +64,7 @@ class Entrant:
         self.candidate = candidate
         self.status: Status | None = None
         self.reason: str | None = None
+        self.out_of_time = False
         self.parity: Parity | None = None
         self.start_up: StartUp | None = None
         self.export_s: float | None = None
@@ -95,14 +96,25 @@ class Entrant:
         """Whether it can still win: neither failed nor refused nor dropped."""
         return self.status is None
 
-    def end(self, status: Status, reason: str | None) -> None:
-        """Settle what became of the candidate and let its worker go."""
-        self.status, self.reason = status, reason
+    def end(self, status: Status, reason: str | None, *, for_time: bool = False) -> None:
+        """Settle what became of the candidate and let its worker go.
+
+        ``for_time``: it was left out for lack of time or memory, and may come back later.
+        """
+        self.status, self.reason, self.out_of_time = status, reason, for_time
         self.close()
 
     def revive(self) -> None:
         """Take a dropped candidate back into the contest."""
         self.status = self.reason = None
+        self.out_of_time = False
+
+    def forget_rounds(self) -> None:
+        """Leave the rounds so far, and what was concluded from them, to those who have them."""
+        self.runs.clear()
+        self.ratio_to_baseline = self.ceiling_share = None
+        if self.status in ("dropped", "refused"):
+            self.revive()
 
     def close(self) -> None:
         """End the worker process, if one is running."""

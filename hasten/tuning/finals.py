@@ -10,29 +10,24 @@ from hasten.tuning.context import Context
 from hasten.tuning.entrant import Entrant
 from hasten.tuning.screening import best_plan, sweep
 
-_TABLE_SHARE = 0.25
 _TABLE_VISITS = 3
 _MOST_LENGTHS = 7
 MOST_FINALISTS = 3
 
 
 def measure_tables(
-    context: Context,
-    survivors: Sequence[Entrant],
-    *,
-    name: str = "cost table",
-    part: float = _TABLE_SHARE,
+    context: Context, survivors: Sequence[Entrant], *, part: str = "cost table", whose: str = ""
 ) -> None:
-    """Fill the survivors' cost tables, small shapes first, in a ``part`` of the time left.
+    """Fill the survivors' cost tables, small shapes first.
 
-    ``name`` is what the journal calls the moment at which that will have been used.
+    ``part`` of the time is for it, and ``whose`` tells several of that name apart.
     """
     if context.settings.objective == "latency":
         shapes = [(1, length) for length in table_lengths(context)]
     else:
         lengths = table_lengths(context)
         shapes = [(size, length) for size in context.settings.batch_sizes for length in lengths]
-    deadline_s = context.budget.deadline(name, part)
+    deadline_s = context.budget.deadline(part, whose)
     visits = range(10, 10 + _TABLE_VISITS)
     sweep(context, survivors, shapes, visits, deadline_s, stage="cost table")
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hasten.errors import EngineError, ResumeError, StorageError
+from hasten.errors import EndedEarly, EngineError, ResumeError, StorageError
 from hasten.plain import to_json
 
 VERSION = 3
@@ -34,6 +34,8 @@ class Journal:
         header: dict[str, Any],
         clock: Clock = time.monotonic,
         begin_s: float | None = None,
+        *,
+        complete: bool = False,
     ) -> None:
         """Open ``path``, or begin it.
 
@@ -42,6 +44,7 @@ class Journal:
             header: what must be the same for stored results to mean the same.
             clock: tells the time in seconds.
             begin_s: when the present run began, by ``clock``; now, if it is not given.
+            complete: take what is there for all there will be.
 
         Raises:
             ResumeError: the file has another header.
@@ -49,6 +52,7 @@ class Journal:
         """
         self.path = path
         self._known: dict[str, Any] = {}
+        self._complete = complete
         self._clock = clock
         self._begin_s = clock() if begin_s is None else begin_s
         lines = _whole_lines(path)
@@ -87,8 +91,11 @@ class Journal:
 
         Raises:
             EngineError: ``measure`` raised it, now or in the run that is being resumed.
+            EndedEarly: there is none, and the journal is taken for complete.
         """
         if key not in self._known:
+            if self._complete:
+                raise EndedEarly
             try:
                 self._store({"key": key, "value": to_json(measure())})
             except EngineError as error:

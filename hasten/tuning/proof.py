@@ -19,7 +19,7 @@ from hasten.tuning.rounds import ARRIVAL
 from hasten.tuning.screening import best_plan, message_for, predicted_s
 from hasten.tuning.worker import RunTexts
 
-_SHARE = 0.5
+NO_TIME_TO_PROVE = "no time was left to prove its answers; raise --budget"
 # Predictions hold to about 10 %; what is further behind than that and noise is out.
 _WITHIN_REACH = 1.2
 
@@ -85,7 +85,7 @@ def choose_finalists(
     predicted = {e: plan[1] for e in survivors if e.in_play and (plan := best_plan(context, e))}
     ranked = exact_early(sorted(predicted, key=lambda entrant: predicted[entrant]))
     accepted: list[Entrant] = []
-    deadline_s = context.budget.deadline("proof", _SHARE)
+    deadline_s = context.budget.deadline("proof")
     for entrant in ranked:
         best = min(accepted, key=lambda other: predicted[other], default=None)
         if best and not _needed(entrant, accepted, predicted):
@@ -96,7 +96,7 @@ def choose_finalists(
         # Without an exact one there is nothing that a lossy one must beat.
         waits = any(map(_exact, accepted)) or not _exact(entrant)
         if accepted and late and waits and not entrant.has_proved("parity"):
-            entrant.end("dropped", "no time was left to prove its answers; raise --budget")
+            entrant.end("dropped", NO_TIME_TO_PROVE, for_time=True)
             continue
         context.tell("proof", f"{entrant.label}: {len(context.texts)} texts against the original")
         prove(context, entrant, truth, tries)

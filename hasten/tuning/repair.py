@@ -16,8 +16,6 @@ from hasten.tuning.entrant import Entrant
 from hasten.tuning.proof import Tries
 from hasten.tuning.worker import RankLayers
 
-_SHARE = 0.4
-_TABLE_SHARE = 0.06
 _STEPS = (1 / 8, 1 / 4, 1 / 2)
 """Parts of the layers that are spared, one after the other, until the answers are accepted."""
 ATTEMPTS = len(_STEPS)
@@ -54,7 +52,7 @@ def repair(
     refused = _worth_repairing(context, entrants, accepted, tries)
     if not refused:
         return []
-    deadline_s = context.budget.deadline("repair", _SHARE)
+    deadline_s = context.budget.deadline("repair")
     tried: list[Entrant] = []
     for entrant in refused:
         late = context.budget.spent_s > deadline_s
@@ -150,10 +148,12 @@ def _try(
 ) -> None:
     spared = len(entrant.candidate.spared)
     context.tell("repair", f"{entrant.label}: {spared} layers in floating point")
-    screening.prepare_all(context, [entrant], truth, name=f"repair:{entrant.label}", beside=others)
+    screening.prepare_all(
+        context, [entrant], truth, part="repair start", whose=entrant.label, beside=others
+    )
     if not entrant.in_play:
         return
-    finals.measure_tables(context, [entrant], name=f"table:{entrant.label}", part=_TABLE_SHARE)
+    finals.measure_tables(context, [entrant], part="repair table", whose=entrant.label)
     predicted_s = _predicted_s(context, entrant)
     best_s = min((_predicted_s(context, e) for e in others if e.in_play), default=math.inf)
     if not entrant.cells:
@@ -168,7 +168,7 @@ def _try(
 
 
 def _too_late(context: Context, entrant: Entrant) -> bool:
-    deadline_s = context.budget.deadline("repair", _SHARE)
+    deadline_s = context.budget.deadline("repair")
     late = context.budget.spent_s + proof.expected_s(context, entrant) > deadline_s
     return late and not entrant.has_proved("parity")
 

@@ -92,7 +92,7 @@ class Rounds:
     baseline: Entrant
     heats: list[Heat]
     fit: Fit
-    gauge: Gauge
+    gauge: Gauge | None = None
     stage: str = "finals"
     ceilings: dict[int, Found] = field(default_factory=dict)
     """What the machine's fastest matrix product reached, by process."""
@@ -115,7 +115,8 @@ class Rounds:
         try:
             self._run()
         finally:
-            self.gauge.close()
+            if self.gauge:
+                self.gauge.close()
 
     def _run(self) -> None:
         journal, process, running = self.context.journal, -1, False
@@ -145,7 +146,8 @@ class Rounds:
 
     def _measure(self, number: int, rounds: int, process: int) -> dict[str, Any]:
         """One round, as the journal keeps it: every heat's run or error."""
-        ceilings = {} if process in self.ceilings else self.gauge.measure()
+        new = self.gauge and process not in self.ceilings
+        ceilings = self.gauge.measure() if self.gauge and new else {}
         indices, runs = tuple(map(int, self.sample)), {}
         turn = number % len(self.heats)
         for heat in self.heats[turn:] + self.heats[:turn]:
@@ -157,7 +159,7 @@ class Rounds:
             runs[heat.name] = heat.entrant.attempt(message, heat.expected_s(len(indices)))
             if not self.baseline.in_play:
                 raise EngineError(
-                    f"the original model failed in the final rounds: {self.baseline.reason}"
+                    f"the original model failed in the timed rounds: {self.baseline.reason}"
                 )
         return {"process": process, "ceilings": ceilings, "runs": runs}
 
@@ -208,6 +210,30 @@ def plan(context: Context, finalists: Sequence[Entrant], baseline: Entrant) -> R
     return Rounds(context, baseline, entries[: fit.heats], fit, gauge)
 
 
+def plan_early(context: Context, accepted: Sequence[Entrant], baseline: Entrant) -> Rounds | None:
+    """A few rounds of the fastest exact candidates and the baseline; None where none fit.
+
+    One process each, and no ceiling: the final rounds take care of both.
+    """
+    entries = _entries(context, accepted, baseline, aside=False)
+
+    def fit() -> Fit | None:
+        time_s, fewest = _ROUNDS_SHARE * context.budget.left_s, min(FEWEST_TEXTS, most)
+        for heats in range(len(entries), 1, -1):
+            per_text_s = sum(heat.per_text_s for heat in entries[:heats])
+            texts = int((time_s - WARM_UP_TEXTS * per_text_s) / (per_text_s * _FEWEST_ROUNDS))
+            if texts >= fewest:
+                return Fit(heats, _FEWEST_ROUNDS, min(texts, most), processes=1)
+        return None
+
+    most = min(_ENOUGH_TEXTS, len(context.texts))
+    stored = context.journal.once("early finals", fit)
+    if stored is None:
+        return None
+    found = from_json(Fit, stored)
+    return Rounds(context, baseline, entries[: found.heats], found, stage="early finals")
+
+
 def restart_s(heats: Sequence[Heat]) -> float:
     """What starting the workers of all heats anew takes, until they are warm."""
     start_ups = [entrant.start_up for entrant in {heat.entrant for heat in heats}]
@@ -215,14 +241,16 @@ def restart_s(heats: Sequence[Heat]) -> float:
     return starts_s + WARM_UP_TEXTS * sum(heat.per_text_s for heat in heats)
 
 
-def _entries(context: Context, finalists: Sequence[Entrant], baseline: Entrant) -> list[Heat]:
-    """All heats that are wanted, the most wanted first."""
+def _entries(
+    context: Context, finalists: Sequence[Entrant], baseline: Entrant, *, aside: bool = True
+) -> list[Heat]:
+    """All heats that are wanted, the most wanted first; comparisons of strategies go ``aside``."""
     heats = [_heat(context, baseline, ARRIVAL)]
     for entrant in finalists:
         best = best_plan(context, entrant)
         assert best, f"{entrant.label} is a finalist without having been timed"
         heats.append(_heat(context, entrant, best[0]))
-    for strategy in _strategies(context, finalists[0]) if finalists else ():
+    for strategy in _strategies(context, finalists[0]) if finalists and aside else ():
         if strategy != heats[1].strategy:
             heats.append(replace(_heat(context, finalists[0], strategy), aside=True))
     return heats

@@ -22,9 +22,6 @@ from hasten.tuning.worker import RunTexts
 _PROBE_FLIPS = 0.25
 _PROBE_TOLERANCE = 3 * TENSOR_TOLERANCE
 
-_PREPARE_SHARE, _AGAIN_SHARE = 0.4, 0.2  # the second for the other layouts of what is near
-_BOTH_SHARE = 0.3  # instead of the first, for the original and then for the student
-_SCREEN_SHARE = 0.1
 _SCREEN_ROUNDS = 3
 # Drift within a screen is below this here; a candidate this far behind does not catch up.
 _CLEARLY_SLOWER = 1.3
@@ -40,34 +37,38 @@ _MEMORY_SHARE = 0.8
 
 
 def first_looks(
-    context: Context, entrants: Sequence[Entrant], baseline: Entrant, truth: NDArray[np.float32]
+    context: Context,
+    entrants: Sequence[Entrant],
+    baseline: Entrant,
+    truth: NDArray[np.float32],
+    known: Sequence[Entrant] = (),
 ) -> None:
     """Load, probe and time everybody, and drop what is clearly slower than the best.
 
-    One layout of each format goes first; the others are only started for formats that another
-    layout could still bring to the front, and a student's formats only where the original's did
-    not turn out hopeless. ``truth`` is float32 [texts, k].
+    One layout of each format goes first, where possible the one that is best for its engine among
+    those that are ``known`` from an earlier first look. The others are only started for formats
+    that another layout could still bring to the front, and a student's formats only where the
+    original's did not turn out hopeless. ``truth`` is float32 [texts, k].
     """
-    seen: dict[str, Entrant] = {}
-    for entrant in entrants:
-        seen.setdefault(entrant.candidate.format, entrant)
-    first = list(seen.values())
+    settled = [entrant for entrant in known if entrant.in_play]
+    seen = _first_layouts(entrants, settled)
+    first = [entrant for entrant in entrants if entrant in seen.values()]
     others = [entrant for entrant in entrants if entrant not in first]
     originals = [entrant for entrant in first if entrant.candidate.model == "original"]
     students = [entrant for entrant in first if entrant not in originals]
-    prepare_all(context, originals, truth, part=_BOTH_SHARE if students else _PREPARE_SHARE)
-    time_shapes(context, [baseline, *originals])
+    part = "prepare original" if students else "prepare"
+    prepare_all(context, originals, truth, part=part, beside=settled)
+    time_shapes(context, originals if known else [baseline, *originals])
     if students:
-        _drop_hopeless(context, originals)
-        _first_looks_at_students(context, students, originals, truth)
+        _drop_hopeless(context, originals, settled)
+        _first_looks_at_students(context, students, [*known, *originals], truth)
     if others:
-        _drop_hopeless(context, first)
+        _drop_hopeless(context, first, settled)
         for entrant in others:
             _follow(entrant, seen[entrant.candidate.format])
         others = [entrant for entrant in others if entrant.in_play]
-        prepare_all(
-            context, others, truth, name="prepare again", part=_AGAIN_SHARE, like=seen, beside=first
-        )
+        beside = [*settled, *first]
+        prepare_all(context, others, truth, part="prepare again", like=seen, beside=beside)
     if others or students:
         # Side by side: what was timed one after the other has drifted apart.
         time_shapes(context, [e for e in (*first, *others) if e.in_play], again=True)
@@ -75,7 +76,20 @@ def first_looks(
         if entrant.in_play:
             _score(context, entrant)
     still = [entrant for entrant in entrants if entrant.in_play]
-    _drop_slower(still, context.settings.max_flips)
+    _drop_slower(still, settled, context.settings.max_flips)
+
+
+def _first_layouts(entrants: Sequence[Entrant], settled: Sequence[Entrant]) -> dict[str, Entrant]:
+    """The layout of each format that is tried first."""
+    ranked = sorted(settled, key=lambda entrant: entrant.screen_tokens_per_s or 0.0)
+    best = {entrant.candidate.engine: entrant.candidate.layout for entrant in ranked}
+    layouts: dict[str, Entrant] = {}
+    for entrant in entrants:
+        candidate = entrant.candidate
+        if best.get(candidate.engine) == candidate.layout:
+            layouts[candidate.format] = entrant
+        layouts.setdefault(candidate.format, entrant)
+    return layouts
 
 
 def _first_looks_at_students(
@@ -89,14 +103,16 @@ def _first_looks_at_students(
     A format that is far behind another with the original is so with its student, whose blocks
     are of the same kind; only that halves the cost of trying both.
     """
-    seen = {entrant.candidate.format: entrant for entrant in originals}
+    seen: dict[str, Entrant] = {}
+    for entrant in originals:
+        seen.setdefault(entrant.candidate.format, entrant)
     for entrant in students:
         same = seen.get(replace(entrant.candidate, model="original").format)
         # What no time or memory was left for, or what gave other answers, says nothing here.
-        if same and same.status == "dropped" and same.cells:
+        if same and same.status == "dropped" and same.cells and not same.out_of_time:
             entrant.end("dropped", f"{_NOT_STARTED} as with the original: {same.reason}")
     running = [entrant for entrant in students if entrant.in_play]
-    prepare_all(context, running, truth, name="prepare student", part=_BOTH_SHARE, beside=originals)
+    prepare_all(context, running, truth, part="prepare student", beside=originals)
     time_shapes(context, running, stage="screen student")
 
 
@@ -105,29 +121,31 @@ def prepare_all(
     entrants: Sequence[Entrant],
     truth: NDArray[np.float32],
     *,
-    name: str = "prepare",
-    part: float = _PREPARE_SHARE,
+    part: str = "prepare",
+    whose: str = "",
     like: Mapping[str, Entrant] | None = None,
     beside: Sequence[Entrant] = (),
 ) -> None:
     """Export and load every candidate, and compare a few answers with the original's.
 
     ``truth`` is float32 [texts, k]. Obviously wrong candidates are refused here, so that they
-    cannot crowd out a right one; the full proof comes with the finals. ``name`` is what the
-    journal calls the moment from which on nothing more is started, when a ``part`` of the time
-    left has been used; ``like`` are other layouts by format, which took as long to start, and
-    ``beside`` others whose workers hold memory.
+    cannot crowd out a right one; the full proof comes with the finals. Nothing more is started
+    when the time for ``part`` has been used, of which ``whose`` tells several apart; ``like`` are
+    other layouts by format, which took as long to start, and ``beside`` others whose workers hold
+    memory.
     """
-    deadline_s = context.budget.deadline(name, part)
+    deadline_s = context.budget.deadline(part, whose)
     for number, entrant in enumerate(entrants, start=1):
         begun = (like or {}).get(entrant.candidate.format)
         start_s = begun.start_up.load_s if begun and begun.start_up else 0.0
         late = context.budget.spent_s + start_s > deadline_s
         if late and not entrant.has_started:
-            entrant.end("dropped", "the budget left no time to try it; raise --budget")
+            reason = "the budget left no time to try it; raise --budget"
+            entrant.end("dropped", reason, for_time=True)
             continue
         if not _fits_in_memory(context, [*beside, *entrants]):
-            entrant.end("dropped", "no memory left to keep it beside the others; see --engines")
+            reason = "no memory left to keep it beside the others; see --engines"
+            entrant.end("dropped", reason, for_time=True)
             continue
         context.tell("prepare", f"{entrant.label} ({number} of {len(entrants)})")
         entrant.prepare()
@@ -143,7 +161,7 @@ def time_shapes(
     ``stage`` is what the journal calls the moment at which the time for it will be used up.
     """
     stage, begin = ("screen again", _SCREEN_ROUNDS) if again else (stage, 0)
-    deadline_s = context.budget.deadline(stage, _SCREEN_SHARE)
+    deadline_s = context.budget.deadline(stage)
     visits = range(begin, begin + _SCREEN_ROUNDS)
     sweep(context, entrants, _screen_shapes(context), visits, deadline_s, stage="screen")
 
@@ -310,12 +328,12 @@ def _score(context: Context, entrant: Entrant) -> None:
         entrant.screen_tokens_per_s = float(context.lengths.sum()) / best[1]
 
 
-def _drop_hopeless(context: Context, first: Sequence[Entrant]) -> None:
+def _drop_hopeless(context: Context, first: Sequence[Entrant], settled: Sequence[Entrant]) -> None:
     """Drop what is so slow that no other layout can make up for it."""
     for entrant in first:
         if entrant.in_play:
             _score(context, entrant)
-    running = [entrant for entrant in first if entrant.in_play and entrant.screen_tokens_per_s]
+    running = [e for e in (*settled, *first) if e.in_play and e.screen_tokens_per_s]
     best = max((e.screen_tokens_per_s or 0.0 for e in running), default=0.0)
     leader = next((e for e in running if e.screen_tokens_per_s == best), None)
     leaders = _leaders(running)
@@ -323,7 +341,7 @@ def _drop_hopeless(context: Context, first: Sequence[Entrant]) -> None:
         speed = entrant.screen_tokens_per_s or 0.0
         own = leaders[entrant.candidate.variant].screen_tokens_per_s or 0.0
         # Each variant keeps its own best: the report shows what a step down gains.
-        if leader and speed * _LAYOUT_GAIN < own:
+        if leader and speed * _LAYOUT_GAIN < own and entrant not in settled:
             entrant.end("dropped", f"{best / speed:.1f}x slower than {leader.label}")
 
 
@@ -344,7 +362,7 @@ def _leaders(running: Sequence[Entrant]) -> dict[str, Entrant]:
     return leaders
 
 
-def _drop_slower(running: list[Entrant], max_flips: float) -> None:
+def _drop_slower(running: Sequence[Entrant], settled: Sequence[Entrant], max_flips: float) -> None:
     """Keep the few most promising, and the best of each variant with its closest rival.
 
     Those stay in case a lossier one is refused, and to show what each step down gains. Whose
@@ -354,7 +372,7 @@ def _drop_slower(running: list[Entrant], max_flips: float) -> None:
     def promise(entrant: Entrant) -> tuple[bool, float]:
         return not _may_pass(entrant, max_flips), -(entrant.screen_tokens_per_s or 0.0)
 
-    ranked = sorted(running, key=promise)
+    ranked = sorted([*settled, *running], key=promise)
     if not ranked:
         return
     best, first = ranked[0].screen_tokens_per_s or 0.0, dict[str, float]()
@@ -362,14 +380,15 @@ def _drop_slower(running: list[Entrant], max_flips: float) -> None:
     for entrant in ranked:
         speed, variant = entrant.screen_tokens_per_s, entrant.candidate.variant
         if not speed:
-            entrant.end("dropped", "the budget left no time to time it; raise --budget")
+            reason = "the budget left no time to time it; raise --budget"
+            entrant.end("dropped", reason, for_time=True)
             continue
         place, own = places[variant], first.setdefault(variant, speed)
         places[variant] += 1
         most = _MOST_EXACT if entrant.candidate.exact else _MOST_LOSSY
         near = speed * _CLEARLY_SLOWER >= best
         rival = place < _RIVALS and speed * _TIED >= own
-        if place == 0 or rival or (near and place < most):
+        if place == 0 or rival or (near and place < most) or entrant in settled:
             continue
         why = f"{best / speed:.2f}x slower than {ranked[0].label}"
         if near:

@@ -186,7 +186,7 @@ def test_a_failure_of_the_original_in_the_last_round_is_told(tmp_path: Path) -> 
             self._inner.close()
 
     context = replace(subject.context(), spawn=lambda name: Failing(subject.spawn(name)))
-    with pytest.raises(EngineError, match="the original model failed in the final rounds"):
+    with pytest.raises(EngineError, match="the original model failed in the timed rounds"):
         contest.run(context, baseline_engine="fake")
 
 
@@ -275,11 +275,11 @@ def test_rounds_that_take_longer_than_predicted_become_fewer(tmp_path: Path) -> 
 
 def test_comparisons_of_batching_are_given_up_before_rounds(tmp_path: Path) -> None:
     script = {"*": {"call_s": 0.02, "token_s": 4e-4}}
-    tuning = slowed(Lab(tmp_path, script, texts=200, budget_s=165.0), 1.6)
+    tuning = slowed(Lab(tmp_path, script, texts=200, budget_s=230.0), 1.6)
     main, *aside = tuning.chosen.runs
     assert len(main.total.samples_s) == 5
     assert [len(run.total.samples_s) for run in aside] == [1, 1]
-    assert tuning.elapsed_s < 165.0
+    assert tuning.elapsed_s < 230.0
 
 
 def test_an_exact_one_is_in_the_finals_whatever_lossy_ones_there_are(tmp_path: Path) -> None:
@@ -367,15 +367,15 @@ def test_wherever_a_run_is_interrupted_it_ends_the_same(tmp_path: Path) -> None:
     # A budget that leaves cells of the cost table and finalists out: what is left out must not
     # depend on the interruption.
     script = {"*": SLOW, "fake-bf16-cpu-2x1": FAST, "fake-fp32-cpu-2x1": {**SLOW, "call_s": 4e-3}}
-    undisturbed = Lab(tmp_path / "whole", script, texts=30, budget_s=14.0)
+    undisturbed = Lab(tmp_path / "whole", script, texts=30, budget_s=20.0)
     expected = [_course(row) for row in undisturbed.tune().rows]
     assert any(status == "dropped" for status, *_ in expected)
-    for stop in range(0, len(undisturbed.messages), 7):
-        lab = Lab(tmp_path / str(stop), script, texts=30, budget_s=14.0)
+    for stop in range(0, len(undisturbed.messages), 13):
+        lab = Lab(tmp_path / str(stop), script, texts=30, budget_s=20.0)
         lab.stop_after = stop
         with pytest.raises(KeyboardInterrupt):
             lab.tune()
-        resumed = Lab(tmp_path / str(stop), script, texts=30, budget_s=14.0).tune()
+        resumed = Lab(tmp_path / str(stop), script, texts=30, budget_s=20.0).tune()
         assert [_course(row) for row in resumed.rows] == expected, stop
 
 

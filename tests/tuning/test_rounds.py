@@ -92,13 +92,12 @@ def test_the_interval_covers_what_differs_between_processes(tmp_path: Path) -> N
 def test_an_interrupted_round_is_run_again_as_a_whole(tmp_path: Path) -> None:
     whole = Lab(tmp_path / "whole", SCRIPT)
     whole.tune()
-    timed = [
-        n for n, (_, m) in enumerate(whole.messages) if isinstance(m, RunTexts) and not m.outputs
-    ]
-    heats = len(rounds_in(tmp_path / "whole")[0]["runs"])
+    messages = enumerate(message for _, message in whole.messages)
+    timed = [n for n, m in messages if isinstance(m, RunTexts) and not m.outputs]
+    heats = [len(found["runs"]) for found in rounds_in(tmp_path / "whole")]
     # In the middle of the third round.
     first = Lab(tmp_path / "cut", SCRIPT)
-    first.stop_after = timed[2 * heats + 1]
+    first.stop_after = timed[-sum(heats[2:]) + 1]
     with pytest.raises(KeyboardInterrupt):
         first.tune()
     assert len(rounds_in(tmp_path / "cut")) == 2

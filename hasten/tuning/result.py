@@ -1,0 +1,183 @@
+"""From finished rounds to the whole result: speed-ups, the choice, and what makes them doubtful."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from hasten.records import FirstAnswer, Plan, Row, Tuning
+from hasten.stats import speed_up
+from hasten.tuning import ceiling, choose, screening
+from hasten.tuning.context import Context
+from hasten.tuning.entrant import Entrant
+from hasten.tuning.rounds import Rounds
+
+_NOISY = 0.15
+_FEW_TEXTS = 100
+
+
+def judge(
+    context: Context,
+    finalists: Sequence[Entrant],
+    baseline: Entrant,
+    final: Rounds,
+) -> None:
+    """Add what only shows when all rounds are over: speed-ups, shares, broken latency limits."""
+    reference = baseline.row().main
+    for entrant in finalists:
+        run = entrant.row().main
+        if not entrant.in_play:
+            continue
+        if run is None or reference is None:
+            entrant.end("dropped", "accepted, but no time was left to run it; raise --budget")
+            continue
+        entrant.ratio_to_baseline = speed_up(reference, run, seed=context.settings.seed)
+        model = context.subject(entrant.candidate).info
+        flops = sum(model.flops(int(length)) for length in context.lengths[final.sample])
+        entrant.ceiling_share = ceiling.share(
+            final.ceilings, entrant.candidate, run, run.processes, flops
+        )
+        reason = choose.too_slow_batches(run, context.settings)
+        if reason:
+            entrant.end("refused", reason)
+
+
+def decide(
+    context: Context,
+    baseline: Entrant,
+    entrants: Sequence[Entrant],
+    unavailable: Sequence[Row],
+    final: Rounds,
+    *,
+    constant: bool,
+) -> Tuning:
+    """The choice among those that ran in the rounds, with all the evidence.
+
+    Raises:
+        NoCandidate: none of them may be used.
+    """
+    rows = [*(_row(entrant) for entrant in entrants), *unavailable]
+    choice = choose.choose(rows, context.engines, context.settings)
+    winner, reference = choice.winner, baseline.row()
+    assert winner.main
+    rows[rows.index(winner)] = replace(winner, status="chosen")
+    probes = {entrant.label: entrant.probes for entrant in entrants}
+    warnings = _warnings(context, reference, winner, final.fit.rounds)
+    return Tuning(
+        plan=Plan(
+            winner.candidate,
+            winner.main.strategy,
+            winner.cost_table,
+            screening.batch_limit_s(context.settings, winner.candidate),
+        ),
+        baseline=reference,
+        rows=tuple(rows),
+        ratio_to_runner_up=choice.ratio_to_runner_up,
+        runner_up=choice.runner_up.candidate.label if choice.runner_up else None,
+        tie=choice.tie,
+        model=context.info,
+        profile=context.profile,
+        hardware=context.hardware,
+        ceilings=ceiling.ceilings(final.ceilings),
+        settings=context.settings,
+        versions=context.versions,
+        elapsed_s=context.budget.spent_s,
+        warnings=(*_doubts(context, constant), *warnings),
+        judged_texts=len(context.texts),
+        calibration_texts=len(context.calibration_lengths),
+        probes=probes[winner.candidate.label],
+        student=context.student.info if context.student else None,
+        taught_texts=context.taught_texts,
+    )
+
+
+def beaten(final: Tuning, first: FirstAnswer) -> FirstAnswer:
+    """The first answer, with its time over the final choice's where both were timed together."""
+    row = next((row for row in final.rows if row.candidate == first.candidate), None)
+    chosen = final.chosen.main
+    assert chosen
+    behind = speed_up(row.main, chosen, seed=final.settings.seed) if row and row.main else None
+    return replace(first, behind=behind)
+
+
+def ended(context: Context, standing: Tuning, *, early: bool) -> Tuning:
+    """The choice that stands, as the result: the user took it ``early``, or no time was left."""
+    untimed = sum(row.reason == _UNTIMED for row in standing.rows)
+    spent_s, budget_s = context.budget.spent_s, context.settings.budget_s
+    if early:
+        note = (
+            f"The search was ended early, after {spent_s:.0f} of {budget_s:.0f} s: "
+            f"{untimed} candidates had not been compared with this choice. The same command "
+            "continues the search."
+        )
+    else:
+        note = (
+            "No time was left for the final rounds, so this is the first choice, and "
+            f"{untimed} candidates were not compared with it; raise --budget."
+        )
+    return replace(
+        standing, warnings=(note, *standing.warnings), elapsed_s=spent_s, ended_early=early
+    )
+
+
+_UNTIMED = "not compared with the choice before the search ended"
+
+
+def _row(entrant: Entrant) -> Row:
+    row = entrant.row()
+    if entrant.in_play and not row.runs:
+        return replace(row, status="dropped", reason=_UNTIMED)
+    return row
+
+
+def _doubts(context: Context, constant: bool) -> tuple[str, ...]:
+    """What makes the proof of the answers weaker than it looks."""
+    judged, different = len(context.texts), len(set(context.texts))
+    doubts = []
+    if constant and different > 1:
+        doubts.append(
+            f"The original gives the same outputs for all {different} different texts, so "
+            "agreement with it proves nothing, and lossy candidates were refused. Was its head "
+            "trained, and are its weights complete?"
+        )
+    if different < _FEW_TEXTS:
+        copies = f" ({judged:,} with their copies)" if judged > different else ""
+        only = "1 different text was" if different == 1 else f"{different} different texts were"
+        doubts.append(
+            f"Only {only} judged{copies}: give at least {_FEW_TEXTS} of the "
+            "kind that the model will see, or neither the speed nor the proof says much."
+        )
+    elif different < judged:
+        doubts.append(
+            f"Of {judged:,} judged texts {different:,} are different; copies prove nothing and "
+            "count once in changed answers and their bound."
+        )
+    return tuple(doubts)
+
+
+def _warnings(context: Context, baseline: Row, winner: Row, planned: int) -> tuple[str, ...]:
+    """What makes the figures less sure than they look; ``planned`` rounds were to be run."""
+    assert baseline.main
+    assert winner.main
+    warnings = []
+    spread = max(baseline.main.total.spread, winner.main.total.spread)
+    if spread >= _NOISY:
+        warnings.append(
+            f"The machine was noisy: the middle half of a candidate's rounds spread over "
+            f"{spread:.0%} of their median. Close other programs, or raise --rounds and --budget."
+        )
+    run = len(baseline.main.total.samples_s)
+    if run < min(planned, context.settings.rounds):
+        warnings.append(
+            f"The final rounds took longer than predicted: {run} were run instead of "
+            f"{context.settings.rounds}, to keep the budget. Raise --budget for narrower intervals."
+        )
+    lengths = context.calibration_lengths
+    if len(lengths) and not np.ptp(lengths):
+        warnings.append(
+            f"All {len(lengths)} calibration texts have {lengths[0]} tokens: int8 ranges found on "
+            "one length may not hold for others."
+        )
+    return tuple(warnings)
