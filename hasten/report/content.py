@@ -101,7 +101,8 @@ def percent(share: float) -> str:
 def flipped(parity: Parity) -> str:
     """How many labels flipped, and the bound on their share: ``0 of 700 labels flipped: ...``."""
     bound = f"at most {percent(parity.flip_upper_bound)} with 95 % confidence"
-    return f"{parity.flips} of {parity.compared:,} labels flipped: {bound}"
+    corrected = f" (corrected for {parity.tries} candidates)" if parity.tries > 1 else ""
+    return f"{parity.flips} of {parity.compared:,} labels flipped: {bound}{corrected}"
 
 
 def agreement(parity: Parity) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hasten.records import EndToEnd, Interval, Row, Tuning
+from hasten.report import content_proof
 from hasten.report.content import HIGHEST_SHARE, agreement, count, engine, family, interval, model
 from hasten.report.content import rate as tokens_per_s
 from hasten.stats import percentile, speed_up
@@ -19,6 +20,7 @@ def of(tuning: Tuning) -> tuple[str, ...]:
         )
     if tuning.chosen.parity:
         sentences.append(agreement(tuning.chosen.parity))
+        sentences += content_proof.rests_on(tuning.chosen.parity)
     return (*sentences, *lead(tuning), *_ceiling(tuning))
 
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from hasten.errors import EndedEarly, EngineError, ResumeError, StorageError
 from hasten.plain import to_json
 
-VERSION = 3
+VERSION = 4
 _DIGEST = 64  # hexadecimal digits of a SHA-256
 
 T = TypeVar("T")

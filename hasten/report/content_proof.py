@@ -1,0 +1,73 @@
+"""What the proof of the answers rests on, and what it leaves open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from hasten.records import Parity, Row, Tuning
+from hasten.report import content
+from hasten.report.document import Table
+
+_WAYS = {
+    "plan": "in the shipped batches",
+    "single": "one text at a time",
+    "random": "in random batches",
+}
+
+
+def rests_on(parity: Parity) -> Iterator[str]:
+    """For how many candidates the bound holds, and which batchings were compared."""
+    if parity.tries > 1 and parity.decisions:
+        yield (
+            f"The same texts could judge {parity.tries} candidates, repairs included; with 95 % "
+            "confidence the bounds of all of them hold."
+        )
+    if parity.batchings:
+        ways = [f"{_WAYS[each.name]} ({each.flips} flips)" for each in parity.batchings]
+        yield (
+            "Its answers depend on the other texts of a batch. They were compared "
+            f"{', '.join(ways)}; a text counts as flipped if any of these flips it."
+        )
+
+
+def batchings(rows: Iterable[Row]) -> Table | None:
+    """Flips under each batching, of the candidates whose answers depend on it; None without any."""
+    proved = [(row, row.parity) for row in rows if row.parity and row.parity.batchings]
+    lines = tuple(
+        (
+            content.short(row.candidate),
+            row.status,
+            *(_flips(parity, name) for name in _WAYS),
+            f"{parity.flips}",
+        )
+        for row, parity in proved
+    )
+    columns = ("candidate", "outcome", *_WAYS.values(), "in any of them")
+    return Table("Flips by batching", columns, lines, numbers_from=2) if lines else None
+
+
+def limits(tuning: Tuning) -> tuple[str, ...]:
+    """What the agreement of the winner's answers does not say, a sentence each."""
+    parity = tuning.chosen.parity
+    return tuple(_limits(parity)) if parity else ()
+
+
+def _limits(parity: Parity) -> Iterator[str]:
+    yield (
+        f"Anything about other texts: the figures hold for texts like the "
+        f"{content.count(parity.compared, 'different text')} that were judged."
+    )
+    if parity.batchings:
+        yield (
+            "Answers in other batches: they depend on which texts share a batch, and only "
+            f"{len(parity.batchings)} of all ways to batch the texts were compared."
+        )
+    if parity.quality is None:
+        yield "That answers are right: they are compared with the original's, not with labels."
+    if parity.decisions:
+        yield "Which labels flip: the bound limits how many do, not how bad a flip is."
+        yield "That scores stay: a label can stay while its probability moves."
+
+
+def _flips(parity: Parity, name: str) -> str:
+    return next((f"{each.flips}" for each in parity.batchings if each.name == name), "")
