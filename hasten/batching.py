@@ -8,12 +8,12 @@ times (:class:`CostModel`) and not from a rule. Pure numpy, deterministic.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from heapq import heapify, heapreplace
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hasten.makespan import Problem, Schedule, improved, run_s
 from hasten.records import CostTable, Strategy
 
 TOKEN_BUDGETS = (256, 512, 1024, 2048, 4096, 8192)
@@ -141,6 +141,10 @@ def plan(
         order = np.arange(len(lengths))
     else:
         order = np.argsort(-lengths, kind="stable")
+    if strategy.name == "optimal":
+        schedule = _optimal(lengths[order], strategy.batch_size, cost, max_batch_latency_s)
+        batches = np.split(order, np.cumsum(schedule.sizes)[:-1])
+        return [batches[place] for place in schedule.order]
     sizes = _sizes(lengths[order], strategy, cost, max_batch_latency_s)
     return np.split(order, np.cumsum(sizes)[:-1])
 
@@ -170,7 +174,7 @@ def predict_s(lengths: Lengths, batches: Batches, cost: CostModel) -> float:
         return 0.0
     sizes, longest = _shapes(lengths, batches)
     costs = cost.grid(int(sizes.max()), int(longest.max()))[sizes, longest]
-    return _run_s(costs.tolist(), cost.streams)
+    return run_s(costs.tolist(), cost.streams)
 
 
 def best_strategy(
@@ -222,10 +226,12 @@ def _cheapest(
         raise ValueError("a strategy is chosen for at least one text of at least one token")
     ordered = np.sort(lengths)[::-1]
     grid = cost.grid(max(strategy.batch_size for strategy in strategies), int(ordered[0]))
+    problem = Problem(ordered, grid, cost.streams)
 
     def predicted_s(strategy: Strategy) -> float:
-        sizes = _sizes(ordered, strategy, cost, limit_s)
-        return _run_s(_costs(ordered, sizes, grid), cost.streams)
+        if strategy.name == "optimal":
+            return _optimal(ordered, strategy.batch_size, cost, limit_s).end_s
+        return run_s(problem.costs(_sizes(ordered, strategy, cost, limit_s)), cost.streams)
 
     return min(strategies, key=predicted_s)
 
@@ -240,9 +246,10 @@ def _shapes(lengths: Lengths, batches: Batches) -> tuple[Lengths, Lengths]:
 def _sizes(
     ordered: Lengths, strategy: Strategy, cost: CostModel | None, limit_s: float | None
 ) -> list[int]:
-    """How many of the ``ordered`` texts go into each batch."""
-    if strategy.name == "optimal":
-        return _optimal_sizes(ordered, strategy.batch_size, cost, limit_s)
+    """How many of the ``ordered`` texts go into each batch, by any strategy but ``optimal``."""
+    if strategy.token_budget is None and (limit_s is None or np.isinf(limit_s)):
+        full, rest = divmod(len(ordered), strategy.batch_size)
+        return [strategy.batch_size] * full + [rest] * bool(rest)
     capacity = _capacity(int(ordered.max()), strategy, cost, limit_s)
     return _greedy_sizes(ordered, strategy.batch_size, capacity)
 
@@ -272,25 +279,36 @@ def _greedy_sizes(ordered: Lengths, batch_size: int, capacity: NDArray[np.int64]
     return sizes
 
 
-def _optimal_sizes(
+def _optimal(
     ordered: Lengths, batch_size: int, cost: CostModel | None, limit_s: float | None
-) -> list[int]:
-    """Sizes of the cheapest batches of neighbours; ``ordered`` has the longest text first.
+) -> Schedule:
+    """The cheapest batches of neighbours; ``ordered`` has the longest text first.
 
-    With several streams, the best of a few such plans; see :data:`_SHARES`.
+    With several streams, the best of many plans, improved further; see :mod:`hasten.makespan`.
+    Among them are all that fixed batch sizes and :data:`TOKEN_BUDGETS` make, so that none of them
+    is ever predicted to be faster.
     """
     cost = _needed(cost, "the strategy 'optimal'")
     grid = cost.grid(batch_size, int(ordered[0]))
+    problem = Problem(ordered, grid, cost.streams, np.inf if limit_s is None else limit_s)
     cheapest = _cheapest_sizes(ordered, grid, limit_s)
     if cost.streams == 1:
-        return cheapest
-    whole_s = sum(_costs(ordered, cheapest, grid))
-    plans = [cheapest]
+        costs = problem.costs(cheapest)
+        return Schedule(tuple(cheapest), tuple(range(len(cheapest))), sum(costs))
+    return improved(problem, cheapest, _other_sizes(problem, cost, sum(problem.costs(cheapest))))
+
+
+def _other_sizes(problem: Problem, cost: CostModel, whole_s: float) -> Iterator[list[int]]:
+    """Plans with smaller batches than the cheapest, which cost ``whole_s``, and those of rules."""
+    ordered, batch_size = problem.lengths, len(problem.grid) - 1
     for share in _SHARES:
-        part_s = whole_s / (share * cost.streams)
-        smaller_s = part_s if limit_s is None else min(part_s, limit_s)
-        plans.append(_cheapest_sizes(ordered, grid, smaller_s))
-    return min(plans, key=lambda sizes: _run_s(_costs(ordered, sizes, grid), cost.streams))
+        part_s = whole_s / (share * problem.streams)
+        yield _cheapest_sizes(ordered, problem.grid, min(part_s, problem.limit_s))
+    for size in range(1, min(batch_size, len(ordered)) + 1):
+        yield _sizes(ordered, Strategy("sorted", size), cost, problem.limit_s)
+    for budget in TOKEN_BUDGETS:
+        strategy = Strategy("token_budget", batch_size, budget)
+        yield _sizes(ordered, strategy, cost, problem.limit_s)
 
 
 def _cheapest_sizes(
@@ -323,24 +341,6 @@ def _cheapest_sizes(
         sizes.append(choice[start])
         start += choice[start]
     return sizes
-
-
-def _costs(ordered: Lengths, sizes: Sequence[int], grid: NDArray[np.float64]) -> list[float]:
-    """What each batch of the ``ordered`` texts costs; its first text is its longest."""
-    longest = ordered[np.cumsum(sizes) - sizes]
-    costs: list[float] = grid[np.asarray(sizes), longest].tolist()
-    return costs
-
-
-def _run_s(costs: Iterable[float], streams: int) -> float:
-    """When the last stream ends, if each takes the next batch as soon as it is free."""
-    if streams == 1:
-        return sum(costs)
-    free_s = [0.0] * streams
-    heapify(free_s)
-    for cost_s in costs:
-        heapreplace(free_s, free_s[0] + cost_s * streams)
-    return max(free_s)
 
 
 def _needed(cost: CostModel | None, by: str) -> CostModel:

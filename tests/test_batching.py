@@ -19,6 +19,7 @@ from hasten.batching import (
     plan,
     predict_s,
 )
+from hasten.makespan import EXACT_TEXTS
 from hasten.records import CostTable, Strategy
 
 BATCH_SIZES = (1, 2, 4, 8)
@@ -316,18 +317,92 @@ class TestStreams:
         assert len(batches) > 1
         assert predict_s(lengths, batches, streams) < predict_s(lengths, [ints(*range(8))], streams)
 
-    @given(text_lengths(40), tables(gaps=True), st.integers(2, 5))
-    def test_more_streams_lose_nothing_that_the_cheapest_plan_would_have_given(
-        self, lengths: NDArray[np.int64], table: CostTable, streams: int
+    @given(text_lengths(40), tables(gaps=True), st.integers(1, 5), st.none() | st.floats(1e-3, 5.0))
+    def test_no_rule_is_predicted_to_end_before_the_optimal_plan(
+        self,
+        lengths: NDArray[np.int64],
+        table: CostTable,
+        streams: int,
+        limit_s: float | None,
     ) -> None:
         cost = CostModel(table, streams)
-        batches = plan(lengths, Strategy("optimal", 8), cost)
+
+        def predicted_s(strategy: Strategy) -> float:
+            return predict_s(
+                lengths, plan(lengths, strategy, cost, max_batch_latency_s=limit_s), cost
+            )
+
+        rules = (
+            *(Strategy("sorted", size) for size in range(1, 9)),
+            *(Strategy("token_budget", 8, budget) for budget in TOKEN_BUDGETS),
+        )
+        optimal_s = predicted_s(Strategy("optimal", 8))
+        assert optimal_s <= min(map(predicted_s, rules)) * (1 + 1e-9)
+
+    @given(text_lengths(60), tables(gaps=True), st.integers(2, 5), st.floats(1e-3, 5.0))
+    def test_limits_hold_and_every_text_runs_once(
+        self, lengths: NDArray[np.int64], table: CostTable, streams: int, limit_s: float
+    ) -> None:
+        cost = CostModel(table, streams)
+        batches = plan(lengths, Strategy("optimal", 6), cost, max_batch_latency_s=limit_s)
         assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
-        predicted = predict_s(lengths, batches, cost)
-        cheapest = plan(lengths, Strategy("optimal", 8), CostModel(table))
-        assert predicted <= predict_s(lengths, cheapest, cost) * (1 + 1e-9)
-        # No schedule ends before its work is shared out evenly.
-        assert predicted >= predict_s(lengths, cheapest, CostModel(table)) * (1 - 1e-9)
+        for batch in batches:
+            assert len(batch) <= 6
+            assert len(batch) == 1 or cost.cost_s(len(batch), lengths[batch].max()) <= limit_s
+
+    @given(text_lengths(5), tables(gaps=True), st.integers(2, 3), st.none() | st.floats(1e-3, 5.0))
+    def test_few_texts_get_the_best_plan_of_all(
+        self,
+        lengths: NDArray[np.int64],
+        table: CostTable,
+        streams: int,
+        limit_s: float | None,
+    ) -> None:
+        cost = CostModel(table, streams)
+        grid = cost.grid(len(lengths), int(lengths.max()))
+
+        def allowed(groups: list[list[int]]) -> bool:
+            return limit_s is None or all(
+                len(group) == 1 or grid[len(group), lengths[group].max()] <= limit_s
+                for group in groups
+            )
+
+        orders = (
+            [np.array(group) for group in order]
+            for groups in set_partitions(list(range(len(lengths))))
+            if allowed(groups)
+            for order in itertools.permutations(groups)
+        )
+        batches = plan(lengths, Strategy("optimal", 5), cost, max_batch_latency_s=limit_s)
+        expected_s = cheapest_s(lengths, orders, cost, 5)
+        assert predict_s(lengths, batches, cost) == pytest.approx(expected_s, rel=1e-9)
+
+    @pytest.mark.parametrize("seed", range(6))
+    def test_ten_texts_get_the_best_of_all_plans_of_neighbours(self, seed: int) -> None:
+        source = np.random.default_rng(seed)
+        lengths = np.sort(source.integers(1, 33, size=EXACT_TEXTS))[::-1]
+        cost = CostModel(table_of(), 2)
+        grid = cost.grid(8, 32) * cost.streams
+        best_s = np.inf
+        for batches in contiguous_partitions(len(lengths)):
+            if max(map(len, batches)) > 8:
+                continue
+            costs = np.array([grid[len(batch), lengths[batch[0]]] for batch in batches])
+            # Every way to give some of them to the first stream.
+            first = np.array(list(itertools.product((0, 1), repeat=len(costs)))) @ costs
+            best_s = min(best_s, float(np.maximum(first, costs.sum() - first).min()))
+        batches = plan(lengths, Strategy("optimal", 8), cost)
+        assert predict_s(lengths, batches, cost) == pytest.approx(best_s, rel=1e-9)
+
+    @pytest.mark.parametrize("streams", [2, 4])
+    def test_many_texts_end_close_to_what_no_plan_can_beat(self, streams: int) -> None:
+        lengths = np.random.default_rng(0).integers(1, 33, size=300)
+        cost = CostModel(table_of(), streams)
+        batches = plan(lengths, Strategy("optimal", 8), cost)
+        cheapest = plan(lengths, Strategy("optimal", 8), CostModel(table_of()))
+        # No schedule ends before the least work is shared out evenly.
+        bound_s = predict_s(lengths, cheapest, CostModel(table_of()))
+        assert bound_s * (1 - 1e-9) <= predict_s(lengths, batches, cost) <= bound_s * 1.01
 
 
 class TestPrediction:
