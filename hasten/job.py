@@ -166,7 +166,9 @@ class Job:
             journal=journal,
             budget=Budget(budget_s, journal),
             report=self.report,
-            spawn=_refuse_to_measure if accept_now else partial(_spawn, work / LOGS),
+            spawn=_refuse_to_measure
+            if accept_now
+            else partial(_spawn, work / LOGS, self.settings.threads),
             calibration_lengths=chosen.calibration_lengths,
             student=Subject(student.folder, student.info) if student else None,
             taught_texts=chosen.taught,
@@ -278,7 +280,7 @@ def choose_texts(
     known = np.arange(len(texts), dtype=np.int64)
     if len(texts) > _MOST_PROFILED:
         known = np.sort(rng.choice(len(texts), _MOST_PROFILED, replace=False))
-    tokens = reference.tokenizer().encode([texts[int(index)] for index in known])
+    tokens = reference.tokenizer(settings.threads).encode([texts[int(index)] for index in known])
     looked_at = [texts[int(index)] for index in known]
     seen = np.array([bool(taught) and digest(text) in taught for text in looked_at], np.bool_)
     if seen.all():
@@ -350,8 +352,8 @@ def _first_look(chosen: Texts, seed: int) -> tuple[str, ...]:
     return tuple(chosen.calibration[int(place)] for place in sample)
 
 
-def _spawn(logs: Path, name: str) -> Connection:
-    return WorkerProcess(name, logs / f"{name}.log")
+def _spawn(logs: Path, threads: int | None, name: str) -> Connection:
+    return WorkerProcess(name, logs / f"{name}.log", threads)
 
 
 def _refuse_to_measure(name: str) -> Connection:

@@ -48,7 +48,7 @@ class Predictor:
         missing = engine.missing()
         if missing:
             raise missing
-        tokenizer = TextTokenizer.load(bundle.tokenizer, bundle.model.max_length)
+        tokenizer = TextTokenizer.load(bundle.tokenizer, bundle.model.max_length, candidate.threads)
         session = engine.load(bundle.folder, candidate)
         streams = Streams(session, candidate.streams, bundle.model)
         table = bundle.plan.cost_table

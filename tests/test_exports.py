@@ -36,7 +36,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def _inline() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job, "WorkerProcess", lambda name, log: InlineWorker(Worker()))
+        patch.setattr(job, "WorkerProcess", lambda *_: InlineWorker(Worker()))
         yield
 
 

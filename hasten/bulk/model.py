@@ -46,7 +46,9 @@ class Model:
     def __init__(self, predictor: Predictor) -> None:
         bundle = predictor.bundle
         self.predictor = predictor
-        self._tokenizer = TextTokenizer.load(bundle.tokenizer, bundle.model.max_length)
+        self._tokenizer = TextTokenizer.load(
+            bundle.tokenizer, bundle.model.max_length, bundle.plan.candidate.threads
+        )
 
     def prepare(self, shard: Shard, rows: Rows, text_column: str) -> Work:
         """Tokenize and plan a shard; of equal token sequences one is run."""

@@ -95,6 +95,11 @@ class Candidate:
             raise ValueError("intra_op_num_threads and streams must be at least 1")
 
     @property
+    def threads(self) -> int:
+        """Threads of all streams together."""
+        return self.streams * self.intra_op_num_threads
+
+    @property
     def exact(self) -> bool:
         """Whether it must give the original's very answers: a student is lossy in fp32 too."""
         return self.precision == "fp32" and self.model == "original"

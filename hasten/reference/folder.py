@@ -96,9 +96,10 @@ class Reference:
                 "than those.",
             ) from error
 
-    def tokenizer(self) -> TextTokenizer:
+    def tokenizer(self, threads: int | None = None) -> TextTokenizer:
         """A tokenizer of the caller's own, set to the model's ``max_length``."""
-        return TextTokenizer.load(self.folder / "tokenizer.json", self.info.max_length)
+        path = self.folder / "tokenizer.json"
+        return TextTokenizer.load(path, self.info.max_length, threads)
 
     def keep_calibration(self, texts: Sequence[str]) -> None:
         """Store texts that :meth:`calibration` gives to whoever opens the folder.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import pickle
 import queue
 import subprocess
@@ -23,6 +24,9 @@ _BOOT = (
 )
 
 
+_POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
 class Connection(Protocol):
     """Something that answers a worker's messages."""
 
@@ -34,10 +38,11 @@ class Connection(Protocol):
 class WorkerProcess:
     """A worker in a process of its own, spoken to over its standard input and output.
 
-    What the process and its frameworks print goes to ``log``.
+    What the process and its frameworks print goes to ``log``. With ``threads``, the pools of
+    OpenMP, MKL and OpenBLAS have that many: those of an export too, which sets none itself.
     """
 
-    def __init__(self, name: str, log: Path) -> None:
+    def __init__(self, name: str, log: Path, threads: int | None = None) -> None:
         self.name = name
         self._log = log
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -48,6 +53,10 @@ class WorkerProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
+                env={
+                    **os.environ,
+                    **({} if threads is None else dict.fromkeys(_POOLS, str(threads))),
+                },
             )
         self._replies: queue.Queue[tuple[bool, Any] | None] = queue.Queue()
         threading.Thread(target=self._listen, name=f"{name}-replies", daemon=True).start()
