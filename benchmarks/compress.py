@@ -47,7 +47,7 @@ def main() -> None:
             budget=options.budget,
             on_event=_tell,
         )
-        print(f"{made.taught_texts:,} texts taught it in {made.steps:,} steps.")
+        print(f"{made.taught_texts:,} texts trained it in {made.steps:,} steps.")
         print(f"In all it took {made.seconds / 60:.1f} minutes.")
     judging = corpus.read(assets.texts_file, label_column="label")
     with tempfile.TemporaryDirectory() as scratch:
@@ -69,7 +69,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--heads", type=int)
     parser.add_argument("--int8", action="store_true")
     parser.add_argument("--budget", default="45m")
-    parser.add_argument("--texts", type=int, help="teach with so many; all by default")
+    parser.add_argument("--texts", type=int, help="train with so many; all by default")
     parser.add_argument("--rounds", type=int, default=6)
     return parser.parse_args()
 

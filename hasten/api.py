@@ -82,13 +82,13 @@ def tune(
             itself does not say.
         random_weights: measure an architecture's speed from its ``config.json`` alone.
         allow_pickle: accept a folder whose weights are a pickle.
-        reference: where ``model`` is a student that was made to answer like another model, that
-            model. Answers are compared with its own, and both are measured side by side; a
+        reference: the original model, where ``model`` is its student. Answers are compared with the
+            original's, and both are measured side by side; a
             student is then lossy in every precision. ``tokenizer`` and ``task`` are for both.
         budget: how long it may take, in seconds or as ``"90s"``, ``"10m"``, ``"1h"``.
         objective: ``throughput``, or ``latency`` of one text at a time.
         max_latency_ms: with ``throughput``, the longest that a batch may take.
-        max_flips: the largest acceptable share of changed answers, for lossy precisions.
+        max_flips: the largest acceptable share of flipped labels, for lossy precisions.
         strict: hold the upper confidence bound of that share against ``max_flips``.
         engines: names of the engines to try; all by default.
         precisions: precisions to try; all that the machine has by default.
@@ -103,7 +103,7 @@ def tune(
         accept_now: measure no more; end an interrupted run with the choice that stands. Its results
             are kept, and the same call without it continues the search.
         command: what to show as the command that repeats it.
-        on_event: is told what is being done and how long is left.
+        on_event: called with what is being done and how much time is left.
 
     Returns:
         The plan and all the evidence for it, as saved in the bundle.
@@ -141,7 +141,7 @@ def tune(
                 fix="Leave one of them out.",
             )
         original = Source(reference, tokenizer, None, task, allow_pickle=allow_pickle)
-    asked = Job(source, texts, labels, settings, on_event or job.keep_quiet, reference=original)
+    asked = Job(source, texts, labels, settings, on_event or job.ignore_event, reference=original)
     # What a stage leaves out depends on these; a resumed run must leave out the same.
     header = {name: getattr(settings, name) for name in _DECISIVE}
     if accept_now:
@@ -204,8 +204,9 @@ def compress(
     """Make a smaller model that answers as ``model`` does, and save it as an ordinary folder.
 
     Blocks, feed-forward units and attention heads that matter least are really taken out of the
-    weights; what is left is taught by the original on your texts. While it runs, checkpoints are
-    kept in ``<output>.training``; the same call continues from there if it was interrupted.
+    weights; the rest is trained on your texts to answer as the original does (distillation).
+    While it runs, checkpoints are kept in ``<output>.training``; the same call continues from
+    there if it was interrupted.
 
     Args:
         model: a Hugging Face folder or hub id.
@@ -217,21 +218,21 @@ def compress(
         heads: how many attention heads stay in each block.
         embeddings: leave words out of the vocabulary that none of ``texts`` has, those that judge
             aside; special tokens and single characters stay, so that other words are split smaller.
-        freeze_embeddings: leave the embeddings as they are while the rest is taught.
-        int8: also teach it with 8-bit integers, and keep their ranges beside the weights, where
+        freeze_embeddings: leave the embeddings as they are while the rest is trained.
+        int8: also train it with 8-bit integers, and keep their ranges beside the weights, where
             :func:`tune` finds them.
         target: instead of sizes, how many times as fast the student should be, as ``"3x"``; which
             sizes are, is predicted in PyTorch.
-        target_flips: instead of that, the largest acceptable share of changed answers: students
+        target_flips: instead of that, the largest acceptable share of flipped labels: students
             are made from mild to strong within the budget, and the last that keeps it is taken.
         budget: how long it may take, in seconds or as ``"45m"``, ``"1h"``.
         allow_pickle: accept a folder whose weights are a pickle.
         seed: of everything that is drawn.
         restart: throw an interrupted run's work away.
-        on_event: is told what is being done and how long is left.
+        on_event: called with what is being done and how much time is left.
 
     Returns:
-        What the student is, and how it compares with the original on texts that taught nothing.
+        What the student is, and how it compares with the original on held-out texts.
 
     Raises:
         HastenError: see :mod:`hasten.errors`; the message says what to do.
@@ -264,12 +265,12 @@ def compress(
     job.require_tune_extra()
     if find_spec("accelerate") is None:
         raise Unavailable(
-            "teaching a student needs accelerate, which is not installed",
+            "training a student needs accelerate, which is not installed",
             fix="pip install 'hasten[compress]'",
         )
     folder = Path(output).resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise StorageError(f"{folder} is there already", fix="Choose another -o, or remove it.")
+        raise StorageError(f"{folder} already exists", fix="Choose another -o, or remove it.")
     work = folder.with_name(folder.name + ".training")
     with job.held(work, restart=restart, ours=kept.FILES):
         shutil.rmtree(work / "reference", ignore_errors=True)
@@ -277,7 +278,7 @@ def compress(
         if target_flips is not None:
             targets.require_decisions(reference.info.task)
         make = partial(
-            compression.make, reference, texts, labels, report=on_event or job.keep_quiet
+            compression.make, reference, texts, labels, report=on_event or job.ignore_event
         )
         if target_flips is None:
             student = make(wanted, work=work, begin_s=begin_s)
@@ -342,7 +343,7 @@ def bench(
         seed: as for ``tune``.
         restart: throw earlier results in the folder away.
         command: what to show as the command that repeats it.
-        on_event: is told what is being done and how long is left.
+        on_event: called with what is being done and how much time is left.
 
     Returns:
         Everything that was measured, as saved in ``bench.json``.
@@ -370,7 +371,7 @@ def bench(
         earlier = _finished(folder)
         if earlier:
             wanted, settings = wanted.with_all_of(earlier), _with_sizes_of(earlier, settings)
-        asked = Job(source, texts, None, settings, on_event or job.keep_quiet)
+        asked = Job(source, texts, None, settings, on_event or job.ignore_event)
         context = asked.open(folder, {"kind": "bench"}, math.inf)
         _check_lengths(wanted, context.info)
 
@@ -392,12 +393,12 @@ def parse_duration(value: str | float) -> float:
     (600.0, 90.0, 5.0)
 
     Raises:
-        ChoiceError: it is no duration, or not above zero.
+        ChoiceError: it is not a duration, or not above zero.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", str(value))
     seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
     if seconds <= 0:
-        raise ChoiceError(f"{value!r} is no duration", fix="Write 90s, 10m or 1.5h.")
+        raise ChoiceError(f"{value!r} is not a duration", fix="Write 90s, 10m or 1.5h.")
     return seconds
 
 
@@ -406,7 +407,7 @@ def _check_experiments(settings: Settings, wanted: Wanted) -> None:
     for name in wanted.experiments:
         if name not in EXPERIMENTS:
             raise ChoiceError(
-                f"there is no experiment {name!r}", fix=f"Choose from: {', '.join(EXPERIMENTS)}."
+                f"unknown experiment {name!r}", fix=f"Choose from: {', '.join(EXPERIMENTS)}."
             )
 
 

@@ -184,7 +184,7 @@ def refuse_foreign_folder(folder: Path) -> None:
         return
     if folder.exists() or folder.is_symlink():
         raise StorageError(
-            f"{folder} exists and is no bundle; it would be overwritten",
+            f"{folder} exists and is not a bundle; it would be overwritten",
             fix="Choose another -o, or move it away.",
         )
 
@@ -218,7 +218,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         raise BundleError(
-            f"{folder} is no bundle: it has no {MANIFEST}",
+            f"{folder} is not a bundle: it has no {MANIFEST}",
             fix="Make one with `hasten tune MODEL --data FILE -o BUNDLE`.",
         )
     try:
@@ -226,7 +226,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise BundleError(f"{path} is damaged: {error}", fix=_AGAIN) from error
     if not isinstance(manifest, dict) or "format" not in manifest:
-        raise BundleError(f"{path} is damaged: it is no bundle's manifest", fix=_AGAIN)
+        raise BundleError(f"{path} is damaged: it is not a bundle's manifest", fix=_AGAIN)
     if manifest["format"] != FORMAT:
         raise BundleError(
             f"{folder} has bundle format {manifest['format']}; this version of hasten reads "
@@ -308,7 +308,7 @@ def _sha256(path: Path) -> str:
 def _require_precision(plan: Plan, here: Hardware, engine: Engine) -> None:
     candidate = plan.candidate
     if candidate.device == "cuda":
-        reason = None if here.gpus else "there is no GPU on this machine"
+        reason = None if here.gpus else "this machine has no GPU"
     else:
         reason = hardware.missing_instructions(candidate.precision, here)
     if reason is None and candidate.recipe and not engine.missing():

@@ -201,7 +201,7 @@ def no_such_file(path: Path) -> InputError:
     there = [p.name for p in sorted(folder.iterdir())] if folder.is_dir() else []
     close = difflib.get_close_matches(path.name, there, n=3)
     return InputError(
-        f"there is no file {path}" + ("" if folder.is_dir() else f", and no folder {folder}"),
+        f"{path} does not exist" + ("" if folder.is_dir() else f", nor does its folder {folder}"),
         fix=f"Did you mean {' or '.join(close)}?" if close else None,
     )
 
@@ -320,7 +320,7 @@ def as_text(value: object, where: str, column: str) -> str:
         column: its name.
 
     Raises:
-        InputError: it is no text, or not UTF-8.
+        InputError: it is not text, or not UTF-8.
     """
     if value is None:
         return ""
@@ -347,4 +347,4 @@ def _as_label(value: object, where: str, column: str) -> str:
 
 
 def _no_rows(path: Path) -> InputError:
-    return InputError(f"{path} is empty: there are no texts in it", fix="Name a file with texts.")
+    return InputError(f"{path} is empty", fix="Name a file with texts.")

@@ -106,7 +106,7 @@ def export(
         texts if own_texts else corpus.sample_texts(),
         labels,
         settings,
-        on_event or job.keep_quiet,
+        on_event or job.ignore_event,
     )
     work = folder.with_name(f"{folder.name}.exporting")
     with job.held(work, restart=True):

@@ -190,7 +190,7 @@ class Job:
         return context
 
     def _taught(self, reference: Reference, student: Reference | None) -> frozenset[str]:
-        """Digests of texts that made what is tried: they tell how well it learnt, and no more."""
+        """Digests of the texts that the student was trained on, which may not judge it."""
         made = [student] if student else []
         # Of a model whose answers are the truth, only the integers were made to agree.
         if reference.trained_ranges.exists() and candidates.tries_int8(self.settings):
@@ -273,7 +273,7 @@ def choose_texts(
         InputError: there are no texts, not one label for each, or none that may judge.
     """
     if not len(texts):
-        raise InputError("there are no texts", fix="Give texts of the kind the model will see.")
+        raise InputError("texts is empty", fix="Give texts of the kind the model will see.")
     if labels is not None and len(labels) != len(texts):
         raise InputError(f"there are {len(texts)} texts and {len(labels)} labels")
     rng = np.random.default_rng(settings.seed)
@@ -413,8 +413,8 @@ def discard(work: Path) -> None:
     shutil.rmtree(gone, ignore_errors=True)
 
 
-def keep_quiet(event: Event) -> None:
-    """Nobody asked to be told."""
+def ignore_event(event: Event) -> None:
+    """Do nothing: the default for ``on_event``."""
     del event
 
 

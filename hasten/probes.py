@@ -74,7 +74,7 @@ def _difference(
     if outputs.shape != expected.shape:
         return f"outputs of the shape {outputs.shape} instead of {expected.shape}"
     as_decided = _compared(expected, outputs, probes, info, info.task)
-    # Without scale of their own: the stored margins of a lossy candidate are no ground truth.
+    # Without scale of their own: the stored margins of a lossy candidate are not ground truth.
     as_numbers = _compared(expected, outputs, probes, info, "tensors")
     # Against what it gave itself: a student's fp32 is as repeatable as its original's.
     if precision == "fp32" or as_decided.non_finite or as_decided.constant:
@@ -100,7 +100,7 @@ def _compared(
 
 
 _ROUNDED_OTHERWISE = 1
-"""Changed answers that rounding explains: of 32 texts, hardly more than one is so undecided."""
+"""Flipped labels that rounding explains: of 32 texts, hardly more than one is so undecided."""
 
 
 class Memory:

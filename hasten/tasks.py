@@ -293,7 +293,7 @@ def get(name: str) -> Task:
         ChoiceError: there is no such task.
     """
     if name not in _TASKS:
-        raise ChoiceError(f"there is no task {name!r}", fix=f"Tasks: {', '.join(_TASKS)}.")
+        raise ChoiceError(f"unknown task {name!r}", fix=f"Tasks: {', '.join(_TASKS)}.")
     return _TASKS[name]
 
 
@@ -346,7 +346,7 @@ def _check_choice(outputs: Outputs) -> None:
     if outputs.shape[1] < 2:
         # An argmax over one column never changes, and would let any candidate pass.
         raise ModelError(
-            "a single output is no choice among labels",
+            "a single output is not a choice among labels",
             fix="Set problem_type in config.json to regression or multi_label_classification.",
         )
 

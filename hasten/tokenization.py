@@ -127,7 +127,7 @@ class TextTokenizer:
         """Read a ``tokenizer.json``; ``max_length`` counts special tokens too.
 
         Raises:
-            ModelError: there is no such file, it is no tokenizer, or ``max_length`` leaves no
+            ModelError: there is no such file, it is not a tokenizer, or ``max_length`` leaves no
                 room for text.
         """
         from tokenizers import Tokenizer

@@ -211,7 +211,7 @@ def test_no_such_model(tmp_path: Path) -> None:
 
 def test_a_folder_with_other_things_is_not_overwritten(model: Path, tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("precious")
-    with pytest.raises(StorageError, match="is no bundle"):
+    with pytest.raises(StorageError, match="is not a bundle"):
         hasten.tune(model, texts=TEXTS, output=tmp_path, **QUICK)
 
 

@@ -67,7 +67,7 @@ def test_saving_again_replaces_a_bundle_and_nothing_else(
     precious = tmp_path / "thesis"
     precious.mkdir()
     (precious / "chapter1.txt").write_text("precious")
-    with pytest.raises(StorageError, match="is no bundle"):
+    with pytest.raises(StorageError, match="is not a bundle"):
         save_bundle(precious, lab, tuning)
     assert (precious / "chapter1.txt").read_text() == "precious"
 

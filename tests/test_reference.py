@@ -556,7 +556,7 @@ def test_what_is_in_memory_takes_no_other_weights(bert, tmp_path):
         prepare(Own(), tmp_path, tokenizer=bert, weights="state.pt")
     with pytest.raises(ModelError, match="is code"):
         prepare(Own(), tmp_path, tokenizer=bert, random_weights=True)
-    with pytest.raises(ModelError, match="a dict is no model"):
+    with pytest.raises(ModelError, match="a dict is not a model"):
         prepare({}, tmp_path, tokenizer=bert)
 
 

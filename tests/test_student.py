@@ -75,12 +75,12 @@ def test_a_student_is_judged_by_the_answers_of_its_original(
     assert next(e for e in events if isinstance(e, Briefing)).student == tuning.student
     rows = {row.candidate.variant: row for row in tuning.rows if row.runs}
     assert rows.keys() == {"fp32", "student fp32"}
-    # Eight in ten made the student: what they say about it is no proof.
+    # Eight in ten made the student: what they say about it is not a proof.
     made = prepare(student, tmp_path / "reference").taught()
     assert tuning.taught_texts == sum(corpus.digest(text) in made for text in TEXTS) > 300
     assert tuning.judged_texts == min(60, len(TEXTS) - tuning.taught_texts)
     # The same count, by transformers alone: what differs between the two folders' answers.
-    judged = list(dict.fromkeys(TEXTS))  # those that did not teach it are among them
+    judged = list(dict.fromkeys(TEXTS))  # those that did not train it are among them
     answers = [logits(folder, judged).argmax(1) for folder in (original, student)]
     assert rows["fp32"].parity.flips == 0
     changed = rows["student fp32"].parity.flips
@@ -153,7 +153,7 @@ def test_the_texts_that_made_a_student_calibrate_and_do_not_judge(
     (student / corpus.TAUGHT).write_text("{")
     with pytest.raises(ModelError, match=r"taught.json of student is damaged"):
         opened(original, student, tmp_path / "damaged")
-    # Against its own answers they judge as well as others: nothing was learnt from those.
+    # Against its own answers they judge as well as others: nothing was trained from those.
     (student / corpus.TAUGHT).write_text(json.dumps(made))
     alone = Job(Source(student), TEXTS, None, Settings(texts=400), job.keep_quiet)
     assert alone.open(tmp_path / "alone", {}, 60.0).taught_texts == 0

@@ -66,7 +66,7 @@ def choose(
         what, _, name = item.partition("=")
         if what not in [*allowed, ERROR] or (what == ERROR and not record_errors):
             raise ChoiceError(
-                f"there is no answer {what!r} of a {model.task} model",
+                f"a {model.task} model has no answer {what!r}",
                 fix=f"--columns takes {', '.join(allowed)}, each also with a name of its own: "
                 f"--columns {allowed[0]}=NAME",
             )

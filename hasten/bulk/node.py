@@ -147,7 +147,7 @@ class _Station:
         return self._store.put(plan, shard, rows.end, answered.tally, part)
 
     def _refuse_orphaned(self) -> None:
-        """A run that was started anew has taken this one's fence away, with other answers maybe."""
+        """A restarted run has removed this one's fence, maybe with other answers."""
         # Read, not looked for: a network file system may remember for a minute that it was there.
         if _token(self._order) != self._order.token:
             raise StorageError(f"another run has taken over {self._order.output}")

@@ -80,7 +80,7 @@ def predict_file(
         Unavailable: its engine is not installed; or Ray, if that was asked for.
         EngineError: the engine failed on a row.
         ResumeError: ``output`` was begun from another input or bundle, or with other options.
-        StorageError: ``output`` cannot be written, or is there already.
+        StorageError: ``output`` cannot be written, or already exists.
     """
     for what, name in ("BUNDLE", bundle), ("INPUT", input), ("-o", output):
         if not str(name):

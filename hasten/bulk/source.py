@@ -217,7 +217,7 @@ def find(given: str) -> list[Path]:
         return [path]
     if path.exists() and not path.is_dir():
         raise InputError(
-            f"{given} is no file but a pipe or a device",
+            f"{given} is not a file but a pipe or a device",
             fix=f"Let it be standard input: hasten predict BUNDLE - --input-format csv < {given}",
         )
     if path.is_dir():
@@ -226,7 +226,7 @@ def find(given: str) -> list[Path]:
         )
         found = [p for p in inside if p.is_file() and formats.extension(p) in formats.BY_EXTENSION]
         problem = InputError(
-            f"there is no file in {given} that can be read",
+            f"{given} contains no file that can be read",
             fix=f"Known: {', '.join(formats.BY_EXTENSION)}",
         )
     else:

@@ -44,7 +44,7 @@ _OPTIONS = {
 }
 """How a user says what a plan holds; the rest follows from these."""
 
-_RESTART = "--restart throws away what was done and begins anew."
+_RESTART = "--restart throws away what was done and starts over."
 
 
 class Store:
@@ -161,7 +161,7 @@ class Store:
 
     def _complete(self) -> StorageError:
         return StorageError(
-            f"{self.output} is there already",
+            f"{self.output} already exists",
             fix="Choose another -o; or --restart, which replaces it.",
         )
 
@@ -186,7 +186,7 @@ class Store:
         return self.folder.with_name(f".{self.folder.name}.done")
 
     def _tidy(self) -> None:
-        """Remove what a run left that was killed when its output was there already."""
+        """Remove what a run left that was killed when its output already existed."""
         if not self._dataset and self._done.exists():
             shutil.rmtree(self._done, ignore_errors=True)
 

@@ -34,15 +34,15 @@ def compress(  # noqa: PLR0917 - typer makes options of all of them
         Path, typer.Option("--output", "-o", help="A new folder for the student.")
     ] = Path("student"),
     layers: Annotated[
-        int | None, typer.Option(help="Blocks that stay; which ones is measured.")
+        int | None, typer.Option(help="Number of blocks to keep; which ones is measured.")
     ] = None,
     ffn_width: Annotated[
-        int | None, typer.Option(help="Feed-forward units that stay in each block.")
+        int | None, typer.Option(help="Feed-forward units to keep in each block.")
     ] = None,
     heads: Annotated[
         int | None,
         typer.Option(
-            help="Attention heads that stay in each block; transformers 5 alone "
+            help="Attention heads to keep in each block; transformers 5 alone "
             "cannot load such a student, hasten and transformers 4 can."
         ),
     ] = None,
@@ -64,25 +64,25 @@ def compress(  # noqa: PLR0917 - typer makes options of all of them
     ] = True,
     int8: Annotated[
         bool,
-        typer.Option("--int8", help="Also teach it with 8-bit integers; tune finds the ranges."),
+        typer.Option(
+            "--int8", help="Add quantization-aware training; tune then tries the int8 model."
+        ),
     ] = False,
     target: Annotated[
         str | None,
-        typer.Option(help="Instead of sizes: how many times as fast it should be, as in 3x."),
+        typer.Option(help="Instead of sizes: the speed-up to reach, as in 3x."),
     ] = None,
     target_flips: Annotated[
         float | None,
         typer.Option(
-            help="Instead of sizes: the largest share of changed answers, as in 0.02; students "
+            help="Instead of sizes: the largest share of flipped labels, as in 0.02; students "
             "are made from mild to strong."
         ),
     ] = None,
     text_column: options.TextColumn = None,
     label_column: Annotated[
         str | None,
-        typer.Option(
-            help="Column with the right labels, of a model that chooses one; none are needed."
-        ),
+        typer.Option(help="Optional column with the right labels, for single-label models."),
     ] = None,
     budget: options.Budget = "1h",
     allow_pickle: options.AllowPickle = False,
@@ -93,10 +93,10 @@ def compress(  # noqa: PLR0917 - typer makes options of all of them
 ) -> None:
     """Make a smaller model that answers as MODEL does, from unlabelled texts.
 
-    Takes out the blocks, feed-forward units and heads that matter least, teaches what is left with
-    MODEL's own answers, and compares both on texts that taught nothing. The student is an
-    ordinary Hugging Face folder. With --int8, alone or with the others, it learns to round as
-    8-bit integers do, and `hasten tune` has one more int8 recipe for it. An interrupted run
+    Takes out the blocks, feed-forward units and heads that matter least, trains what is left with
+    MODEL's own answers, and compares both on held-out texts. The student is an ordinary Hugging
+    Face folder. With --int8, alone or with the others, it also gets quantization-aware training,
+    and `hasten tune` has one more int8 recipe for it. An interrupted run
     continues when the same command is given.
     """
     from hasten import api, corpus

@@ -225,7 +225,7 @@ def show(result: Tuning | Bench, folder: Path, *, verbose: bool, as_json: bool) 
 
 
 def show_summary(summary: Summary, *, as_json: bool) -> None:
-    """Print what a bulk run did; on standard error where the answers went to standard output."""
+    """Print a bulk run's summary; on standard error if the answers went to standard output."""
     from hasten.report import content
 
     told = err if summary.output == "-" else out
@@ -259,7 +259,7 @@ def show_summary(summary: Summary, *, as_json: bool) -> None:
 
 
 def show_student(student: Student, folder: Path, following: str, *, as_json: bool) -> None:
-    """Print what a student is, beside its original, and the command that comes ``following``."""
+    """Print a student's sizes and flipped labels, and the command to run next."""
     if as_json:
         print_json(to_json(student))
         return
@@ -277,32 +277,32 @@ def show_student(student: Student, folder: Path, following: str, *, as_json: boo
             out.print(f"{name}: {now:,} of {then:,}{_remark(student, name)}", highlight=False)
     steps = content.count(student.steps + student.int8_steps, "step")
     out.print(
-        f"Taught {content.count(student.taught_texts, 'text')} in {steps}, "
+        f"Trained on {content.count(student.taught_texts, 'text')} in {steps}, "
         f"{_minutes(student.seconds)} in all. On "
-        f"{content.count(student.after.compared, 'other text')}:",
+        f"{content.count(student.after.compared, 'held-out text')}:",
         highlight=False,
     )
     bare = student.int8_after and not student.steps  # its fp32 weights are the original's
     compared = {
         "before": None if bare else student.before,
         "after": None if bare else student.after,
-        "int8, ranges from a few texts": student.int8_before,
-        "int8, ranges learnt": student.int8_after,
+        "int8, calibrated only": student.int8_before,
+        "int8, after training (QAT)": student.int8_after,
     }
     for name, parity in compared.items():
         if parity is None:
             continue
-        bound = f" (at most {parity.flip_upper_bound:.2%})" if parity.decisions else ""
+        bound = f" (at most {content.percent(parity.flip_upper_bound)})" if parity.decisions else ""
         changed = (
-            f"{parity.flips:,} answers changed{bound}"
+            f"{parity.flips:,} labels flipped{bound}"
             if parity.decisions
-            else (f"off by {parity.mean_abs_difference:.2g} standard deviations in the mean")
+            else f"mean difference {parity.mean_abs_difference:.2g} standard deviations"
         )
         out.print(f"  {name}: {changed}", highlight=False)
     if student.vocabulary < student.of_vocabulary:
         err.print(
-            "[yellow]warning:[/] words that none of your texts has are now split smaller, or "
-            f"unknown. About {student.unseen_share:.1%} of new texts hold one.",
+            "[yellow]warning:[/] words that none of your texts contains are now split into smaller "
+            f"tokens, or unknown. About {student.unseen_share:.1%} of new texts contain one.",
             highlight=False,
             soft_wrap=True,
         )
@@ -315,15 +315,14 @@ def show_student(student: Student, folder: Path, following: str, *, as_json: boo
         )
     if student.predicted_speed:
         out.print(
-            f"It should be {student.predicted_speed:.1f} times as fast in PyTorch; hasten tune "
-            "measures it.",
+            f"Predicted speed-up in PyTorch: {student.predicted_speed:.1f}x; hasten tune tests it.",
             highlight=False,
         )
     if student.after.decisions and student.after.flip_rate > Settings().max_flips:
         err.print(
-            f"[yellow]warning:[/] hasten tune --reference takes it only with --max-flips above "
-            f"{student.after.flip_rate:.3f}: by default {Settings().max_flips:g} of the answers "
-            "may change. More texts, a longer --budget, or leaving less out, bring it nearer.",
+            f"[yellow]warning:[/] hasten tune --reference accepts it only with --max-flips above "
+            f"{student.after.flip_rate:.3f}; the default is {Settings().max_flips:g}. More texts, "
+            "a longer --budget, or a larger student flip fewer labels.",
             highlight=False,
             soft_wrap=True,
         )
@@ -332,9 +331,9 @@ def show_student(student: Student, folder: Path, following: str, *, as_json: boo
 
 
 def _remark(student: Student, name: str) -> str:
-    """What is to be said of one of a student's sizes."""
+    """A remark on one of a student's sizes, if any."""
     if name == "feed-forward units" and student.asked_ffn_width not in (None, student.ffn_width):
-        return f" ({student.asked_ffn_width:,} were asked for; engines like multiples of 16)"
+        return f" ({student.asked_ffn_width:,} requested, rounded down to a multiple of 16)"
     if name == "vocabulary" and student.vocabulary < student.of_vocabulary:
         return (
             f" ({student.vocabulary / student.of_vocabulary:.1%}, "

@@ -119,6 +119,6 @@ def predict(  # noqa: PLR0917 - typer makes options of all of them
 def _interrupted(given: str, output: str, *, restart: bool) -> str:
     """What becomes of a run that is interrupted."""
     if "-" in {given, output}:
-        return "What comes from a pipe or goes into one has to begin anew."
+        return "A run that reads from or writes to a pipe has to start over."
     kept = "What was done is kept; the same command continues"
     return f"{kept}, if --restart is left out." if restart else f"{kept}."

@@ -66,7 +66,7 @@ def tune(  # noqa: PLR0917 - typer makes options of all of them
         float | None, typer.Option(help="With throughput: no batch may take longer.")
     ] = None,
     max_flips: Annotated[
-        float, typer.Option(help="Largest share of changed answers that is acceptable.")
+        float, typer.Option(help="Largest share of flipped labels that is acceptable.")
     ] = 0.01,
     strict: Annotated[
         bool, typer.Option("--strict", help="Hold the 95 % bound against --max-flips.")

@@ -1,1 +1,1 @@
-"""Smaller models that still agree: parts taken out of a model, and what is left taught by it."""
+"""Smaller models that still agree: pruned, then trained on the original's answers."""

@@ -1,4 +1,4 @@
-"""The texts that teach, as batches: in which order, and how they are padded."""
+"""The training texts as batches: their order and padding."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Order:
     """The order of the texts in each pass over them: by length, in random groups.
 
     The Trainer's own sampler draws from whatever PyTorch's generator has come to, which a run that
-    continues amid a pass no longer knows: it would teach the first pass again.
+    continues amid a pass no longer knows: it would train the first pass again.
     """
 
     def __init__(self, tokens: Tokens, seed: int, steps: Callable[[], int]) -> None:

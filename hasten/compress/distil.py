@@ -1,4 +1,4 @@
-"""Teaching a student what the original answers, with ``transformers.Trainer``.
+"""Training a student on the original's answers (distillation), with ``transformers.Trainer``.
 
 The loss is the usual one for such students: the divergence of the softened answers (Hinton et al.,
 "Distilling the Knowledge in a Neural Network", 2015), and the squared distance of the hidden states
@@ -54,7 +54,7 @@ _CHECKPOINTS = 3
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How far a student has come, on texts that are not taught.
+    """How far a student has come, on texts that are not trained on.
 
     Attributes:
         agreement: share of the answers that are the original's, 0 to 1.
@@ -68,7 +68,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Taught:
-    """What became of a lesson: the steps that were taught, and the looks, in order."""
+    """The outcome of a training phase: its steps, and the evaluations, in order."""
 
     steps: int
     looks: tuple[Look, ...]
@@ -96,7 +96,7 @@ Tell = Callable[[int, Look | None], None]
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """What is taught, to whom, with what.
+    """What is trained, by which teacher, on which texts.
 
     Attributes:
         original: the teacher; never changed.
@@ -132,7 +132,7 @@ class Lesson:
 
 
 def teach(lesson: Lesson, folder: Path, tell: Tell) -> Taught:
-    """Train the student; what is best on the texts that are not taught stays.
+    """Train the student; the state that is best on the watched texts is kept.
 
     Args:
         lesson: what to do. The same lesson ends with the same weights, interrupted or not.
@@ -155,7 +155,7 @@ def teach(lesson: Lesson, folder: Path, tell: Tell) -> Taught:
 
 
 def teach_once(lesson: Lesson, folder: Path, tell: Tell) -> Taught:
-    """As :func:`teach`; what an earlier run has taught to the end is taken from ``folder``.
+    """As :func:`teach`; what an earlier run has trained to the end is taken from ``folder``.
 
     Raises:
         StorageError: there is no room in ``folder``.
@@ -211,13 +211,13 @@ def freeze_embeddings(student: Any) -> None:
 
     size = student.get_input_embeddings().embedding_dim
     for module in student.modules():
-        # MPNet's attention looks its biases up, one a head, in a table that is no embedding.
+        # MPNet's attention looks its biases up, one a head, in a table that is not an embedding.
         if isinstance(module, nn.Embedding) and module.embedding_dim == size:
             module.weight.requires_grad_(False)
 
 
 def time_steps(lesson: Lesson, count: int) -> float:
-    """Seconds for one step of teaching, in the mean over a pass; on copies.
+    """Seconds for one step of training, in the mean over a pass; on copies.
 
     Some of the pass's own batches are timed, from the shortest to the longest, and what is between
     two of them is taken to be so in time as well: a few long texts may take most of it.
@@ -419,8 +419,8 @@ def _trainer() -> Any:
             return_outputs: bool = False,
             num_items_in_batch: Any = None,
         ) -> Any:
-            # The Trainer has just turned dropout on. It is noise beside what is to be learnt: the
-            # teacher's answers do not run out, and what has learnt by heart is seen at the looks.
+            # The Trainer has just turned dropout on. It is noise beside what is to be trained: the
+            # teacher's answers do not run out, and overfitting shows in the evaluations.
             model.eval()
             total, outputs = loss(self._lesson, model, dict(inputs))
             return (total, outputs) if return_outputs else total

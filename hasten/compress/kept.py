@@ -32,7 +32,7 @@ _DECISIVE = (
     "target",
     "seed",
 )
-"""What an interrupted run must have been asked for as well. Integers are learnt afterwards."""
+"""What an interrupted run must have been asked for as well. QAT comes afterwards."""
 
 
 def once(path: Path, decide: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -52,10 +52,10 @@ def take_up(
 ) -> None:
     """Make sure that what is in ``work`` was asked for in the same way.
 
-    Before any teaching, another wish is no loss: what was chosen for the old one is thrown away.
+    Before any training, another request may replace this one; what was chosen is discarded.
 
     Raises:
-        ResumeError: teaching has begun, and for something else.
+        ResumeError: training for something else has begun.
         StorageError: ``work`` cannot be written.
     """
     asked = {
@@ -71,7 +71,7 @@ def take_up(
         what = ", ".join(sorted(name for name in asked if asked[name] != then.get(name)))
         raise ResumeError(
             f"{work} was begun with another choice of: {what}",
-            fix="--restart throws it away and begins anew; or choose another -o.",
+            fix="--restart throws it away and starts over; or choose another -o.",
         )
     for name in (SIZES, CHOICE):
         (work / name).unlink(missing_ok=True)

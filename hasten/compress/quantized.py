@@ -1,7 +1,7 @@
-"""Quantization-aware training: a model that rounds as 8-bit integers do while it is taught.
+"""Quantization-aware training: a model that rounds as 8-bit integers do while it is trained.
 
 Every linear layer of the blocks gets a fake quantizer in front of its inputs and one on its
-weights. Their ranges begin where a few texts put them, and are then learnt with the weights: the
+weights. Their ranges begin where a few texts put them, and are then trained with the weights: the
 gradient passes where a number is within its range, and a range is moved by its own gradient
 (Esser et al., "Learned Step Size Quantization", ICLR 2020; with a zero point: Bhalgat et al.,
 "LSQ+", CVPR Workshops 2020). The head, embeddings and normalization stay in floating point, as
@@ -51,12 +51,12 @@ _LEAST = 1e-6
 
 
 def lesson_of(lesson: Lesson, batches: Iterable[Mapping[str, Tensor]]) -> Lesson:
-    """A :func:`quantizable` copy of the lesson's student, taught by the student as it is now.
+    """A :func:`quantizable` copy of the lesson's student, trained by the student as it is now.
 
     By the student and not by the original: the two are one folder, and what ``hasten tune`` asks
-    of int8 is the fp32 model's answers. Labels have taught it already. Without bfloat16, which
+    of int8 is the fp32 model's answers. Labels have trained it already. Without bfloat16, which
     has no more bits than the integers. What is frozen in the student stays so; the attention's
-    relations follow from hidden states that are taught behind every block.
+    relations follow from hidden states that are trained behind every block.
     """
     teacher = copy.deepcopy(lesson.student).requires_grad_(False).eval()
     student = quantizable(teacher, batches)
@@ -80,7 +80,7 @@ def lesson_of(lesson: Lesson, batches: Iterable[Mapping[str, Tensor]]) -> Lesson
 def teach(
     rounding: Lesson, work: Path, parity: Callable[[Any], Parity], tell: Tell
 ) -> dict[str, Any]:
-    """Teach the int8 model and write it beside the student, in ``work / "student"``.
+    """Train the int8 model and write it beside the student, in ``work / "student"``.
 
     Args:
         rounding: of :func:`lesson_of`, with all that it lacks.
@@ -94,13 +94,13 @@ def teach(
     Raises:
         StorageError: ``work`` cannot be written.
     """
-    untaught = copy.deepcopy(rounding.student.state_dict())
+    untrained = copy.deepcopy(rounding.student.state_dict())
     before = parity(settled(rounding.student))
     looks = [rounding.look(rounding.student)]
     taught = distil.teach_once(rounding, work / "int8", tell)
     looks += taught.looks
     if taught.best.closeness <= looks[0].closeness:  # a short time may have made it worse
-        rounding.student.load_state_dict(untaught)
+        rounding.student.load_state_dict(untrained)
     path = work / "student" / TRAINED_RANGES
     with storing_weights(path):
         path.parent.mkdir(exist_ok=True)
@@ -121,7 +121,7 @@ def quantizable(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> An
         batches: its inputs by name, each [batch, length]; they set the ranges to begin with.
 
     Returns:
-        A model of the same class; see :func:`layers_of` for what was learnt.
+        A model of the same class; see :func:`layers_of` for what was trained.
 
     Raises:
         ModelError: its blocks are unknown.
@@ -208,7 +208,7 @@ def _classes() -> tuple[Any, Any]:
     rounding = _rounding()
 
     class InputRange(nn.Module):
-        """Rounds to 256 levels between two learnt ends; 0 is always one of them."""
+        """Rounds to 256 levels between two trained ends; 0 is always one of them."""
 
         def __init__(self, ends: Tensor, smoothing: Tensor) -> None:
             super().__init__()
@@ -230,7 +230,7 @@ def _classes() -> tuple[Any, Any]:
             return rounded
 
     class QuantizedLinear(nn.Linear):
-        """A linear layer with 7-bit weights, a learnt scale a row, and rounded inputs."""
+        """A linear layer with 7-bit weights, a trained scale a row, and rounded inputs."""
 
         def __init__(self, layer: nn.Linear, inputs: InputRange, own_inputs: bool) -> None:
             super().__init__(layer.in_features, layer.out_features, layer.bias is not None)
@@ -254,7 +254,7 @@ def _classes() -> tuple[Any, Any]:
             weight = rounding.apply(self.weight, scale, zeros, (-LARGEST_WEIGHT, LARGEST_WEIGHT))
             return functional.linear(self._shared[0](values), weight, self.bias)
 
-        def learnt(self) -> QuantizedLayer:
+        def trained(self) -> QuantizedLayer:
             with torch.no_grad():
                 scale, (input_scale, zero_point) = self.weight_scale(), self._shared[0].grid()
                 own: Any = self  # torch says that there is always a bias
@@ -317,10 +317,10 @@ def layers_of(quantized: nn.Module) -> dict[str, QuantizedLayer]:
     """What the layers of a :func:`quantizable` model compute with now, by name."""
     _, kind = _classes()
     return {
-        name: layer.learnt() for name, layer in quantized.named_modules() if isinstance(layer, kind)
+        name: layer.trained() for name, layer in quantized.named_modules() if isinstance(layer, kind)
     }
 
 
 def settled(quantized: nn.Module) -> Any:
-    """A copy that computes with what was learnt so far, and that no training changes."""
+    """A copy that computes with what was trained so far, and that no training changes."""
     return with_layers(copy.deepcopy(quantized), layers_of(quantized))

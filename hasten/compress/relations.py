@@ -1,4 +1,4 @@
-"""How the tokens of a text relate to each other within a block, as something that can be taught.
+"""How the tokens of a text relate to each other within a block, as something that can be trained.
 
 "MiniLMv2: Multi-Head Self-Attention Relation Distillation" (Wang et al., Findings of ACL 2021): the
 softmax over scaled dot products of queries with queries, keys with keys and values with values, of
@@ -95,5 +95,5 @@ def _relations(states: Tensor, count: int, mask: Tensor) -> Tensor:
 
     split = states.float().reshape(*states.shape[:2], count, -1).transpose(1, 2)
     scores = split @ split.transpose(-1, -2) / split.shape[-1] ** 0.5
-    lowest = -1e9  # not infinite: a difference of two of them is no number
+    lowest = -1e9  # not infinite: a difference of two of them is not a number
     return functional.log_softmax(scores.masked_fill(~mask[:, None, None, :], lowest), dim=-1)

@@ -1,4 +1,4 @@
-"""``hasten compress``: choose what goes, take it out, teach the rest, and compare."""
+"""``hasten compress``: choose what goes, take it out, train the rest, and compare."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _WATCHING = (0.1, 300)
 """Share of the texts by which training is watched, and blocks are chosen."""
 
 _INT8_SHARE = 0.3
-"""Of the time for teaching, where something else is taught too: rounding moves the answers far less
+"""Share of the training time, where fp32 is trained too: rounding moves the answers far less
 than leaving blocks or units out does, and ranges settle within a few hundred steps."""
 
 
@@ -78,7 +78,7 @@ class _Task:
         original: the model.
         whole: its sizes.
         sizes: of the student; a target has its own, later.
-        taught: those that teach.
+        taught: the training texts.
         gold: the right class of each of these, where labels are known.
         watched: those by which is chosen and stopped.
         judging: those that judge.
@@ -205,7 +205,7 @@ def _task(
 
 @dataclass(frozen=True, slots=True)
 class _Teacher:
-    """Teaches within the budget, first in floating point and then with 8-bit integers.
+    """Trains within the budget, first in floating point and then with 8-bit integers.
 
     ``compare_s`` is how long the texts that judge take.
     """
@@ -217,7 +217,7 @@ class _Teacher:
     compare_s: float
 
     def teach(self, lesson: Lesson, lots: _Lots) -> Taught:
-        """Teach in floating point what was pruned.
+        """Train in floating point what was pruned.
 
         Raises:
             BudgetError: not even one pass over the texts.
@@ -227,7 +227,7 @@ class _Teacher:
         int8_share = _INT8_SHARE if self.wanted.int8 else 0.0
 
         def decide() -> dict[str, Any]:
-            self.tell("teach", "how long a step takes")
+            self.tell("train", "how long a step takes")
             look_s = self.compare_s * len(lots.watch.texts) / len(lots.judge.texts)
             upkeep = Upkeep(look_s, distil.time_checkpoint(lesson, folder), self.compare_s)
             phases = [schedule.phase(lesson, upkeep, 1.0 - int8_share)]
@@ -243,22 +243,22 @@ class _Teacher:
         lesson = replace(
             lesson, steps=plan["steps"], bf16=plan["bf16"], overdue=self._overdue(end_s)
         )
-        told = self.tell.teaching("teach", lesson.steps, end_s, self.runner.seen)
+        told = self.tell.teaching("train", lesson.steps, end_s, self.runner.seen)
         return distil.teach_once(lesson, folder, told)
 
     def teach_int8(self, lesson: Lesson, lots: _Lots, *, alone: bool) -> dict[str, Any]:
-        """Teach the student, as it is written, with 8-bit integers; the record's fields of it.
+        """Train the student, as it is written, with 8-bit integers; the record's fields of it.
 
         All the time that is left goes into it: an earlier lesson may have ended before its time.
 
         Raises:
-            BudgetError: not even one pass over the texts, and nothing else was taught: what was
+            BudgetError: not even one pass over the texts, and nothing else was trained: what was
                 is not given up for the sake of the integers.
         """
         rounding = quantized.lesson_of(lesson, self.runner.some(lesson.tokens))
 
         def decide() -> dict[str, Any]:
-            self.tell("teach int8", "how long a step takes")
+            self.tell("train int8", "how long a step takes")
             phase = self._int8_phase(rounding, lots, 1.0)
             # As much as comes at the end comes before the first step.
             return {"steps": self._steps([phase], strict=alone)[0], "end_s": phase.upkeep.end_s / 2}
@@ -272,7 +272,7 @@ class _Teacher:
             steps=plan["steps"],
             overdue=self._overdue(plan["end_s"]),
         )
-        told = self.tell.teaching("teach int8", plan["steps"], plan["end_s"], self.runner.seen)
+        told = self.tell.teaching("train int8", plan["steps"], plan["end_s"], self.runner.seen)
         parity = partial(self.runner.parity, judge=lots.judge)
         return quantized.teach(rounding, self.work, parity, told)
 
@@ -281,7 +281,7 @@ class _Teacher:
         self.runner.outputs(rounding.student, lots.watch.tokens)
         look_s = time.monotonic() - begin_s
         judge_s = look_s * len(lots.judge.texts) / len(lots.watch.texts)
-        # It is compared and looked at before it is taught as well, and so is its teacher.
+        # It is compared and looked at before it is trained as well, and so is its teacher.
         end_s = 2 * judge_s + 2 * look_s
         upkeep = Upkeep(look_s, distil.time_checkpoint(rounding, self.work / kept.INT8), end_s)
         return schedule.phase(rounding, upkeep, share, " with 8-bit integers")
@@ -303,7 +303,7 @@ class _Teacher:
 def _original(reference: Reference) -> Any:
     if reference.kind != "huggingface":
         raise ModelError(
-            f"{reference.info.name} is code, of which nobody knows how to say that it is smaller",
+            f"{reference.info.name} is a custom module, and custom modules cannot be compressed",
             fix="Give a Hugging Face folder or hub id.",
         )
     return load_original(reference.folder / "module")
@@ -407,13 +407,13 @@ def _gold(
     labels: Sequence[str] | None,
     taught: Sequence[str],
 ) -> list[int] | None:
-    """The right class of the texts that teach; of a text that is there twice, the last."""
+    """The right class of the training texts; of a text that is there twice, the last."""
     if labels is None:
         return None
     if reference.info.task != "single_label":
         raise ChoiceError(
-            f"labels can teach a single_label model, and this one is {reference.info.task}",
-            fix="Leave --label-column out: the original's answers teach as well.",
+            f"labels are used for single_label models only, and this one is {reference.info.task}",
+            fix="Leave --label-column out: the original's answers suffice for training.",
         )
     right = tasks.get(reference.info.task).gold(
         [str(label) for label in labels], reference.info.labels
@@ -447,13 +447,13 @@ def _parameters(model: nn.Module) -> int:
 
 
 def split(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Which texts teach, which watch, and which judge.
+    """Split the texts into training, watching (early stopping) and judging.
 
     Raises:
         InputError: there are too few.
 
-    >>> teach, watch, judge = split(1000, seed=0)
-    >>> len(teach), len(watch), len(judge), len(set(teach) | set(watch) | set(judge))
+    >>> train, watch, judge = split(1000, seed=0)
+    >>> len(train), len(watch), len(judge), len(set(train) | set(watch) | set(judge))
     (700, 100, 200, 1000)
     """
     if count < FEWEST_TEXTS:
@@ -473,7 +473,7 @@ def _apart(count: int) -> tuple[int, int]:
 
 
 def _given(teaching: int) -> int:
-    """Of how many texts in all no more than ``teaching`` teach.
+    """Largest corpus whose training split has at most ``teaching`` texts.
 
     >>> _given(700), _given(20_000)
     (998, 21300)

@@ -110,7 +110,7 @@ class Runner:
         return f"{look.agreement:.1%} {what}"
 
     def parity(self, student: Any, judge: Lot) -> Parity:
-        """The student against the original, on texts that taught nothing."""
+        """The student against the original, on texts that were not used for training."""
         outputs = self.outputs(student, judge.tokens)
         return compare(
             judge.truth, outputs, task=self._task, labels=self._info.labels, texts=judge.texts

@@ -13,10 +13,10 @@ from hasten.errors import BudgetError
 from hasten.records import Event, Progress
 
 FEWEST_TEXTS = 200
-"""Fewer leave too little to teach with and to judge by."""
+"""Fewer leave too little to train with and to judge by."""
 
 _MOST_EPOCHS = 20
-"""A budget that holds more is not used up: little is learnt after so many."""
+"""More are not used, however large the budget: further steps bring little."""
 
 _RESERVE = 0.05
 """Of the time: for what takes longer than it was measured to."""
@@ -26,7 +26,7 @@ _TIMED_STEPS = 8
 
 @dataclass(frozen=True, slots=True)
 class Upkeep:
-    """Seconds that teaching takes beside its steps.
+    """Seconds that training takes beside its steps.
 
     Attributes:
         look_s: for one look at the agreement.
@@ -40,7 +40,7 @@ class Upkeep:
 
     @property
     def total_s(self) -> float:
-        # At the end the best checkpoint is read again, what was taught is kept, and the student is
+        # At the end the best checkpoint is read again, the result is kept, and the student is
         # written.
         writing_s = (distil.CHECKS + 3) * self.checkpoint_s
         return distil.CHECKS * self.look_s + writing_s + self.end_s
@@ -48,13 +48,13 @@ class Upkeep:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One of the things that are taught one after the other.
+    """One training phase of several.
 
     Attributes:
-        texts: that teach.
+        texts: how many it is trained on.
         step_s: for one batch of them.
         upkeep: what the budget must hold as well.
-        share: of the time for teaching.
+        share: of the time for training.
         how: is said of its steps, after a space, where not all phases are alike.
     """
 
@@ -66,7 +66,7 @@ class Phase:
 
     @property
     def epoch(self) -> int:
-        """Steps in which every text teaches once."""
+        """Steps in which every text trains once."""
         return -(-self.texts // BATCH_SIZE)
 
     @property
@@ -79,7 +79,7 @@ class Phase:
 
 
 def phase(lesson: Lesson, upkeep: Upkeep, share: float = 1.0, how: str = "") -> Phase:
-    """The phase in which a lesson is taught; a few of its steps are timed."""
+    """The phase in which a lesson is trained; a few of its steps are timed."""
     return Phase(len(lesson.tokens), distil.time_steps(lesson, _TIMED_STEPS), upkeep, share, how)
 
 
@@ -91,13 +91,13 @@ def steps(
     given: Callable[[int], int],
     strict: bool = True,
 ) -> list[int]:
-    """How many steps of teaching the rest of the budget holds, of each phase.
+    """How many steps of training the rest of the budget holds, of each phase.
 
     Args:
-        phases: what is taught; their shares add up to 1.
+        phases: what is trained; their shares add up to 1.
         budget_s: for all.
         spent_s: of it, until now.
-        given: of how many texts in all so many would teach.
+        given: how many texts in all yield that many training texts.
         strict: whether there must be at least one pass over the texts, or else one step.
 
     Raises:
@@ -113,7 +113,7 @@ def steps(
         fewer = f", or fewer texts: {texts:,} would fit" if texts >= FEWEST_TEXTS else ""
         phase = lacking[0]
         raise BudgetError(
-            f"one pass over the {phase.texts:,} texts that teach{phase.how} takes "
+            f"one pass over the {phase.texts:,} training texts{phase.how} takes "
             f"{phase.epoch_s:,.0f} s, and {max(phase.share * left_s, 0):,.0f} s are left for it: "
             f"{spent_s:,.0f} s are gone, and {upkeep_s:,.0f} s go into watching, checkpoints "
             "and the comparison",
@@ -124,7 +124,7 @@ def steps(
 
 def _useful(phase: Phase, fitting: int) -> int:
     found = min(fitting, _MOST_EPOCHS * phase.epoch)
-    # The last step is one after which the agreement is looked at: none is taught for nothing.
+    # The last step is one after which the agreement is looked at: none is wasted.
     return found - found % distil.CHECKS if found > distil.CHECKS else found
 
 
@@ -164,7 +164,7 @@ class Teller:
                 raise BudgetError(
                     f"choosing which {what} stay takes {needed_s:,.0f} s, and the budget is "
                     f"{self._budget_s:,.0f} s",
-                    fix=f"--budget {2 * needed_s / 60 + 1:.0f}m leaves as long for teaching.",
+                    fix=f"--budget {2 * needed_s / 60 + 1:.0f}m leaves as long for training.",
                 )
             self("choose", f"{what}, {done:.0%}")
 

@@ -1,4 +1,4 @@
-"""Which sizes reach a speed, told before anything is taught.
+"""Which sizes reach a speed, predicted before anything is trained.
 
 A forward pass takes a constant time, and for each block a constant and a part in proportion to the
 width of its feed-forward products. Three models, measured over a few batch shapes, tell all of

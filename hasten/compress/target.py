@@ -34,7 +34,7 @@ class Make(Protocol):
 
 
 def sizes_for(speed: float, original: Any, runner: Runner, watch: Lot) -> dict[str, Any]:
-    """The sizes of the student to teach: of those that are fast enough, what agrees best untaught.
+    """Of the sizes that are fast enough, the one whose untrained student agrees best.
 
     Args:
         speed: how many times as fast as the original it should be, in PyTorch.
@@ -89,12 +89,12 @@ def fastest_within(
 ) -> Student:
     """Make students from mild to strong, as long as their answers agree; the last one stays.
 
-    Each gets an equal part of the time that is left. What decides are the texts by which teaching
+    Each gets an equal part of the time that is left. What decides are the texts by which training
     is watched, and the answers in floating point; those that judge have no say in it. Integers are
-    learnt for the one that stays.
+    trained for the one that stays.
 
     Args:
-        max_flips: the largest acceptable share of changed answers.
+        max_flips: the largest acceptable share of flipped labels.
         wanted: what is asked for, with the budget of all.
         make: makes one.
         work: gets a folder for each, and ``student`` for the one that stays.
@@ -129,7 +129,7 @@ def fastest_within(
         best = student, one, folder
     assert best
     student, one, folder = best
-    if wanted.int8:  # what was taught already is taken up
+    if wanted.int8:  # what was trained already is taken up
         student = make(replace(one, int8=True, budget_s=max(left_s(), 0.0)), work=folder)
     with storing(work):
         shutil.rmtree(work / kept.STUDENT, ignore_errors=True)
@@ -145,7 +145,7 @@ def require_decisions(task: str) -> None:
     """
     if not tasks.get(task).decides:
         raise ChoiceError(
-            f"--target-flips counts changed answers, and those of a {task} model are numbers",
+            f"--target-flips counts flipped labels, and those of a {task} model are numbers",
             fix="Give sizes, such as --layers, or a speed, such as --target 2x.",
         )
 
@@ -160,7 +160,7 @@ def _for_each(error: BudgetError | ChoiceError) -> BudgetError | ChoiceError:
 def _not_even(speed: float, agreement: float, max_flips: float) -> BudgetError:
     return BudgetError(
         f"even the mildest student, {speed:g} times as fast, changes {1.0 - agreement:.1%} of the "
-        f"answers by which teaching was watched, and --target-flips allows {max_flips:.1%}",
+        f"answers by which training was watched, and --target-flips allows {max_flips:.1%}",
         fix="Give more texts or a longer --budget, or allow more.",
     )
 

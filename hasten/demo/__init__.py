@@ -51,7 +51,7 @@ TEXTS = {"article": 100, "paragraph": 200, "sentence": 700}
 TRAINING_ARTICLES = 1000
 TRAINING_MAX_LENGTH = 48
 """Only the headline and a sentence or two of each article, in tokens: for the same time, many
-openings teach the head more than fewer articles at length do."""
+openings train the head more than fewer articles at length do."""
 
 EXAM_MAX_LENGTH = 128
 EXAM_SENTENCES = 300

@@ -1,6 +1,6 @@
 """Engines, found by the files that are here.
 
-A file whose name starts with an underscore, ``base`` and ``fake`` are no engines of their own;
+A file whose name starts with an underscore, ``base`` and ``fake`` are not engines of their own;
 ``fake`` can be asked for by name, in tests.
 """
 
@@ -29,7 +29,7 @@ def get(name: str) -> Engine:
     """
     if name != "fake" and name not in names():
         raise ChoiceError(
-            f"there is no engine {name!r}",
+            f"unknown engine {name!r}",
             fix=f"Engines: {', '.join(names())}. `hasten doctor` shows which can run here.",
         )
     engine = importlib.import_module(f"{__name__}.{name}").ENGINE

@@ -104,7 +104,7 @@ def nodes_of(layers: Sequence[str], nodes: Iterable[str]) -> list[str]:
 
 @contextmanager
 def quiet_logger(name: str | None) -> Iterator[None]:
-    """Hold back what is no error in the log of this name (None: the root's), for the block."""
+    """Hold back what is not an error in the log of this name (None: the root's), for the block."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -120,7 +120,7 @@ def foreign_errors(title: str, doing: str) -> Iterator[None]:
 
     Raises:
         EngineError: anything at all was raised inside; an EngineError passes as it is.
-        StorageError: the disk is full, which is no fault of the engine's.
+        StorageError: the disk is full, which is not a fault of the engine's.
     """
     try:
         yield

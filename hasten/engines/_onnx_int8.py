@@ -89,7 +89,7 @@ def _dynamic(
     quantize_dynamic(
         exported,
         path,
-        # Embeddings stay: looking a row up is no product, and their error goes through all layers.
+        # Embeddings stay in fp32: they cost little, and their error goes through all layers.
         op_types_to_quantize=["MatMul"],
         per_channel=per_channel,
         reduce_range=reduced,

@@ -197,7 +197,7 @@ def _fp32_output() -> Callable[[nn.Module], nn.Module]:
 def example_inputs(info: ModelInfo, device: str = "cpu", batch: int = 2) -> tuple[Tensor, ...]:
     """Inputs to trace ``info``'s model with: int64 [batch, 7], the last text padded.
 
-    Padding keeps branches that look for it in the trace; two texts of seven tokens are no size
+    Padding keeps branches that look for it in the trace; two texts of seven tokens are not a size
     that models treat specially.
     """
     import torch

@@ -77,7 +77,7 @@ class Engine(ABC):
     """The same, needed in addition to make one by a recipe, by the recipe's name."""
 
     trained_recipes: Sequence[str] = ()
-    """Further ways to reach int8, for models that bring ranges learnt in training, and only
+    """Further ways to reach int8, for models that bring ranges from training, and only
     those: see :func:`hasten.reference.load_trained`."""
 
     extra: str

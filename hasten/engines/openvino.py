@@ -32,7 +32,11 @@ if TYPE_CHECKING:
 
 # The plugin for GPUs is for Intel's; "cuda" it does not know.
 _OFFERED = {"cpu": ("fp32", "bf16", "int8")}
-_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # of int8, for what is no integer product
+_HINTS = {
+    "fp32": "f32",
+    "bf16": "bf16",
+    "int8": "f32",
+}  # of int8, for what is not an integer product
 _REST_IN_BF16 = "-bf16"
 _TRAINED = "trained"
 _MODEL = "openvino_model.xml"
@@ -161,7 +165,7 @@ class OpenVino(Engine):
             "INFERENCE_PRECISION_HINT": _hint(candidate),
             "INFERENCE_NUM_THREADS": candidate.intra_op_num_threads * streams,
             "NUM_STREAMS": streams,
-            # Pinned threads were no faster (0.95 to 1.05 of the time at one stream, 0.95 to 1.05
+            # Pinned threads were not faster (0.95 to 1.05 of the time at one stream, 0.95 to 1.05
             # at two), and those of two processes sit on the same cores.
             "ENABLE_CPU_PINNING": False,
         }
@@ -173,7 +177,7 @@ class OpenVino(Engine):
 
 
 def _hint(candidate: Candidate) -> str:
-    """The precision in which everything runs that is no integer product."""
+    """The precision in which everything runs that is not an integer product."""
     return "bf16" if candidate.recipe.endswith(_REST_IN_BF16) else _HINTS[candidate.precision]
 
 

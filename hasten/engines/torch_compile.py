@@ -49,7 +49,7 @@ class TorchCompile(_torch.WeightsEngine):
         ):
             # dynamic: from the first call on, sizes are symbols, and no shape is compiled for
             # twice. fullgraph: without it, one malformed batch makes PyTorch give the graph up
-            # for good and compile its pieces anew, in the middle of the work.
+            # for good and compile its pieces again, in the middle of the work.
             compiled = torch.compile(module, dynamic=True, fullgraph=True, options=threads)
             # PyTorch never makes a symbol of size 1, so that a batch of one text is a graph of
             # its own. Both are compiled now: start-up time, and no stalls between batches.

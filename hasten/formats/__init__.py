@@ -68,7 +68,7 @@ class _Steady(io.RawIOBase):
 
     After an error some unpackers go on with bytes that they gave already, and how many good bytes
     before it they still give depends on how many were asked for at once. Here it is always the
-    same number: whoever begins anew, further behind, meets the same bytes and the same error.
+    same number: whoever starts over, further behind, meets the same bytes and the same error.
     """
 
     def __init__(self, unpacker: _Unpacker) -> None:

@@ -25,7 +25,7 @@ HEAD_BYTES = 16 << 20
 """Where rows are large, fewer are looked at."""
 
 LONGEST_LINE = 64 << 20
-"""Bytes of a line, or characters of a field, that are read; what is longer is no text for us."""
+"""Bytes of a line, or characters of a field, that are read; what is longer is not text for us."""
 
 
 UNREADABLE = (OSError, EOFError, zlib.error, pa.ArrowException)

@@ -71,7 +71,7 @@ class _DelimitedReader(RecordReader):
     def _parsed(self, lines: Lines) -> Iterator[tuple[int, Sequence[str], InputError | None]]:
         """Where a record starts, its fields, and what is wrong with it; blank lines are none."""
         # The usual limit of 131,072 characters guards programs that read strangers' files; a long
-        # document is no attack here. It belongs to the whole process: raised, never lowered.
+        # document is not an attack here. It belongs to the whole process: raised, never lowered.
         csv.field_size_limit(max(csv.field_size_limit(), LONGEST_LINE))
         reader = csv.reader(lines, delimiter=self._delimiter, strict=True)
         while True:

@@ -1,4 +1,4 @@
-"""A bulk run: what was asked, which rows go together, and what became of them."""
+"""A bulk run: what was asked, which rows go together, and their outcome."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What became of rows.
+    """The outcome of rows.
 
     ``tokens`` went into the model, ``padded_tokens`` with their padding; ``duplicates`` are rows
     whose tokens another row of their shard had, ``errors`` those without an answer.

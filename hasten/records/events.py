@@ -24,7 +24,7 @@ class Progress:
 class Briefing:
     """What a tune is about; reported once, before anything is measured.
 
-    ``different_texts`` of the judged ones are no copies of each other. ``student`` is the smaller
+    ``different_texts`` of the judged ones are not copies of each other. ``student`` is the smaller
     model that is compared with ``model``, if there is one, and ``taught_texts`` had made it.
     """
 

@@ -20,7 +20,7 @@ from hasten.records.measured import (
 from hasten.records.model import LengthProfile, ModelInfo
 
 Status = Literal["chosen", "finalist", "dropped", "refused", "failed", "unavailable"]
-"""What became of a candidate:
+"""The outcome of a candidate:
 
 ``chosen``       the winner
 ``finalist``     measured end to end on the user's texts, answers accepted

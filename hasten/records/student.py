@@ -12,8 +12,8 @@ class Student:
     """A smaller model beside its original.
 
     ``layers`` are the original's blocks that it has, ``ffn_width`` the units of each block's
-    feed-forward part. ``before`` and ``after`` compare it with the original on texts that neither
-    taught nor chose anything, before and after it was taught. ``agreements`` are what was seen
+    feed-forward part. ``before`` and ``after`` compare it with the original on held-out
+    texts, before and after training. ``agreements`` are what was seen
     while it was, on other texts, of 0 to 1, and ``agreement`` is that of what was kept.
 
     ``asked_ffn_width`` may not have been a multiple of what engines like. ``heads`` are those of
@@ -22,9 +22,9 @@ class Student:
     it has to split smaller, or does not know. ``predicted_speed`` is how many times as fast as the
     original it should be in PyTorch, where a speed was asked for.
 
-    Where it was also taught with 8-bit integers, ``int8_before`` and ``int8_after`` compare its
+    Where it was also trained with 8-bit integers, ``int8_before`` and ``int8_after`` compare its
     int8 model with the original in the same way: with the ranges that a few texts gave, and with
-    those that were learnt. ``int8_closeness`` is what was seen before and while it was: 1 less
+    those that were trained. ``int8_closeness`` is what was seen before and while it was: 1 less
     the mean difference of its outputs from the fp32 student's, in units of their spread.
     """
 

@@ -1,4 +1,4 @@
-"""A model whose linear layers compute in 8-bit integers, with ranges learnt in training.
+"""A model whose linear layers compute in 8-bit integers, with ranges from training.
 
 ``int8/model.safetensors`` holds its whole state. For every layer that became int8::
 

@@ -101,7 +101,7 @@ def _refuse_random(name: str, options: Options) -> None:
 
 def _download(name: str, options: Options) -> Path:
     if not _HUB_ID.fullmatch(name):
-        raise ModelError(f"there is no folder {name}", fix=_FORMS)
+        raise ModelError(f"{name} does not exist", fix=_FORMS)
     from huggingface_hub import snapshot_download
 
     patterns = list(_DOWNLOADED)
@@ -113,7 +113,7 @@ def _download(name: str, options: Options) -> Path:
     except Exception as error:  # the hub's, the network's and the file system's
         reason = str(error).strip().partition("\n")[0]
         raise ModelError(
-            f"{name} is no local folder, and the hub does not give it: {reason}",
+            f"{name} is not a local folder, and the hub did not return it: {reason}",
             fix="Check the spelling and the network, or download it where there is one "
             f"(`hf download {name} --local-dir FOLDER`) and give the folder.",
         ) from error
@@ -124,7 +124,7 @@ def _download(name: str, options: Options) -> Path:
 
 def _huggingface(name: str, source: Path, options: Options) -> Origin:
     if not source.exists():
-        raise ModelError(f"there is no folder {source}", fix=_FORMS)
+        raise ModelError(f"{source} does not exist", fix=_FORMS)
     if not (source / "config.json").is_file():
         raise ModelError(
             f"{source} is not a Hugging Face folder: it holds no config.json",
@@ -284,7 +284,7 @@ def _in_memory(model: object, options: Options) -> Origin:
 
     name = type(model).__name__
     if not isinstance(model, nn.Module):
-        raise ModelError(f"a {name} is no model", fix=_FORMS)
+        raise ModelError(f"a {name} is not a model", fix=_FORMS)
     _refuse_random(name, options)
     if options.weights:
         raise ModelError(
@@ -346,7 +346,7 @@ def _identity(module: nn.Module) -> str:
 
     The same in every process, as the pickle is not: it holds addresses and the order of sets.
     Where something decides the answers that cannot be told apart, a number that is never the
-    same again: results are then measured anew, which is better than taking another module's.
+    same again: results are then measured again, which is better than taking another module's.
     """
     import torch
 
@@ -357,13 +357,18 @@ def _identity(module: nn.Module) -> str:
         for name, tensor in (*module.named_parameters(), *module.named_buffers()):
             digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
             digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    except (_Untold, OSError, TypeError, RuntimeError):  # no source, or no bytes: sparse tensors
+    except (
+        NotFingerprintable,
+        OSError,
+        TypeError,
+        RuntimeError,
+    ):  # no source, or no bytes: sparse tensors
         return uuid.uuid4().hex
     return digest.hexdigest()
 
 
-class _Untold(Exception):
-    """A value of which nobody can say that it is the same as another."""
+class NotFingerprintable(Exception):
+    """A value that has no stable digest, so that a cached result cannot be matched to it."""
 
 
 def _code(kind: type) -> str:
@@ -375,7 +380,7 @@ def _code(kind: type) -> str:
         if base.__module__.partition(".")[0] not in ("builtins", "torch", "transformers"):
             path = inspect.getsourcefile(base)
             if path is None:
-                raise _Untold
+                raise NotFingerprintable
             parts.append(hashlib.sha256(Path(path).read_bytes()).hexdigest())
     return " ".join(parts)
 
@@ -397,14 +402,14 @@ def _plain(value: Any) -> Any:
         return {f"{key!r}": _plain(item) for key, item in value.items()}
     if hasattr(value, "to_dict"):  # transformers' configurations
         return _plain(value.to_dict())
-    raise _Untold
+    raise NotFingerprintable
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
     """Load a state dict that fits ``module`` exactly.
 
     Raises:
-        ModelError: the file is no state dict, or another module's.
+        ModelError: the file is not a state dict, or another module's.
     """
     state = _state_dict(path)
     try:

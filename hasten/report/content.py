@@ -395,7 +395,7 @@ def interval(value: Interval) -> str:
 
 
 def _kind(candidate: Candidate) -> str:
-    """Precision, recipe, and how many layers it spares: ``int8 static, 4 layers spared``."""
+    """Precision, recipe, and how many layers stay in fp32: ``int8 static, 4 layers in fp32``."""
     kind = " ".join(filter(None, (candidate.precision, candidate.recipe)))
     spared = len(candidate.spared)
     return f"{kind}, {count(spared, 'layer')} spared" if spared else kind

@@ -16,7 +16,7 @@ that get no symbol. Every other key is a line of the hover text: its name, and i
 """
 
 PLACES = frozenset({"x", "y", "series", "bare", "x_low", "x_high", "y_low", "y_high"})
-"""The keys of a point that are no hover text."""
+"""The keys of a point that are not hover text."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -261,7 +261,7 @@ def _distribution(row: Row) -> Iterator[Point]:
 def frontier(
     rows: Iterable[Row], baseline: Row, formats: tuple[str, ...], limit: float | None
 ) -> Figure | None:
-    """Speed-up against changed answers, of all that were compared on all of the texts.
+    """Speed-up against flipped labels, of all that were compared on all of the texts.
 
     Candidates that were never timed have no place.
     """
@@ -273,7 +273,7 @@ def frontier(
     if decisions:
         x = Axis("answers that differ from the original's", numbers="percent")
         caption = (
-            "A symbol stands at the share of changed answers that was seen; the bar to its right "
+            "A symbol stands at the share of flipped labels that was seen; the bar to its right "
             "ends where the true share may still be, at 95 % confidence. "
         )
     else:
@@ -319,7 +319,7 @@ def margins(rows: Iterable[Row], formats: tuple[str, ...]) -> Figure | None:
                 "Candidate": content.short(row.candidate),
                 "Outcome": row.status,
                 "Margin of the original": f"{margin:.3g}",
-                "Changed answers": f"{parity.flips} of {parity.compared:,}",
+                "Flipped labels": f"{parity.flips} of {parity.compared:,}",
             }
             for margin in parity.flip_margins
         ]
@@ -359,7 +359,7 @@ def _trade(row: Row, baseline: Row, decisions: bool) -> Point | None:
     if decisions:
         x = bounded("x", Interval(parity.flip_rate, parity.flip_rate, parity.flip_upper_bound))
         agreement = {
-            "Changed answers": f"{parity.flips} of {parity.compared:,} "
+            "Flipped labels": f"{parity.flips} of {parity.compared:,} "
             f"(at most {parity.flip_upper_bound:.2%})",
         }
     return {
@@ -401,7 +401,7 @@ def ceiling(
     axis = Axis("share of the fastest matrix product", numbers="percent")
     caption = (
         "The fastest matrix product of this machine in that precision is 100 %. What is missing "
-        "went into padding, tokenizing, and everything in a model that is no matrix product."
+        "went into padding, tokenizing, and everything in a model that is not a matrix product."
     )
     return _bars("ceiling", "Share of the machine's ceiling", caption, axis, (formats, points))
 

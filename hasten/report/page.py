@@ -95,7 +95,7 @@ def _head(document: Document) -> str:
 
 
 def _colours() -> str:
-    """The palettes as properties of the style sheet, so that dark mode needs no drawing anew."""
+    """The palettes as properties of the style sheet, so that dark mode needs no redrawing."""
     light = _properties("series", charts.PALETTE) + _properties("step", charts.ORDERED)
     dark = _properties("series", charts.DARK_PALETTE) + _properties("step", charts.DARK_ORDERED)
     # Paper is white, whatever the screen is.

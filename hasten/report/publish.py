@@ -48,7 +48,7 @@ def write(document: Document, base: Path, formats: Sequence[str]) -> tuple[Path,
     for name in formats:
         if name not in FORMATS:
             raise ChoiceError(
-                f"there is no report as {name!r}", fix=f"Choose from: {', '.join(FORMATS)}."
+                f"unknown report format {name!r}", fix=f"Choose from: {', '.join(FORMATS)}."
             )
     try:
         base.parent.mkdir(parents=True, exist_ok=True)

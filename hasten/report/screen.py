@@ -133,7 +133,7 @@ def _rest(tuning: Tuning) -> Iterator[str]:
 
 
 def _answers(row: Row) -> str:
-    """What became of the answers, without what only a report has room for."""
+    """How many labels flipped, without what only a report has room for."""
     parity = row.parity
     assert parity
     if not parity.decisions:

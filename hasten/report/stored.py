@@ -25,28 +25,25 @@ def read(path: Path) -> Tuning | Bench:
     """
     folder = path.parent if path.name in {BENCH, bundle.MANIFEST} else path
     if not folder.exists():
-        raise InputError(f"there is no folder {folder}", fix=_MAKE)
+        raise InputError(f"{folder} does not exist", fix=_MAKE)
     if (folder / BENCH).is_file():
         return _read_bench(folder)
     if (folder / bundle.MANIFEST).is_file():
         return _read_tuning(folder)
     if (folder / "results.jsonl").is_file():
         raise InputError(
-            f"{folder} holds a run that was interrupted before it had a result",
-            fix="Give the command that started it again: it continues.",
+            f"{folder} holds an interrupted run without a result",
+            fix="Repeat the command that started it; it continues.",
         )
     raise InputError(
-        f"{folder} holds no results: it is no bundle, and has no {BENCH}",
+        f"{folder} holds no results: it is not a bundle and has no {BENCH}",
         fix=_MAKE,
     )
 
 
 def _read_bench(folder: Path) -> Bench:
     path = folder / BENCH
-    again = (
-        "Give the same `hasten bench` command again: what is in results.jsonl is kept, and the "
-        "result is written anew."
-    )
+    again = "Repeat the `hasten bench` command: results.jsonl is kept, and the result is rewritten."
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -65,12 +62,12 @@ def _read_tuning(folder: Path) -> Tuning:
     except ValueError as error:
         raise InputError(
             f"{_other_version(folder / 'tuning.json')}: {_brief(error)}",
-            fix="Show it with the version of hasten that is named in hasten.json, or tune again.",
+            fix="Open it with the version of hasten named in hasten.json, or tune again.",
         ) from error
 
 
 def _other_version(path: Path) -> str:
-    return f"{path} was written by a version of hasten with other records"
+    return f"{path} was written by an incompatible version of hasten"
 
 
 def _brief(error: ValueError) -> str:

@@ -61,8 +61,8 @@ def enumerate_rows(
     the other ones that are left out.
 
     ``calibration`` is how many texts there are to calibrate with. ``models`` says whose candidates
-    are wanted, and ``trained`` which of these bring int8 ranges learnt in training; for the others,
-    what needs them is no row: nobody expects it.
+    are wanted, and ``trained`` which of these bring int8 ranges from training; for the others,
+    what needs them gets no row.
     """
     possible: list[Candidate] = []
     unavailable: list[Row] = []
@@ -143,6 +143,4 @@ def _worth_trying(device: str, settings: Settings) -> list[str]:
 def _check(what: str, asked: tuple[str, ...], allowed: tuple[str, ...]) -> None:
     for name in asked:
         if name not in allowed:
-            raise ChoiceError(
-                f"there is no {what} {name!r}", fix=f"Choose from: {', '.join(allowed)}."
-            )
+            raise ChoiceError(f"unknown {what} {name!r}", fix=f"Choose from: {', '.join(allowed)}.")

@@ -35,7 +35,7 @@ def choose(rows: Sequence[Row], engines: Mapping[str, Engine], settings: Setting
     """Pick the fastest accepted candidate; among those tied with it, the simplest.
 
     A lossy one is only picked where it is clearly faster than every exact one: the rounds must
-    exclude that it gains nothing, or the changed answers would be given away for noise.
+    exclude that it gains nothing, or the flipped labels would be given away for noise.
 
     Raises:
         NoCandidate: no candidate was accepted.

@@ -205,5 +205,5 @@ def _check_budget(context: Context, pass_s: float) -> None:
             f"{pass_s:.1f} s at the speed that it has now",
             fix=f"Try --budget {math.ceil(3 * needed_s / 60)}m; or less with --restart: fewer "
             "texts with --texts, or --threads 1. If the machine is busy with something else, the "
-            "same command measures anew when it is not.",
+            "repeat the command when it is idle.",
         )

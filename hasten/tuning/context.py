@@ -147,7 +147,7 @@ class Context:
 
     @property
     def trained(self) -> tuple[str, ...]:
-        """Which of these bring int8 ranges that were learnt in training."""
+        """Which of these bring int8 ranges from training."""
         folders = {"original": self.reference}
         if self.student:
             folders["student"] = self.student.reference

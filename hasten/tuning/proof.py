@@ -51,7 +51,7 @@ def fix_tries(
     """Count the lossy candidates that may be judged, before any of them is.
 
     Those that the first look refused or ranked lower count as well if it used judged texts, since
-    these then chose who is left. Kept in the journal: a resume must not count anew.
+    these then chose who is left. Kept in the journal: a resume must not count again.
 
     Args:
         context: the tune.

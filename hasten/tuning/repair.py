@@ -1,4 +1,4 @@
-"""A second chance for int8 candidates whose answers changed: spare the most sensitive layers."""
+"""Refused int8 candidates once more, with their most sensitive layers kept in fp32."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from hasten.tuning.proof import Tries
 from hasten.tuning.worker import RankLayers
 
 _STEPS = (1 / 8, 1 / 4, 1 / 2)
-"""Parts of the layers that are spared, one after the other, until the answers are accepted."""
+"""Parts of the layers kept in fp32, one after the other, until the answers are accepted."""
 ATTEMPTS = len(_STEPS)
 _MOST_REPAIRED = 2
-# Of refused formats that are about as fast, the one with the fewest changed answers is nearest.
+# Of refused formats that are about as fast, the one with the fewest flipped labels is nearest.
 _ABOUT_AS_FAST = 1.15
 # What is saved must be worth another precision: ties go to the exact one anyway.
 _WORTH_IT = 1.05
@@ -76,7 +76,7 @@ def repair(
 
 
 def _steps(context: Context, entrant: Entrant) -> tuple[float, ...]:
-    """Which parts of the layers to spare: no small ones where many answers changed."""
+    """Which parts of the layers to keep in fp32: no small ones where many labels flipped."""
     rate = entrant.parity.flip_rate if entrant.parity else 1.0
     return _STEPS if rate <= 2 * context.settings.max_flips else _STEPS[1:]
 
@@ -124,7 +124,7 @@ def _worth_repairing(
 
 
 def _is_lost(entrant: Entrant, entrants: Sequence[Entrant]) -> bool:
-    """Whether its student is refused in fp32 already, to which sparing layers would lead back."""
+    """Whether keeping layers in fp32 cannot help, since its student is refused in fp32 too."""
     if entrant.candidate.model == "original":
         return False
     model = entrant.candidate.model
@@ -160,7 +160,7 @@ def _try(
         entrant.end("dropped", "the budget left no time to time it; raise --budget")
     elif predicted_s * _WORTH_IT >= best_s:
         times = f"{predicted_s / best_s:.2f}x the time of the best that was accepted"
-        entrant.end("dropped", f"{spared} layers spared, predicted {times}")
+        entrant.end("dropped", f"{spared} layers in fp32, predicted {times}")
     elif _too_late(context, entrant):
         entrant.end("dropped", "no time was left to prove its answers; raise --budget")
     else:

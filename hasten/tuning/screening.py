@@ -300,7 +300,7 @@ def _probe(context: Context, entrant: Entrant, truth: NDArray[np.float32]) -> No
     if reason:
         entrant.end("refused", f"on {parity.compared} texts: {reason}")
     elif not exact and parity.flip_rate > most:
-        changed = f"{parity.flips} of {parity.compared} answers changed"
+        changed = f"{parity.flips} of {parity.compared} labels flipped"
         entrant.end("refused", f"{changed}; the first look stops at {100 * most:.0f} %")
 
 

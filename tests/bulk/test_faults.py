@@ -190,7 +190,7 @@ def check_every_crash(desk: Desk, kind: str, output: str, every: int, fewest: in
         assert attempt["unsure"] <= 1, where
         if attempt["resumed"]:
             # It was killed after its last word: there is nothing to continue.
-            assert "is there already" in attempt["again"], where
+            assert "already exists" in attempt["again"], where
         else:
             summary = json.loads(attempt["again"].splitlines()[-1])
             assert summary["total"]["rows"] == rows, where
@@ -234,7 +234,7 @@ def test_a_run_killed_while_it_throws_an_earlier_one_away_harms_nothing(
     for attempt in struck:
         where = f"{attempt['number']} {attempt['step']}"
         if attempt["resumed"]:
-            assert re.search("is there already|was begun otherwise", attempt["again"]), where
+            assert re.search("already exists|was begun otherwise", attempt["again"]), where
         else:
             for name, digest in attempt["content"].items():
                 assert digest == untouched["content"][name], where
@@ -258,7 +258,7 @@ def check_random_kills(
     stored = receipts(output)
     done = desk.run(given, output, "--json")
     if done.returncode:
-        assert "is there already" in done.stderr
+        assert "already exists" in done.stderr
     else:
         assert json.loads(done.stdout)["kept_rows"] == sum(stored.values())
     assert output.read_bytes() == expected
@@ -449,7 +449,7 @@ def check_every_error(desk: Desk, error: str, output: str, every: int) -> None:
         name = output.rstrip("/")
         # There is no output but the right one, whatever the exit status.
         assert attempt["there"] in {None, untouched["content"].get(name)}, where
-        assert attempt["resumed"] == 0 or "is there already" in attempt["again"], where
+        assert attempt["resumed"] == 0 or "already exists" in attempt["again"], where
         assert attempt["content"] == untouched["content"], where
     assert sum(attempt["struck"] != 0 for attempt in struck) > len(struck) / 2
 
@@ -483,7 +483,7 @@ def check_kernel_error(desk: Desk, given: Path, expected: bytes, *injected: str)
         assert str(output) in done.stderr
         assert not output.exists() or output.read_bytes() == expected
         again = desk.run(given, output)
-        assert again.returncode == 0 or "is there already" in again.stderr
+        assert again.returncode == 0 or "already exists" in again.stderr
     assert output.read_bytes() == expected
     output.unlink()
     return done.returncode != 0
@@ -528,7 +528,7 @@ def test_the_kernel_refuses_to_write(desk: Desk, error: str) -> None:
         outcomes.append(process.returncode)
         assert not output.exists() or output.read_bytes() == expected
         again = desk.run(given, output)
-        assert again.returncode == 0 or "is there already" in again.stderr
+        assert again.returncode == 0 or "already exists" in again.stderr
         assert output.read_bytes() == expected
         output.unlink()
     assert sum(code != 0 for code in outcomes) >= 7
@@ -590,7 +590,7 @@ def race(desk: Desk, given: Path, output: Path, racers: int) -> None:
     said = [Path(f"{report}.{number}").read_text() for number in range(racers)]
     assert sorted(codes) == [0] + [2] * (racers - 1), said
     losers = [text for text, code in zip(said, codes, strict=True) if code]
-    assert all(re.search("another run is writing|is there already", text) for text in losers), said
+    assert all(re.search("another run is writing|already exists", text) for text in losers), said
 
 
 @pytest.mark.parametrize("name", ["out.csv", pytest.param("out", marks=pytest.mark.faults)])

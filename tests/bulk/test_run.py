@@ -316,7 +316,7 @@ def test_a_finished_output_is_not_replaced_unless_asked(
     given = write_csv(tmp_path / "a.csv")
     for output in ("b.csv", "parts/"):
         predict(scripted_bundle, given, f"{tmp_path}/{output}")
-        with pytest.raises(StorageError, match="is there already") as caught:
+        with pytest.raises(StorageError, match="already exists") as caught:
             predict(scripted_bundle, given, f"{tmp_path}/{output}")
         assert "--restart" in str(caught.value.fix)
         predict(scripted_bundle, given, f"{tmp_path}/{output}", restart=True, columns=["score"])

@@ -1,4 +1,4 @@
-"""What is taught, and what becomes of a lesson that cannot go on."""
+"""What is trained, and what becomes of a lesson that cannot go on."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_a_lesson_that_stops_early_tells_the_steps_that_were_taught(tmp_path: Pa
     taught = teach(lesson(steps=10), tmp_path)  # no look is better than the first
     assert (taught.steps, len(taught.looks)) == (1 + distil.PATIENCE, 1 + distil.PATIENCE)
     assert distil.teach_once(lesson(steps=10), tmp_path / "once", lambda *_: None) == taught
-    # What is kept of it is enough, even where teaching cannot be repeated.
+    # What is kept of it is enough, even where training cannot be repeated.
     assert distil.teach_once(lesson(steps=1), tmp_path / "once", lambda *_: None) == taught
 
 
@@ -140,7 +140,7 @@ def test_relations_are_those_of_the_paper() -> None:
         relations.Watched(5, [torch.tensor(x) for x in theirs]),
         torch.tensor(mask),
     )
-    # 5 heads of 12 columns are no even division: 3 is the most that divides 6 and 12.
+    # 5 heads of 12 columns are not even division: 3 is the most that divides 6 and 12.
     assert relations.common_heads(6, 12, most=5) == 3
     assert given.item() == pytest.approx(np.mean(rows), rel=1e-5)
 

@@ -1,4 +1,4 @@
-"""Quantization-aware training: it rounds, it learns, and what was learnt reaches the engines."""
+"""Quantization-aware training: it rounds, it learns, and what was trained reaches the engines."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_the_folder_is_an_ordinary_one_with_the_original_in_fp32(model: Path, st
     folder, record = student
     plain = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     original = AutoModelForSequenceClassification.from_pretrained(model).eval()
-    # Nothing was left out, so that there was nothing to teach in floating point.
+    # Nothing was left out, so that there was nothing to train in floating point.
     assert torch.equal(logits(plain, batch_of("bert")), logits(original, batch_of("bert")))
     assert (record.steps, record.after.flips, record.agreements) == (0, 0, ())
     assert record.int8_steps > 0
@@ -138,8 +138,8 @@ def test_a_person_sees_both_int8_models(student: Any, capsys: pytest.CaptureFixt
     shown = capsys.readouterr().out
     assert f"in {record.int8_steps} steps" in shown
     for ranges, parity in (("from a few texts", record.int8_before), ("learnt", record.int8_after)):
-        assert f"int8, ranges {ranges}: {parity.flips:,} answers changed" in shown
-    assert "before:" not in shown  # nothing was taught in floating point
+        assert f"int8, ranges {ranges}: {parity.flips:,} labels flipped" in shown
+    assert "before:" not in shown  # nothing was trained in floating point
 
 
 def test_teaching_brings_the_int8_answers_nearer(student: Any) -> None:
@@ -155,7 +155,7 @@ def test_an_interrupted_run_ends_with_the_same_integers(model: Path, tmp_path: P
 
     def stop(event: Any) -> None:
         # A checkpoint is kept every third step of these.
-        if event.stage == "teach int8" and "step 8 " in event.message:
+        if event.stage == "train int8" and "step 8 " in event.message:
             raise KeyboardInterrupt
 
     compress("whole")
@@ -188,7 +188,7 @@ def test_fewer_heads_and_words_are_learnt_with_integers_too(
     inputs = ids, mask, torch.zeros_like(ids)
     exact, rounded = reference.module()(*inputs), trained(*inputs)
     assert (exact - rounded).abs().mean() < 0.3 * exact.std()
-    # The embeddings are frozen, also while integers are learnt.
+    # The embeddings are frozen, also while integers are trained.
     tables = (each.original.get_input_embeddings().weight for each in (reference.module(), trained))
     assert torch.equal(*tables)
     for name in ("openvino", "onnx_runtime"):
@@ -320,7 +320,7 @@ def test_a_student_s_ranges_are_its_own(
         with pytest.raises(KeyboardInterrupt):
             api.tune(source, texts=TEXTS, output=tmp_path / str(len(found)), **options)
     assert [context.trained for context in found] == [("student",), ("original",), ()]
-    # What taught the integers does not judge them; the model that they came from has none.
+    # What trained the integers does not judge them; the model that they came from has none.
     made = set(json.loads((student[0] / corpus.TAUGHT).read_text(encoding="utf-8"))["texts"])
     for context in found[:2]:
         assert context.taught_texts

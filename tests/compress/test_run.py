@@ -1,4 +1,4 @@
-"""hasten.compress on a tiny model: it agrees more when it was taught, and resumes exactly."""
+"""hasten.compress on a tiny model: it agrees more when it was trained, and resumes exactly."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     undisturbed = compress(model, tmp_path / "whole", **options)
 
     def stop(event: Any) -> None:
-        if event.stage == "teach" and "step 15 " in event.message:  # amid the second pass
+        if event.stage == "train" and "step 15 " in event.message:  # amid the second pass
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -120,7 +120,7 @@ def test_what_cannot_be(
 
 
 def test_a_mistake_that_was_mended_needs_no_restart(model: Path, tmp_path: Path) -> None:
-    """Whatever was chosen for the mistake is thrown away: nothing was taught yet."""
+    """Whatever was chosen for the mistake is thrown away: nothing was trained yet."""
     for options in (
         {"layers": 3},
         {"texts": TEXTS[:150]},
@@ -311,5 +311,5 @@ def test_bfloat16_is_used_where_the_cpu_has_it(
 
 def test_a_folder_that_is_there_is_left_alone(model: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match="is there already"):
+    with pytest.raises(StorageError, match="already exists"):
         compress(model, tmp_path)

@@ -53,7 +53,7 @@ def test_two_phases_share_the_time_and_both_upkeeps_are_counted() -> None:
         teaching_s = (0.95 * budget_s - 30.0) - 2 * upkeep.total_s
         assert 2.0 * counts[0] <= 0.7 * teaching_s
         assert 2.0 * counts[1] <= 0.3 * teaching_s
-    with pytest.raises(BudgetError, match="that teach with 8-bit integers takes 40 s") as caught:
+    with pytest.raises(BudgetError, match="that train with 8-bit integers takes 40 s") as caught:
         schedule.steps([first, second], budget_s=300.0, spent_s=30.0, given=ten_in_seven)
     # (30 + 2 * 63 + 40 / 0.3) / 0.95 = 305 s
     assert str(caught.value.fix).startswith("--budget 6m")
@@ -70,15 +70,13 @@ def test_more_than_is_of_use_is_not_used() -> None:
 def test_what_a_budget_lacks_is_told() -> None:
     with pytest.raises(BudgetError) as caught:
         steps(60.0, 30.0, Upkeep(1.0, 0.0, 5.0))
-    assert "one pass over the 640 texts that teach takes 40 s, and 12 s are left" in str(
-        caught.value
-    )
+    assert "one pass over the 640 training texts takes 40 s, and 12 s are left" in str(caught.value)
     assert "30 s are gone, and 15 s go into watching" in str(caught.value)
     # (30 + 15 + 40) / 0.95 = 89 s; 6 steps of 32 texts are 7 in 10 of 274.
     assert caught.value.fix == "--budget 2m, or fewer texts: 274 would fit."
     with pytest.raises(BudgetError) as caught:
         steps(60.0, 45.0, Upkeep(1.0, 0.0, 5.0))
-    assert "fewer texts" not in str(caught.value.fix)  # of fewer nothing can be learnt
+    assert "fewer texts" not in str(caught.value.fix)  # of fewer nothing can be trained
 
 
 class Clock:
@@ -93,7 +91,7 @@ def test_how_long_is_left_follows_the_pace(monkeypatch: pytest.MonkeyPatch) -> N
     clock.now_s += 20.0
     tell("choose", "blocks")
     assert (events[-1].left_s, events[-1].done) == (80.0, 0.2)
-    step = tell.teaching("teach", 30, 7.0, lambda look: f"{look.agreement:.1%} agree")
+    step = tell.teaching("train", 30, 7.0, lambda look: f"{look.agreement:.1%} agree")
     step(11, None)  # of a run that was resumed
     clock.now_s += 10.0
     step(16, Look(0.875, 0.5))

@@ -1,4 +1,4 @@
-"""A speed instead of sizes, and a share of changed answers instead of a speed."""
+"""A speed instead of sizes, and a share of flipped labels instead of a speed."""
 
 from __future__ import annotations
 

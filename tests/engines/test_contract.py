@@ -170,7 +170,7 @@ def case(request: pytest.FixtureRequest, workshop: Path) -> Iterator[Case]:
 def test_outputs_are_the_originals_at_every_shape(case: Case) -> None:
     for shape in SHAPES:
         batch = spread(*shape)
-        with torch.compiler.set_stance("fail_on_recompile"):  # no shape is compiled for anew
+        with torch.compiler.set_stance("fail_on_recompile"):  # no shape is compiled for again
             logits = case.run(batch)
         assert logits.dtype == np.float32
         assert logits.shape == (shape[0], 3)

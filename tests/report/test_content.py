@@ -179,7 +179,7 @@ def test_each_step_down_tells_what_it_gains_and_costs(tmp_path: Any) -> None:
 
 def test_a_recipe_and_what_it_spares_are_part_of_the_name() -> None:
     candidate = Candidate("fake", "int8", "cpu", 1, 2, "static", ("a", "b"))
-    assert content.title(candidate) == ("Fake int8 static, 2 layers spared, 2 streams x 1 thread")
+    assert content.title(candidate) == ("Fake int8 static, 2 layers in fp32, 2 streams x 1 thread")
 
 
 def test_a_command_that_is_known_is_shown_and_else_one_that_asks_for_the_same(

@@ -128,7 +128,7 @@ def test_agreement_is_seen_and_bounded() -> None:
     assert figure is not None
     first, second = figure.points
     assert (first["x"], first["x_high"], first["y"]) == (0.002, 0.0063, speed.estimate)
-    assert first["Changed answers"] == "2 of 1,000 (at most 0.63%)"
+    assert first["Flipped labels"] == "2 of 1,000 (at most 0.63%)"
     assert second["y"] == 2.0
     assert "y_low" not in second
     assert figure.x_rule == 0.01

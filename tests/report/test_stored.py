@@ -86,7 +86,7 @@ def test_a_damaged_file_is_told(tmp_path: Path) -> None:
 def test_folders_without_results_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no folder"):
         stored.read(tmp_path / "nowhere")
-    with pytest.raises(InputError, match="it is no bundle, and has no bench"):
+    with pytest.raises(InputError, match="it is not a bundle, and has no bench"):
         stored.read(tmp_path)
     (tmp_path / "results.jsonl").write_text("{}\n")
     with pytest.raises(InputError, match="interrupted before it had a result") as caught:

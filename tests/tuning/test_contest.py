@@ -39,7 +39,7 @@ def test_a_fast_but_wrong_candidate_loses_and_keeps_its_row(tmp_path: Path) -> N
     assert tuning.plan.candidate.precision == "fp32"
     refused = lab.rows(tuning)["fake-bf16-cpu-2x1"]
     assert refused.status == "refused"
-    assert refused.reason == "16 of 32 answers changed; the first look stops at 25 %"
+    assert refused.reason == "16 of 32 labels flipped; the first look stops at 25 %"
 
 
 def test_nan_disqualifies(tmp_path: Path) -> None:

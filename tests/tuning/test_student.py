@@ -79,7 +79,7 @@ def test_max_flips_and_strict_judge_a_student_in_fp32(
 def test_a_student_that_answers_otherwise_is_refused_at_the_first_look(tmp_path: Path) -> None:
     tuning = lab(tmp_path, both(FP32, WRONG)).tune()
     assert tuning.plan.candidate.model == "original"
-    assert "16 of 32 answers changed" in (of_student(tuning)[0].reason or "")
+    assert "16 of 32 labels flipped" in (of_student(tuning)[0].reason or "")
 
 
 def test_few_texts_prove_nothing_of_a_student(tmp_path: Path) -> None:
