@@ -23,6 +23,7 @@ from hasten.plain import to_json
 from hasten.records import EXPERIMENTS, Bench, Event, ModelInfo, Settings, Student, Tuning
 from hasten.reference.folder import storing
 from hasten.report import compose, markdown, stored
+from hasten.report.notebook import progress
 from hasten.report.stored import BENCH
 from hasten.tuning import contest
 from hasten.tuning.context import Context
@@ -103,7 +104,8 @@ def tune(
         accept_now: measure no more; end an interrupted run with the choice that stands. Its results
             are kept, and the same call without it continues the search.
         command: what to show as the command that repeats it.
-        on_event: called with what is being done and how much time is left.
+        on_event: called with what is being done and how much time is left; in a notebook, a
+            progress bar by default.
 
     Returns:
         The plan and all the evidence for it, as saved in the bundle.
@@ -141,7 +143,6 @@ def tune(
                 fix="Leave one of them out.",
             )
         original = Source(reference, tokenizer, None, task, allow_pickle=allow_pickle)
-    asked = Job(source, texts, labels, settings, on_event or job.ignore_event, reference=original)
     # What a stage leaves out depends on these; a resumed run must leave out the same.
     header = {name: getattr(settings, name) for name in _DECISIVE}
     if accept_now:
@@ -229,7 +230,8 @@ def compress(
         allow_pickle: accept a folder whose weights are a pickle.
         seed: of everything that is drawn.
         restart: throw an interrupted run's work away.
-        on_event: called with what is being done and how much time is left.
+        on_event: called with what is being done and how much time is left; in a notebook, a
+            progress bar by default.
 
     Returns:
         What the student is, and how it compares with the original on held-out texts.
@@ -272,14 +274,15 @@ def compress(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise StorageError(f"{folder} already exists", fix="Choose another -o, or remove it.")
     work = folder.with_name(folder.name + ".training")
-    with job.held(work, restart=restart, ours=kept.FILES):
+    with (
+        job.held(work, restart=restart, ours=kept.FILES),
+        progress(on_event, job.ignore_event) as report,
+    ):
         shutil.rmtree(work / "reference", ignore_errors=True)
         reference = Source(model, allow_pickle=allow_pickle).prepare(work / "reference", seed)
         if target_flips is not None:
             targets.require_decisions(reference.info.task)
-        make = partial(
-            compression.make, reference, texts, labels, report=on_event or job.ignore_event
-        )
+        make = partial(compression.make, reference, texts, labels, report=report)
         if target_flips is None:
             student = make(wanted, work=work, begin_s=begin_s)
         else:
@@ -343,7 +346,8 @@ def bench(
         seed: as for ``tune``.
         restart: throw earlier results in the folder away.
         command: what to show as the command that repeats it.
-        on_event: called with what is being done and how much time is left.
+        on_event: called with what is being done and how much time is left; in a notebook, a
+            progress bar by default.
 
     Returns:
         Everything that was measured, as saved in ``bench.json``.
@@ -367,11 +371,11 @@ def bench(
     job.require_tune_extra()
     folder = Path(output).resolve()
     source = Source(model, tokenizer, weights, task, random_weights, allow_pickle)
-    with job.held(folder, restart=restart):
+    with job.held(folder, restart=restart), progress(on_event, job.ignore_event) as report:
         earlier = _finished(folder)
         if earlier:
             wanted, settings = wanted.with_all_of(earlier), _with_sizes_of(earlier, settings)
-        asked = Job(source, texts, None, settings, on_event or job.ignore_event)
+        asked = Job(source, texts, None, settings, report)
         context = asked.open(folder, {"kind": "bench"}, math.inf)
         _check_lengths(wanted, context.info)
 

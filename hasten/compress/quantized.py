@@ -317,7 +317,9 @@ def layers_of(quantized: nn.Module) -> dict[str, QuantizedLayer]:
     """What the layers of a :func:`quantizable` model compute with now, by name."""
     _, kind = _classes()
     return {
-        name: layer.trained() for name, layer in quantized.named_modules() if isinstance(layer, kind)
+        name: layer.trained()
+        for name, layer in quantized.named_modules()
+        if isinstance(layer, kind)
     }
 
 

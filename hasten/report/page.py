@@ -38,10 +38,9 @@ _SYMBOLS = {
     "cross": "M6 1h4v5h5v4h-5v5H6v-5H1V6h5Z",
     "triangle-right": "M14 8L2 15V1Z",
 }
-_HINT = (
-    "Charts: point at a symbol to read its figures; press a name above a chart to switch it off. "
-    "Tables: press a heading to sort."
-)
+_HINTS = """<p class="hint">Charts: point at a symbol to read its figures; press a name above a
+chart to switch it off. Tables: press a heading to sort.</p>
+<noscript><p>The charts need JavaScript; the tables do not.</p></noscript>"""
 
 
 def render(document: Document) -> str:
@@ -128,8 +127,7 @@ def _header(document: Document) -> str:
             f'<dl class="facts">{facts}</dl>' if facts else "",
             f'<div class="notes" role="note">{notes}</div>' if notes else "",
             f'<nav aria-label="Parts of this page"><ul>{links}</ul></nav>',
-            f'<p class="hint">{_HINT}</p>',
-            "<noscript><p>The charts need JavaScript; the tables do not.</p></noscript>",
+            _HINTS if any(document.figures) else "",
             "</header>",
         )
     )
