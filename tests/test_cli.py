@@ -196,7 +196,7 @@ def test_the_report_of_a_bundle_is_shown_again(tmp_path: Path, saved: Path) -> N
     assert json.loads(run("report", saved, "--json").stdout)["model"]["name"] == "scripted"
     missing = run("report", tmp_path)
     assert missing.exit_code == 2
-    assert "no bundle" in missing.stderr
+    assert "not a bundle" in missing.stderr
 
 
 def test_a_report_goes_where_it_is_asked_to(tmp_path: Path, saved: Path) -> None:

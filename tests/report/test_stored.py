@@ -74,7 +74,7 @@ def test_another_versions_results_are_refused_with_a_way_on(
     with pytest.raises(InputError, match="an incompatible version of hasten") as caught:
         stored.read(write(tmp_path, value))
     assert len(caught.value.message) < 500
-    assert "same `hasten bench` command" in str(caught.value.fix)
+    assert "Repeat the `hasten bench` command" in str(caught.value.fix)
 
 
 def test_a_damaged_file_is_told(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_damaged_file_is_told(tmp_path: Path) -> None:
 def test_folders_without_results_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         stored.read(tmp_path / "nowhere")
-    with pytest.raises(InputError, match="it is not a bundle, and has no bench"):
+    with pytest.raises(InputError, match="it is not a bundle and has no bench"):
         stored.read(tmp_path)
     (tmp_path / "results.jsonl").write_text("{}\n")
     with pytest.raises(InputError, match="an interrupted run without a result") as caught:
