@@ -147,7 +147,8 @@ def tune(
     header = {name: getattr(settings, name) for name in _DECISIVE}
     if accept_now:
         _require_interrupted(work, restart=restart)
-    with job.held(work, restart=restart):
+    with job.held(work, restart=restart), progress(on_event, job.ignore_event) as report:
+        asked = Job(source, texts, labels, settings, report, reference=original)
         context = asked.open(work, header, settings.budget_s, accept_now=accept_now)
         tuning = replace(_run(context, accept_now=accept_now), command=command)
         _save(folder, tuning, context)

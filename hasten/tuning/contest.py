@@ -204,6 +204,6 @@ def _check_budget(context: Context, pass_s: float) -> None:
             f"took {begun_s:.0f} s, and one pass over {len(context.texts)} texts takes about "
             f"{pass_s:.1f} s at the speed that it has now",
             fix=f"Try --budget {math.ceil(3 * needed_s / 60)}m; or less with --restart: fewer "
-            "texts with --texts, or --threads 1. If the machine is busy with something else, the "
-            "repeat the command when it is idle.",
+            "texts with --texts, or --threads 1. If the machine is busy, repeat the "
+            "command when it is idle.",
         )

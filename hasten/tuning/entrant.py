@@ -97,7 +97,7 @@ class Entrant:
         return self.status is None
 
     def end(self, status: Status, reason: str | None, *, for_time: bool = False) -> None:
-        """Settle what became of the candidate and let its worker go.
+        """Settle the candidate's outcome and let its worker go.
 
         ``for_time``: it was left out for lack of time or memory, and may come back later.
         """

@@ -152,7 +152,7 @@ def _doubts(context: Context, constant: bool) -> tuple[str, ...]:
     elif different < judged:
         doubts.append(
             f"Of {judged:,} judged texts {different:,} are different; copies prove nothing and "
-            "count once in changed answers and their bound."
+            "count once in flipped labels and their bound."
         )
     return tuple(doubts)
 

@@ -37,7 +37,7 @@ _MUST_RUN = 2  # the baseline and the favourite
 _FEWEST_ROUNDS = 3  # of which there still is an interval
 # Rather a little over the budget than all of it spent for nothing; it is kept within 20 %.
 _OVERRUN = 0.15
-# Starting all workers anew takes at most this part of the time for the rounds.
+# Starting all workers again takes at most this part of the time for the rounds.
 _RESTART_SHARE = 0.25
 _MOST_PROCESSES = 5
 _FEWEST_PROCESSES = 3  # Student's t of two means is 12.7
@@ -106,7 +106,7 @@ class Rounds:
     def run(self) -> None:
         """Run the rounds that the journal does not hold yet.
 
-        Workers are started anew between groups of rounds, since a process has a speed of its own
+        Workers are started again between groups of rounds, since a process has a speed of its own
         that all of its rounds share.
 
         Raises:
@@ -235,7 +235,7 @@ def plan_early(context: Context, accepted: Sequence[Entrant], baseline: Entrant)
 
 
 def restart_s(heats: Sequence[Heat]) -> float:
-    """What starting the workers of all heats anew takes, until they are warm."""
+    """What starting the workers of all heats again takes, until they are warm."""
     start_ups = [entrant.start_up for entrant in {heat.entrant for heat in heats}]
     starts_s = sum(_SPAWN_S + s.load_s + s.first_call_s for s in start_ups if s)
     return starts_s + WARM_UP_TEXTS * sum(heat.per_text_s for heat in heats)

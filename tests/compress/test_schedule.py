@@ -53,7 +53,9 @@ def test_two_phases_share_the_time_and_both_upkeeps_are_counted() -> None:
         teaching_s = (0.95 * budget_s - 30.0) - 2 * upkeep.total_s
         assert 2.0 * counts[0] <= 0.7 * teaching_s
         assert 2.0 * counts[1] <= 0.3 * teaching_s
-    with pytest.raises(BudgetError, match="640 training texts with 8-bit integers takes 40 s") as caught:
+    with pytest.raises(
+        BudgetError, match="640 training texts with 8-bit integers takes 40 s"
+    ) as caught:
         schedule.steps([first, second], budget_s=300.0, spent_s=30.0, given=ten_in_seven)
     # (30 + 2 * 63 + 40 / 0.3) / 0.95 = 305 s
     assert str(caught.value.fix).startswith("--budget 6m")
