@@ -34,12 +34,10 @@ _IN_INTEGERS = 4  # MatMulNBits' accuracy level at which activations become int8
 
 
 def recipes(hardware: Hardware) -> tuple[str, ...]:
-    """What is worth trying on this CPU, the likeliest to win first."""
-    calibrated = ("static",)
+    """What is worth trying on this CPU, the likeliest to win first: see docs/precision.md."""
     if hardware.has_vnni:
-        return (_ROW_SCALES, *_DYNAMIC, *calibrated, "weights")
-    reduced = tuple(f"{name}{_REDUCED}" for name in (*_DYNAMIC, *calibrated))
-    return (_ROW_SCALES, *_DYNAMIC, *calibrated, *reduced)
+        return (_ROW_SCALES, "static", "dynamic", "weights")
+    return (_ROW_SCALES, f"static{_REDUCED}")
 
 
 def depends_on_batch(recipe: str) -> bool:

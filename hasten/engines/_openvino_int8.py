@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 
 
 def recipes(hardware: Hardware) -> tuple[str, ...]:
-    """What is worth trying on this CPU."""
-    reduced = () if hardware.has_vnni else ("static-reduced",)
-    return ("static", *reduced, "static-bf16", "weights")
+    """What is worth trying on this CPU: see docs/precision.md."""
+    return ("static", "static-bf16", "weights") if hardware.has_vnni else ("static-reduced",)
 
 
 def quantize(model: Any, reference: Reference, candidate: Candidate) -> Any:

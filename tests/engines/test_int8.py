@@ -182,13 +182,18 @@ def test_without_calibration_texts_the_message_says_so(tmp_path: Path) -> None:
         artifact(bare, candidate, tmp_path)
 
 
-def test_reduced_ranges_are_for_cpus_without_vnni() -> None:
+def test_without_vnni_only_what_can_win_is_tried() -> None:
+    assert engines.get("onnx_runtime").recipes("int8", OLD) == ("token", "static-reduced")
+    assert engines.get("openvino").recipes("int8", OLD) == ("static-reduced",)
+
+
+def test_with_vnni_every_range_is_full_and_scales_a_token_come_first() -> None:
     for name in ("onnx_runtime", "openvino"):
-        engine = engines.get(name)
-        old = set(engine.recipes("int8", OLD)) - set(engine.recipes("int8", VNNI))
-        assert old
-        assert all(recipe.endswith("-reduced") for recipe in old)
-        assert engine.recipes("fp32", OLD) == ("",)
+        found = engines.get(name).recipes("int8", VNNI)
+        assert found
+        assert not any(recipe.endswith("-reduced") for recipe in found)
+        assert engines.get(name).recipes("fp32", OLD) == ("",)
+    assert engines.get("onnx_runtime").recipes("int8", VNNI)[0] == "token"
 
 
 def test_bf16_for_the_rest_needs_a_cpu_that_has_it() -> None:

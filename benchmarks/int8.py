@@ -1,0 +1,162 @@
+"""int8 recipes on real weights: how many labels flip, and how fast they are.
+
+    python benchmarks/int8.py minilm                  # the demo's classifier, its own 1,000 texts
+    python benchmarks/int8.py mpnet                   # base-size: see benchmarks/mpnet.py
+    python benchmarks/int8.py mpnet --recipes token,static --engine openvino
+    python benchmarks/int8.py mpnet --folder work --rounds 0     # flips alone, on a busy machine
+    python benchmarks/int8.py mpnet --folder work --texts 0      # then speeds alone, on a quiet one
+
+Of every recipe: labels that flip against fp32, the original's largest margin among them, how far
+answers are apart alone and in batches, and end-to-end speed over fp32 in the same engine. For
+speeds, each takes the token budget that is its best, and all take turns; 95 % intervals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import mpnet
+import numpy as np
+
+from hasten import corpus, demo, engines, hardware, tasks
+from hasten.engines.base import Engine
+from hasten.parity import compare
+from hasten.pipeline import Pipeline, Streams
+from hasten.records import Candidate, Strategy
+from hasten.reference import Reference, prepare
+from hasten.report import content
+from hasten.stats import ratio_interval
+
+BUDGETS = (512, 1024, 2048)  # padded tokens of a batch
+ALONE = 100  # texts that are answered one at a time as well
+
+
+class Model(NamedTuple):
+    """A classifier and the texts that judge it."""
+
+    folder: Path
+    texts: Sequence[str]
+
+
+def main() -> None:
+    options = _parse()
+    chosen = _mpnet() if options.model == "mpnet" else _minilm()
+    engine, here = engines.get(options.engine), hardware.detect()
+    recipes = options.recipes.split(",") if options.recipes else engine.recipes("int8", here)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = options.folder or Path(scratch)
+        reference = _reference(chosen, folder / options.model)
+        exact = Candidate(engine.name, "fp32", "cpu", 1, streams=here.usable_cores)
+        pipelines = {"fp32": _pipeline(engine, reference, exact)}
+        for recipe in recipes:
+            lossy = Candidate(
+                engine.name, "int8", "cpu", 1, streams=here.usable_cores, recipe=recipe
+            )
+            pipelines[recipe] = _pipeline(engine, reference, lossy)
+    print(f"{options.model} in {engine.title}, {exact.layout}, {here.cpu_model}")
+    if options.texts:
+        _judge(pipelines, reference, chosen.texts[: options.texts])
+    if options.rounds:
+        _time(pipelines, chosen.texts[: options.timed], options.rounds)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("model", choices=("minilm", "mpnet"))
+    parser.add_argument("--engine", default="onnx_runtime")
+    parser.add_argument("--recipes", help="by comma; what is tried here by default")
+    parser.add_argument("--texts", type=int, default=1000, help="that flips are counted on")
+    parser.add_argument("--timed", type=int, default=200, help="texts of a round")
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--folder", type=Path, help="keep the artifacts here, or find them")
+    return parser.parse_args()
+
+
+def _minilm() -> Model:
+    assets = demo.prepare(None)
+    return Model(assets.model_folder, corpus.read(assets.texts_file, label_column="label").texts)
+
+
+def _mpnet() -> Model:
+    assets = mpnet.prepare()
+    return Model(assets.model_folder, assets.texts)
+
+
+def _reference(model: Model, folder: Path) -> Reference:
+    if folder.exists():
+        return Reference.open(folder)
+    reference = prepare(model.folder, folder)
+    reference.keep_calibration(demo.training_texts()[:300])  # of articles that judge nothing
+    return reference
+
+
+def _pipeline(engine: Engine, reference: Reference, candidate: Candidate) -> Pipeline:
+    def artifact(wanted: Candidate) -> Path:
+        return reference.folder.with_name(f"{reference.folder.name}-{engine.artifact_name(wanted)}")
+
+    folder, base = artifact(candidate), engine.base(candidate)
+    if not folder.exists():
+        folder.mkdir()
+        if base:
+            engine.derive(artifact(base), reference, candidate, folder)
+        else:
+            engine.export(reference, candidate, folder)
+    streams = Streams(engine.load(folder, candidate), candidate.streams, reference.info)
+    return Pipeline(reference.tokenizer(), streams)
+
+
+def _judge(pipelines: dict[str, Pipeline], reference: Reference, texts: Sequence[str]) -> None:
+    strategy = Strategy("token_budget", 64, BUDGETS[0])
+    truth = pipelines["fp32"].run(texts, strategy).outputs
+    print(f"{'recipe':16} flips of {len(texts)}  at most  largest margin  alone and batched")
+    for name, pipeline in pipelines.items():
+        outputs = pipeline.run(texts, strategy).outputs
+        parity = compare(
+            truth,
+            outputs,
+            task=tasks.get(reference.info.task),
+            labels=reference.info.labels,
+            texts=texts,
+        )
+        alone = pipeline.run(texts[:ALONE], Strategy("arrival", 1)).outputs
+        apart = float(np.abs(alone - outputs[:ALONE]).max())
+        flipped = int((alone.argmax(axis=1) != outputs[:ALONE].argmax(axis=1)).sum())
+        margin = max(parity.flip_margins, default=0.0)
+        print(
+            f"{name:16} {parity.flips:13}  {parity.flip_upper_bound:7.1%}  {margin:14.2f}  "
+            f"{apart:.1e} apart, {flipped} of {len(alone)} flip",
+            flush=True,
+        )
+
+
+def _time(pipelines: dict[str, Pipeline], texts: Sequence[str], rounds: int) -> None:
+    best = {name: _best(pipeline, texts) for name, pipeline in pipelines.items()}
+    times_s: dict[str, list[float]] = {name: [] for name in pipelines}
+    for _ in range(rounds):
+        for name, run_s in _turns(pipelines, texts, best):
+            times_s[name].append(run_s)
+    for name, taken in times_s.items():
+        ratio = content.interval(ratio_interval(times_s["fp32"], taken, seed=0))
+        speed = len(texts) / float(np.median(taken))
+        print(f"{name:16} {speed:7.1f} texts/s  {ratio}  {best[name].label}", flush=True)
+
+
+def _best(pipeline: Pipeline, texts: Sequence[str]) -> Strategy:
+    few = texts[: len(texts) // 2]
+    choices = [Strategy("token_budget", 64, budget) for budget in BUDGETS]
+    return min(choices, key=lambda strategy: pipeline.run(few, strategy).total_s)
+
+
+def _turns(
+    pipelines: dict[str, Pipeline], texts: Sequence[str], best: dict[str, Strategy]
+) -> Iterator[tuple[str, float]]:
+    for name, pipeline in pipelines.items():
+        yield name, pipeline.run(texts, best[name]).total_s
+
+
+if __name__ == "__main__":
+    main()
