@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from hasten import __version__, engines, hardware, probes, tasks
 from hasten.corpus import digest, profile, stratified_sample
 from hasten.errors import ChoiceError, EndedEarly, InputError, StorageError, Unavailable
-from hasten.records import Briefing, Event, LengthProfile, Settings
-from hasten.reference import Reference, prepare, require_comparable
+from hasten.records import Briefing, Event, LengthProfile, ModelInfo, Settings
+from hasten.reference import Reference, prepare, reading_notice, require_comparable
 from hasten.tokenization import Tokens
 from hasten.tuning import candidates
 from hasten.tuning.context import Budget, Context, Subject
@@ -136,6 +136,7 @@ class Job:
         if chosen.calibration:
             for prepared in filter(None, (reference, student)):
                 prepared.keep_calibration(chosen.calibration)
+        info = self._noticed(reference)
         here, versions = hardware.detect(), _versions()
         identity = {
             "model": (student or reference).fingerprint(),
@@ -155,7 +156,7 @@ class Job:
             hardware=here,
             engines=engines.discover(),
             versions=versions,
-            info=reference.info,
+            info=info,
             task=tasks.get(reference.info.task),
             reference=reference.folder,
             texts=chosen.texts,
@@ -176,7 +177,7 @@ class Job:
         )
         self.report(
             Briefing(
-                reference.info,
+                info,
                 chosen.profile,
                 context.hardware,
                 len(chosen.texts),
@@ -188,6 +189,12 @@ class Job:
             )
         )
         return context
+
+    def _noticed(self, reference: Reference) -> ModelInfo:
+        """The original with what its texts show about it: whether its files agree on them."""
+        notice = reading_notice(reference, self.texts)
+        info = reference.info
+        return replace(info, notices=(*info.notices, notice)) if notice else info
 
     def _taught(self, reference: Reference, student: Reference | None) -> frozenset[str]:
         """Digests of the texts that the student was trained on, which may not judge it."""

@@ -95,11 +95,13 @@ class Streams:
         the number of streams, which makes it comparable between candidates and additive over
         the batches of a plan.
         """
-        # Token ids only have to exist: the arithmetic is the same whatever they say.
-        ids = np.ones((batch_size, length), dtype=np.int64)
-        types = self._token_types(ids)
+        # The arithmetic is the same whatever the ids say, but some models look for their last
+        # token.
+        ids = np.array(self._info.example(batch_size, length), dtype=np.int64)
+        mask = np.ones_like(ids)
+        types = np.zeros_like(ids) if self._takes_types else None
         begin = self._clock()
-        self._spread(lambda _: self._session.run(ids, ids, types), self.count)
+        self._spread(lambda _: self._session.run(ids, mask, types), self.count)
         return (self._clock() - begin) / self.count
 
     def close(self) -> None:
@@ -122,12 +124,13 @@ class Streams:
             EngineError: the engine failed.
         """
         ids, mask = tokens.pad(batch, self._info.pad_token_id)
-        outputs = self._session.run(ids, mask, self._token_types(ids))
+        types = tokens.token_types(batch) if self._takes_types else None
+        outputs = self._session.run(ids, mask, types)
         return outputs[self._info.output_names[0]]
 
-    def _token_types(self, input_ids: NDArray[np.int64]) -> NDArray[np.int64] | None:
-        # A single text is the first segment throughout.
-        return np.zeros_like(input_ids) if "token_type_ids" in self._info.input_names else None
+    @property
+    def _takes_types(self) -> bool:
+        return "token_type_ids" in self._info.input_names
 
     def _spread(self, task: Callable[[int], object], count: int) -> None:
         """Call ``task(0) ... task(count - 1)``, in that order of starting, on all streams."""

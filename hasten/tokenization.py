@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,6 +25,22 @@ _HEAD_CHARACTERS_PER_TOKEN = 16
 """How much of a long text is looked at first, per token that the model takes."""
 
 
+@dataclass(frozen=True, slots=True)
+class Padding:
+    """How the texts of a batch are made equally long.
+
+    Attributes:
+        side: where padding goes.
+        type_id: the token type of padding, for models that take token types.
+    """
+
+    side: Literal["left", "right"] = "right"
+    type_id: int = 0
+
+
+_RIGHT = Padding()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Tokens:
     """Token ids of ``n`` texts, one after the other.
@@ -33,11 +49,15 @@ class Tokens:
         ids: int32 [total].
         offsets: int64 [n + 1]; text ``i`` is ``ids[offsets[i]:offsets[i + 1]]``.
         truncated: bool [n]; whether the text was longer than the model takes.
+        types: int32 [total], the token type of each; None where all are 0.
+        padding: how :meth:`pad` fills a batch up.
     """
 
     ids: NDArray[np.int32]
     offsets: NDArray[np.int64]
     truncated: NDArray[np.bool_]
+    types: NDArray[np.int32] | None = None
+    padding: Padding = _RIGHT
 
     def __len__(self) -> int:
         return len(self.truncated)
@@ -59,12 +79,13 @@ class Tokens:
         offsets = _offsets(lengths)
         shift = np.repeat(self.offsets[chosen] - offsets[:-1], lengths)
         positions = np.arange(offsets[-1], dtype=np.int64) + shift
-        return Tokens(self.ids[positions], offsets, self.truncated[chosen])
+        types = None if self.types is None else self.types[positions]
+        return Tokens(self.ids[positions], offsets, self.truncated[chosen], types, self.padding)
 
     def pad(
         self, indices: ArrayLike, pad_token_id: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The texts at ``indices`` as one batch, padded on the right to the longest of them.
+        """The texts at ``indices`` as one batch, padded to the longest of them.
 
         >>> tokens = Tokens(np.arange(5, dtype=np.int32), np.array([0, 2, 5]), np.zeros(2, bool))
         >>> input_ids, attention_mask = tokens.pad([0, 1], pad_token_id=9)
@@ -75,13 +96,40 @@ class Tokens:
             ``input_ids`` and ``attention_mask``, both int64 [batch, length]. The length is at
             least 1, even for texts without any token: frameworks reject empty axes.
         """
+        mask, positions = self._layout(indices)
+        return _filled(mask, self.ids[positions], pad_token_id), mask.astype(np.int64)
+
+    def token_types(self, indices: ArrayLike) -> NDArray[np.int64]:
+        """The token types of the batch that :meth:`pad` makes: int64 [batch, length].
+
+        >>> offsets, types = np.array([0, 1, 3]), np.array([2, 0, 2], dtype=np.int32)
+        >>> tokens = Tokens(types, offsets, np.zeros(2, bool), types, Padding("left", type_id=3))
+        >>> tokens.token_types([0, 1]).tolist()
+        [[3, 2], [0, 2]]
+        """
+        mask, positions = self._layout(indices)
+        if self.types is None and self.padding.type_id == 0:
+            return np.zeros(mask.shape, dtype=np.int64)
+        types = np.int32(0) if self.types is None else self.types[positions]
+        return _filled(mask, types, self.padding.type_id)
+
+    def _layout(self, indices: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """Where a batch holds text, bool [batch, length], and where ``ids`` has those tokens."""
         chosen = np.asarray(indices, dtype=np.int64)
         lengths = self.lengths[chosen]
-        columns = np.arange(max(1, lengths.max(initial=0)), dtype=np.int64)
-        mask = columns < lengths[:, None]
-        input_ids = np.full(mask.shape, pad_token_id, dtype=np.int64)
-        input_ids[mask] = self.ids[(self.offsets[chosen][:, None] + columns)[mask]]
-        return input_ids, mask.astype(np.int64)
+        width = max(1, int(lengths.max(initial=0)))
+        places = np.broadcast_to(np.arange(width, dtype=np.int64), (len(chosen), width))
+        if self.padding.side == "left":
+            places = places - (width - lengths[:, None])
+        mask = (places >= 0) & (places < lengths[:, None])
+        return mask, (self.offsets[chosen][:, None] + places)[mask]
+
+
+def _filled(mask: NDArray[np.bool_], values: ArrayLike, filler: int) -> NDArray[np.int64]:
+    """``values`` where ``mask`` is true, row by row, and ``filler`` elsewhere."""
+    batch = np.full(mask.shape, filler, dtype=np.int64)
+    batch[mask] = values
+    return batch
 
 
 def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -108,12 +156,19 @@ class TextTokenizer:
                 "to every text: nothing of the text would be left",
                 fix=f"Give a max_length of at least {special + 1}.",
             )
-        # The file's own settings come from training (often 128 tokens, padded): only the side
-        # that is cut off is a property of the model.
+        # The file's own lengths come from training (often 128 tokens). Properties of the model are
+        # the side that is cut off, the side that is padded, and the token type of padding.
         direction = (tokenizer.truncation or {}).get("direction", "right")
         tokenizer.enable_truncation(max_length, direction=direction)
+        padding: dict[str, Any] = tokenizer.padding or {}
         tokenizer.no_padding()
         self._tokenizer = tokenizer
+        self.padding = Padding(
+            "left" if padding.get("direction") == "left" else "right",
+            padding.get("pad_type_id", 0),
+        )
+        # XLNet gives its last token another type; in most models, all types of a single text are 0.
+        self._has_types = any(tokenizer.encode("").type_ids)
         self._head_characters = (
             _HEAD_CHARACTERS_PER_TOKEN * max_length if direction == "right" else None
         )
@@ -160,7 +215,14 @@ class TextTokenizer:
         truncated = lengths == self.max_length
         for index in np.flatnonzero(truncated):
             truncated[index] = bool(encodings[index].overflowing)
-        return Tokens(ids, offsets, truncated)
+        types = None
+        if self._has_types:
+            types = np.fromiter(
+                chain.from_iterable(encoding.type_ids for encoding in encodings),
+                dtype=np.int32,
+                count=int(offsets[-1]),
+            )
+        return Tokens(ids, offsets, truncated, types, self.padding)
 
     def _encode(self, texts: Sequence[str]) -> list[Any]:
         _check_types(texts)

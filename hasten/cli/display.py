@@ -108,6 +108,8 @@ class Display:
         for what, model in (("Model", event.model), ("Student", event.student)):
             if model:
                 _fact(what, f"{model.name} ({model.architecture})")
+                for notice in model.notices:
+                    _fact("Note", notice)
         cores = content.count(event.hardware.usable_cores, "usable core")
         _fact("Machine", f"{event.hardware.cpu_model}, {cores}")
         _fact("Texts", content.range_of_lengths(event.profile))

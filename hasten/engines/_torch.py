@@ -202,9 +202,9 @@ def example_inputs(info: ModelInfo, device: str = "cpu", batch: int = 2) -> tupl
     """
     import torch
 
-    token_id = 0 if info.pad_token_id != 0 else 1
-    input_ids = torch.full((batch, 7), token_id)
+    input_ids = torch.tensor(info.example(batch, 7))
     attention_mask = torch.ones_like(input_ids)
+    input_ids[-1, :5] = torch.tensor(info.example(1, 5)[0])
     input_ids[-1, 5:], attention_mask[-1, 5:] = info.pad_token_id, 0
     named = {"input_ids": input_ids, "attention_mask": attention_mask}
     zeros = torch.zeros_like(input_ids)

@@ -13,6 +13,10 @@ class ModelInfo:
     included. ``flops_per_token`` and ``flops_per_token_squared`` give the floating-point work of
     one text of ``n`` tokens as ``a*n + b*n*n`` (a multiply-add is two operations).
     ``output_width`` is how many numbers it gives for a text; 0 where that was not kept.
+
+    ``first_ids`` and ``last_ids`` are the special tokens around every text. ``dtype`` is the
+    checkpoint's, of which the original is a copy in fp32; empty where that was not kept.
+    ``notices`` are sentences about what a user would not expect of this model.
     """
 
     name: str
@@ -28,6 +32,26 @@ class ModelInfo:
     flops_per_token_squared: float
     random_weights: bool = False
     output_width: int = 0
+    first_ids: tuple[int, ...] = ()
+    last_ids: tuple[int, ...] = ()
+    dtype: str = ""
+    notices: tuple[str, ...] = ()
+
+    def example(self, batch_size: int, length: int) -> list[list[int]]:
+        """Ids of ``batch_size`` texts of ``length`` tokens that the model accepts.
+
+        They begin and end as every text does: some models look for their last token.
+
+        >>> model = ModelInfo("m", "Bart", "regression", ("x",), 9, (), (), 1, 1, 1.0, 1.0,
+        ...     first_ids=(0,), last_ids=(2,))
+        >>> model.example(1, 4)
+        [[0, 3, 3, 2]]
+        """
+        special = {self.pad_token_id, *self.first_ids, *self.last_ids}
+        filler = next(number for number in range(len(special) + 1) if number not in special)
+        between = [filler] * (length - len(self.first_ids) - len(self.last_ids))
+        # What is too short for all of them keeps the last, which such models look for.
+        return [[*self.first_ids, *between, *self.last_ids][-length:]] * batch_size
 
     def flops(self, length: int) -> float:
         """Floating-point operations for one text of ``length`` tokens, unpadded."""

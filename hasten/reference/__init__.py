@@ -21,6 +21,7 @@ from hasten.reference.module import load_module, runs_code
 from hasten.reference.preparation import prepare
 from hasten.reference.quantized import load_trained
 from hasten.reference.sensitivity import rank_layers
+from hasten.reference.tokenizer import reading_notice
 
 __all__ = [
     "Kind",
@@ -29,6 +30,7 @@ __all__ = [
     "load_trained",
     "prepare",
     "rank_layers",
+    "reading_notice",
     "require_comparable",
     "runs_code",
 ]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from hasten.corpus import TAUGHT
 from hasten.errors import ModelError, StorageError
@@ -117,7 +117,7 @@ class Reference:
         """
         tokens = self._calibration_tokens()
         for index in range(len(tokens)):
-            yield self._inputs(*tokens.pad([index], self.info.pad_token_id))
+            yield self._inputs(tokens, [index])
 
     def calibration_batch(self, texts: int, longest: int) -> dict[str, NDArray[np.int64]]:
         """Some of these texts as one batch, int64 [texts, at most longest], padded and cut off.
@@ -128,8 +128,9 @@ class Reference:
         tokens = self._calibration_tokens()
         every = max(1, len(tokens) // texts)  # they stand in the order of the user's file
         chosen = np.arange(len(tokens))[::every][:texts]
-        ids, mask = tokens.pad(chosen, self.info.pad_token_id)
-        return self._inputs(ids[:, :longest].copy(), mask[:, :longest].copy())
+        kept = slice(-longest, None) if tokens.padding.side == "left" else slice(longest)
+        inputs = self._inputs(tokens, chosen)
+        return {name: array[:, kept].copy() for name, array in inputs.items()}
 
     def _calibration_tokens(self) -> Tokens:
         stored = self.folder / _CALIBRATION
@@ -137,12 +138,12 @@ class Reference:
             raise ModelError("there are no calibration texts", fix="Give more texts.")
         return self.tokenizer().encode(json.loads(stored.read_text(encoding="utf-8"))["texts"])
 
-    def _inputs(
-        self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]
-    ) -> dict[str, NDArray[np.int64]]:
-        named = {"input_ids": input_ids, "attention_mask": attention_mask}
-        zeros = np.zeros_like(input_ids)
-        return {name: named.get(name, zeros) for name in self.info.input_names}
+    def _inputs(self, tokens: Tokens, indices: ArrayLike) -> dict[str, NDArray[np.int64]]:
+        ids, mask = tokens.pad(indices, self.info.pad_token_id)
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        if "token_type_ids" in self.info.input_names:
+            inputs["token_type_ids"] = tokens.token_types(indices)
+        return {name: inputs[name] for name in self.info.input_names}
 
     def copy_module(self, folder: Path) -> Path:
         """Put ``module/`` into ``folder``, sharing the disk space where that is possible.

@@ -82,24 +82,38 @@ def prepare(
     source = origin.folder if tokenizer is None else tokenizer
     if source is None:
         raise no_tokenizer(f"{origin.name}, which is code")
-    write_tokenizer(source, folder)
+    stored = write_tokenizer(source, folder)
     origin.write(folder / "module")
-    info = _describe(origin, folder, task, random_weights, foreign_tokenizer=tokenizer is not None)
+    info = _describe(
+        origin,
+        folder,
+        stored,
+        task,
+        random_weights=random_weights,
+        foreign_tokenizer=tokenizer is not None,
+    )
     _write_config(folder, info, task)
     write_json(folder / "reference.json", {"kind": origin.kind, "info": to_json(info)})
     return Reference(folder, info, origin.kind)
 
 
 def _describe(
-    origin: Origin, folder: Path, task: str | None, random_weights: bool, foreign_tokenizer: bool
+    origin: Origin,
+    folder: Path,
+    tokenizer: StoredTokenizer,
+    task: str | None,
+    *,
+    random_weights: bool,
+    foreign_tokenizer: bool,
 ) -> ModelInfo:
-    tokenizer = StoredTokenizer(folder)
     original = load_original(folder / "module")
     config = getattr(original, "config", None)
+    if rows := _embedding_rows(original):
+        tokenizer = tokenizer.without_ids_from(rows, folder)
     if foreign_tokenizer or random_weights:
         _check_vocabulary(original, tokenizer)
     pad = _field(config, "pad_token_id")
-    pad = tokenizer.pad_token_id if pad is None else int(pad)
+    pad = tokenizer.padding_id if pad is None else int(pad)
     names = _input_names(original, tokenizer)
     max_length = _max_length(original, tokenizer)
     module = one_tensor(original, names)
@@ -109,6 +123,7 @@ def _describe(
     elif task is None:
         columns = output.shape[-1] if output.ndim else 1
         task = tasks.for_classifier(_field(config, "problem_type"), columns).name
+    first, last = tokenizer.frame()
     linear, quadratic = count_flops(module, len(names), min(_FLOP_LENGTH, max_length))
     return ModelInfo(
         name=origin.name,
@@ -124,6 +139,9 @@ def _describe(
         flops_per_token_squared=quadratic,
         random_weights=random_weights,
         output_width=output.shape[-1] if output.ndim else 1,
+        first_ids=first,
+        last_ids=last,
+        notices=tokenizer.notices,
     )
 
 

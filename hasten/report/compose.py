@@ -111,7 +111,7 @@ def _bench(bench: Bench, drawn: bool) -> Document:
         title=f"{bench.model.name}, measured",
         headline=content_bench.headline(bench),
         facts=tuple(content_bench.facts(bench)),
-        notes=(*content_bench.missing(bench), *content_bench.refused(bench)),
+        notes=(*bench.model.notices, *content_bench.missing(bench), *content_bench.refused(bench)),
         sections=filled(
             Section(
                 "Batch size",

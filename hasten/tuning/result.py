@@ -84,7 +84,7 @@ def decide(
         settings=context.settings,
         versions=context.versions,
         elapsed_s=context.budget.spent_s,
-        warnings=(*_doubts(context, constant), *warnings),
+        warnings=(*_notices(context), *_doubts(context, constant), *warnings),
         judged_texts=len(context.texts),
         calibration_texts=len(context.calibration_lengths),
         probes=probes[winner.candidate.label],
@@ -130,6 +130,12 @@ def _row(entrant: Entrant) -> Row:
     if entrant.in_play and not row.runs:
         return replace(row, status="dropped", reason=_UNTIMED)
     return row
+
+
+def _notices(context: Context) -> tuple[str, ...]:
+    """What a user would not expect of the models."""
+    student = context.student
+    return (*context.info.notices, *(student.info.notices if student else ()))
 
 
 def _doubts(context: Context, constant: bool) -> tuple[str, ...]:

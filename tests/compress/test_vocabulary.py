@@ -91,7 +91,9 @@ def reference_for(tokenizer: Any, folder: Path) -> Reference:
         "model_max_length": 64,
         "pad_token": "<pad>",
         "added_tokens_decoder": {
-            str(tokenizer.token_to_id(name)): {"content": name} for name in [*SPECIALS, "#added"]
+            str(tokenizer.token_to_id(name)): {"content": name}
+            for name in [*SPECIALS, "#added"]
+            if tokenizer.token_to_id(name) is not None
         },
     }
     (folder / "model" / "tokenizer_config.json").write_text(json.dumps(settings))
