@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from hasten import bundle as bundles
-from hasten import engines, probes, tasks
+from hasten import engines, inputs, probes, tasks
 from hasten.batching import CostModel
-from hasten.errors import InputError
+from hasten.errors import ChoiceError, InputError
 from hasten.pipeline import Pipeline, Streams
 from hasten.tokenization import TextTokenizer
 
@@ -57,6 +58,7 @@ class Predictor:
         self.cost = CostModel(table, candidate.streams) if table else None
         self.task = tasks.get(bundle.model.task)
         self._pipeline = Pipeline(tokenizer, streams)
+        self._shorter: Pipeline | None = None
         self._turn = threading.Lock()
         self._check(engine.versions())
 
@@ -76,32 +78,73 @@ class Predictor:
             raise
         memory.keep()
 
-    def __call__(self, texts: str | Sequence[str], top_k: int | None = _UNSET) -> list[Any]:
-        """Answer one text or many.
+    def __call__(  # noqa: PLR0913 - the pipeline's arguments
+        self,
+        texts: object,
+        top_k: int | None = _UNSET,
+        *,
+        function_to_apply: str | None = None,
+        return_all_scores: bool | None = None,
+        truncation: bool | str | None = True,
+        max_length: int | None = None,
+        batch_size: int | None = None,
+        padding: object = None,
+        num_workers: int | None = None,
+    ) -> Any:
+        """Answer one text or many, with the arguments of the text-classification pipeline.
 
         Args:
-            texts: a text, or a sequence of texts.
+            texts: a text, or ``{"text": ...}``; a sequence, an array or a series of either; or a
+                generator, an iterator or a dataset, which are read as their answers are.
             top_k: how many labels to return, best first; None for all. Without it, the best
                 label alone, not wrapped in a list.
+            function_to_apply: ``"softmax"``, ``"sigmoid"`` or ``"none"``, instead of what the
+                model's config says.
+            return_all_scores: all labels, in the model's order.
+            truncation: True cuts longer texts at ``max_length``; False refuses them.
+            max_length: the most tokens of a text; at most, and by default, the model's.
+            batch_size: how many texts of a generator or dataset are read ahead, by default 256;
+                1 answers each as it comes. Batches are planned in any case.
+            padding: ignored; texts are padded to the longest of their batch.
+            num_workers: ignored.
 
         Returns:
             For each text, in the input's order, ``{"label": str, "score": float}``, or a list
             of such where ``top_k`` is given. For a single text the same shapes as the pipeline:
-            a list with one dict, or the list of its ``top_k`` labels.
+            a list with one dict, or the list of its ``top_k`` labels. For what is read as it is
+            answered, an iterator over these.
 
         Raises:
-            InputError: something that is not text.
+            InputError: something that is not text, or a text that is too long.
+            ChoiceError: a value that an argument cannot have.
             EngineError: the engine failed.
         """
-        single = isinstance(texts, str)
-        bare = top_k is _UNSET
-        answers: list[Any] = self.task.answers(
-            self.outputs([texts] if isinstance(texts, str) else texts),
-            self.bundle.model.labels,
-            1 if bare else top_k,
-            bare=bare,
-        )
-        return answers[0] if single and not bare else answers
+        del padding, num_workers
+        bare = top_k is _UNSET and not return_all_scores
+        if function_to_apply is not None:
+            tasks.applied(function_to_apply, np.zeros((1, 1), np.float32))
+        read = partial(self._outputs, truncation=truncation, max_length=max_length)
+
+        def answers(some: Sequence[str]) -> list[Any]:
+            named: list[Any] = self.task.answers(
+                read(some),
+                self.bundle.model.labels,
+                (None if return_all_scores else 1) if top_k is _UNSET else top_k,
+                bare=bare,
+                function=function_to_apply,
+                ranked=not return_all_scores,
+            )
+            return named
+
+        if isinstance(texts, str | Mapping):
+            (answer,) = answers([inputs.as_text(texts)])
+            # The pipeline's own shapes: it wraps the answer to a plain text alone.
+            wrapped = isinstance(texts, str) and top_k is _UNSET
+            return [answer] if wrapped else answer
+        given = inputs.listed(texts)
+        if given is not None:
+            return answers(given)
+        return inputs.answered(inputs.streamed(texts), answers, batch_size)
 
     def table(self, texts: Sequence[str] | pa.Array | pa.ChunkedArray) -> pa.Table:
         """Answer texts as Arrow columns, for data frames and databases.
@@ -123,25 +166,48 @@ class Predictor:
 
     def outputs(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """The model's raw outputs, float32 [texts, k], in the input's order."""
-        given: object = texts  # whatever the annotation says
-        if not isinstance(given, Sequence):
-            kind = type(given).__name__
-            raise InputError(f"texts must be a str or a sequence of str, not {kind}")
-        if not all(isinstance(text, str) for text in texts):
-            kinds = ", ".join(sorted({type(text).__name__ for text in texts} - {"str"}))
-            raise InputError(f"every text must be a str, but there is: {kinds}")
+        given = inputs.listed(texts)
+        if given is None or isinstance(texts, str):
+            kind = type(texts).__name__
+            raise InputError(f"texts must be a sequence of str, not {kind}")
+        return self._outputs(given)
+
+    def _outputs(
+        self,
+        texts: Sequence[str],
+        *,
+        truncation: bool | str | None = True,
+        max_length: int | None = None,
+    ) -> NDArray[np.float32]:
         width = max(len(self.bundle.model.labels), 1)
         parts = [np.empty((0, width), dtype=np.float32)] if not len(texts) else []
         with self._turn:
+            pipeline = self._pipeline_for(max_length)
             for begin in range(0, len(texts), _WINDOW):
                 window = texts[begin : begin + _WINDOW]
-                parts.append(self._run(window))
+                if truncation in inputs.NO_TRUNCATION:
+                    inputs.refuse_long(pipeline.tokenizer.encode(window), begin)
+                parts.append(self._run(pipeline, window))
         return np.concatenate(parts)
 
-    def _run(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def _pipeline_for(self, max_length: int | None) -> Pipeline:
+        """The pipeline that cuts texts at ``max_length``."""
+        longest = self.bundle.model.max_length
+        if max_length is None or max_length == longest:
+            return self._pipeline
+        if not 1 <= max_length <= longest:
+            raise ChoiceError(
+                f"max_length is {max_length}", fix=f"It must be from 1 to {longest}, the model's."
+            )
+        if self._shorter is None or self._shorter.tokenizer.max_length != max_length:
+            tokenizer = TextTokenizer.load(self.bundle.tokenizer, max_length)
+            self._shorter = Pipeline(tokenizer, self.streams)
+        return self._shorter
+
+    def _run(self, pipeline: Pipeline, texts: Sequence[str]) -> NDArray[np.float32]:
         plan = self.bundle.plan
         limit_s = plan.max_batch_latency_s
-        run = self._pipeline.run(texts, plan.strategy, self.cost, max_batch_latency_s=limit_s)
+        run = pipeline.run(texts, plan.strategy, self.cost, max_batch_latency_s=limit_s)
         return run.outputs
 
     def close(self) -> None:

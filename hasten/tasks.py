@@ -51,7 +51,14 @@ class Task(ABC):
         """The answers as Arrow columns, one row a text; ``labels`` name the k columns."""
 
     def answers(
-        self, outputs: Outputs, labels: Sequence[str], top_k: int | None = 1, *, bare: bool = True
+        self,
+        outputs: Outputs,
+        labels: Sequence[str],
+        top_k: int | None = 1,
+        *,
+        bare: bool = True,
+        function: str | None = None,
+        ranked: bool = True,
     ) -> list[Answer]:
         """One answer a text, as ``transformers.pipeline`` gives it for a list of texts.
 
@@ -61,11 +68,16 @@ class Task(ABC):
             top_k: how many labels to return for a text, best first; None for all.
             bare: with ``top_k=1``, one dict a text, as the pipeline gives when it is called
                 without ``top_k``. False: a list with one dict, as it gives for ``top_k=1``.
+            function: one of :data:`FUNCTIONS`, which makes scores of the outputs instead of the
+                task's own.
+            ranked: best first; False: in the order of the labels.
 
         Raises:
             ModelError: there is not one label for every column.
+            ChoiceError: there is no such function.
         """
-        return _ranked(self.scores(outputs), labels, top_k, bare)
+        scores = self.scores(outputs) if function is None else applied(function, outputs)
+        return _named(scores, labels, top_k, bare=bare, ranked=ranked)
 
     @abstractmethod
     def decisions(self, outputs: Outputs) -> NDArray[Any]:
@@ -125,9 +137,7 @@ class SingleLabel(Task):
     def scores(self, outputs: Outputs) -> Outputs:
         """Softmax."""
         _check_choice(outputs)
-        powers = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
-        shares: Outputs = powers / powers.sum(axis=-1, keepdims=True)
-        return shares
+        return _softmax(outputs)
 
     def table(self, outputs: Outputs, labels: Sequence[str]) -> pa.Table:
         """``label`` and its ``score``; ``scores`` of all labels by name."""
@@ -179,11 +189,7 @@ class MultiLabel(Task):
 
     def scores(self, outputs: Outputs) -> Outputs:
         """Sigmoid."""
-        # The pipeline's formula, for equal bits. Far below zero exp overflows to infinity, and
-        # the score is 0, as it should be.
-        with np.errstate(over="ignore"):
-            chances: Outputs = np.float32(1.0) / (np.float32(1.0) + np.exp(-outputs))
-        return chances
+        return _sigmoid(outputs)
 
     def table(self, outputs: Outputs, labels: Sequence[str]) -> pa.Table:
         """The ``labels`` that apply, and the ``scores`` of all by name."""
@@ -274,9 +280,16 @@ class Tensors(Regression):
         return pa.table({"embedding": pa.FixedSizeListArray.from_arrays(numbers, outputs.shape[1])})
 
     def answers(
-        self, outputs: Outputs, labels: Sequence[str], top_k: int | None = 1, *, bare: bool = True
+        self,
+        outputs: Outputs,
+        labels: Sequence[str],
+        top_k: int | None = 1,
+        *,
+        bare: bool = True,
+        function: str | None = None,
+        ranked: bool = True,
     ) -> list[Answer]:
-        """The vectors as lists of float; ``labels``, ``top_k`` and ``bare`` have no meaning."""
+        """The vectors as lists of float; the other arguments have no meaning."""
         vectors: list[Answer] = outputs.tolist()
         return vectors
 
@@ -313,19 +326,54 @@ def for_classifier(problem_type: str | None, num_labels: int) -> Task:
     return _TASKS["single_label"]
 
 
-def _ranked(
-    scores: NDArray[np.float32], labels: Sequence[str], top_k: int | None, bare: bool
+def _softmax(outputs: Outputs) -> Outputs:
+    powers = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
+    shares: Outputs = powers / powers.sum(axis=-1, keepdims=True)
+    return shares
+
+
+def _sigmoid(outputs: Outputs) -> Outputs:
+    # The pipeline's formula, for equal bits. Far below zero exp overflows to infinity, and the
+    # score is 0, as it should be.
+    with np.errstate(over="ignore"):
+        chances: Outputs = np.float32(1.0) / (np.float32(1.0) + np.exp(-outputs))
+    return chances
+
+
+FUNCTIONS = ("softmax", "sigmoid", "none")
+"""What may make scores of outputs; the pipeline's names."""
+
+
+def applied(function: str, outputs: Outputs) -> Outputs:
+    """Scores, float32 [n, k], by one of :data:`FUNCTIONS`.
+
+    Raises:
+        ChoiceError: there is no such function.
+    """
+    name = str(getattr(function, "name", function)).lower()  # transformers has an enum of them
+    if name not in FUNCTIONS:
+        raise ChoiceError(
+            f"function_to_apply is {function!r}", fix=f"It must be one of {', '.join(FUNCTIONS)}."
+        )
+    return {"softmax": _softmax, "sigmoid": _sigmoid}[name](outputs) if name != "none" else outputs
+
+
+def _named(
+    scores: Outputs, labels: Sequence[str], top_k: int | None, *, bare: bool, ranked: bool
 ) -> list[Answer]:
     """Name the scores, best first; of equal ones the first label, as the pipeline does."""
     if scores.shape[1] != len(labels):
         raise _unnamed(scores, labels)
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
+    order = np.argsort(-scores, axis=1, kind="stable")
+    if not ranked:
+        order = np.broadcast_to(np.arange(len(labels)), scores.shape)
+    order = order[:, :top_k]
     best = np.take_along_axis(scores, order, axis=1).tolist()
-    ranked: list[list[LabelScore]] = [
+    named: list[list[LabelScore]] = [
         [{"label": labels[i], "score": score} for i, score in zip(row, row_scores, strict=True)]
         for row, row_scores in zip(order.tolist(), best, strict=True)
     ]
-    return [row[0] for row in ranked] if bare and top_k == 1 else list(ranked)
+    return [row[0] for row in named] if bare and top_k == 1 else list(named)
 
 
 def _by_label(scores: Outputs, labels: Sequence[str]) -> pa.Array:
