@@ -78,7 +78,7 @@ class Predictor:
             raise
         memory.keep()
 
-    def __call__(  # noqa: PLR0913 - the pipeline's arguments
+    def __call__(
         self,
         texts: object,
         top_k: int | None = _UNSET,

@@ -51,6 +51,7 @@ from hasten.records.measured import (
 from hasten.records.model import (
     LengthProfile,
     ModelInfo,
+    example_ids,
 )
 from hasten.records.results import (
     EXPERIMENTS,
@@ -113,4 +114,5 @@ __all__ = [
     "Summary",
     "Tally",
     "Tuning",
+    "example_ids",
 ]

@@ -47,15 +47,27 @@ class ModelInfo:
         >>> model.example(1, 4)
         [[0, 3, 3, 2]]
         """
-        special = {self.pad_token_id, *self.first_ids, *self.last_ids}
-        filler = next(number for number in range(len(special) + 1) if number not in special)
-        between = [filler] * (length - len(self.first_ids) - len(self.last_ids))
-        # What is too short for all of them keeps the last, which such models look for.
-        return [[*self.first_ids, *between, *self.last_ids][-length:]] * batch_size
+        frame = self.first_ids, self.last_ids
+        return [example_ids(length, self.pad_token_id, *frame)] * batch_size
 
     def flops(self, length: int) -> float:
         """Floating-point operations for one text of ``length`` tokens, unpadded."""
         return self.flops_per_token * length + self.flops_per_token_squared * length * length
+
+
+def example_ids(
+    length: int, pad_token_id: int, first: tuple[int, ...], last: tuple[int, ...]
+) -> list[int]:
+    """Ids of a text of ``length`` tokens between the special tokens ``first`` and ``last``.
+
+    >>> example_ids(4, 1, (0,), (2,))
+    [0, 3, 3, 2]
+    """
+    special = {pad_token_id, *first, *last}
+    filler = next(number for number in range(len(special) + 1) if number not in special)
+    between = [filler] * (length - len(first) - len(last))
+    # What is too short for all of them keeps the last, which such models look for.
+    return [*first, *between, *last][-length:]
 
 
 @dataclass(frozen=True, slots=True)

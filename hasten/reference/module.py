@@ -27,6 +27,10 @@ Attention = Literal["sdpa", "eager"]
 the matrix products out, as an exporter may want them. A model that is code decides itself."""
 
 
+_SHORTEST_COUNTED = 8
+"""Tokens of the shortest text whose work is counted: Funnel fails on one of a single token."""
+
+
 def load_module(folder: Path, info: ModelInfo, attention: Attention = "sdpa") -> nn.Module:
     """Load a ``module/`` folder as the fp32 original.
 
@@ -239,20 +243,34 @@ def first_output(outputs: Any) -> Tensor:
     return tensor
 
 
-def count_flops(module: nn.Module, inputs: int, longest: int) -> tuple[float, float]:
+def count_flops(
+    module: nn.Module, inputs: int, longest: int, example: Callable[[int], list[int]]
+) -> tuple[float, float]:
     """``(a, b)`` such that one text of ``n`` tokens takes ``a*n + b*n*n`` operations.
 
     Counted by ``torch.utils.flop_counter`` (matrix products and attention, a multiply-add is
     two) at three lengths up to ``longest`` and solved; what does not depend on the length, such
-    as the head's few operations on the first token, is left out.
+    as the head's few operations on the first token, is left out. ``example`` gives the ids of a
+    text of some length.
+
+    Raises:
+        ModelError: the model fails on one of these lengths.
     """
-    step = max(1, (longest - 1) // 2)
-    first, second, third = (_flops(module, inputs, 1 + i * step) for i in range(3))
+    shortest = max(1, min(_SHORTEST_COUNTED, longest // 3))
+    step = max(1, (longest - shortest) // 2)
+    lengths = [shortest + i * step for i in range(3)]
+    try:
+        first, second, third = (_flops(module, inputs, example(length)) for length in lengths)
+    except Exception as error:  # the model's own code
+        raise ModelError(
+            f"the model fails on a text of {' or '.join(map(str, lengths))} tokens: "
+            f"{type(error).__name__}: {error}",
+        ) from error
     quadratic = (third - 2 * second + first) / (2 * step * step)
-    return (second - first) / step - quadratic * (2 + step), quadratic
+    return (second - first) / step - quadratic * (2 * shortest + step), quadratic
 
 
-def _flops(module: nn.Module, inputs: int, length: int) -> int:
+def _flops(module: nn.Module, inputs: int, example: list[int]) -> int:
     import torch
     from torch.utils import flop_counter
 
@@ -263,7 +281,7 @@ def _flops(module: nn.Module, inputs: int, length: int) -> int:
     # The counter itself knows the attention kernels of GPUs only.
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # noqa: SLF001
     counter = flop_counter.FlopCounterMode(display=False, custom_mapping={kernel: attention})
-    ones = torch.ones(1, length, dtype=torch.int64)
+    ids = torch.tensor([example])
     with torch.no_grad(), counter:
-        module(*[ones] * inputs)
+        module(*(ids, torch.ones_like(ids), torch.zeros_like(ids))[:inputs])
     return int(counter.get_total_flops())

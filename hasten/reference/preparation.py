@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from hasten import tasks
 from hasten.corpus import TAUGHT
 from hasten.errors import ModelError
 from hasten.plain import to_json
-from hasten.records import ModelInfo
+from hasten.records import ModelInfo, example_ids
 from hasten.reference.folder import Reference, storing, write_json
 from hasten.reference.module import count_flops, load_original, one_tensor
 from hasten.reference.sources import Options, Origin, find
@@ -113,18 +114,23 @@ def _describe(
     if foreign_tokenizer or random_weights:
         _check_vocabulary(original, tokenizer)
     pad = _field(config, "pad_token_id")
-    pad = tokenizer.padding_id if pad is None else int(pad)
+    if pad is None:
+        pad = tokenizer.padding_id
+        if origin.kind == "huggingface":
+            _set_padding(original, folder / "module" / "config.json", pad)
     names = _input_names(original, tokenizer)
     max_length = _max_length(original, tokenizer)
     module = one_tensor(original, names)
-    output = _probe(module, len(names), max_length, pad, whole=origin.kind != "huggingface")
+    first, last = tokenizer.frame()
+    example = partial(example_ids, pad_token_id=pad, first=first, last=last)
+    length = min(8, max_length) if origin.kind == "huggingface" else max_length
+    output = _probe(module, len(names), example(length))
     if random_weights:
         task = "tensors"
     elif task is None:
         columns = output.shape[-1] if output.ndim else 1
         task = tasks.for_classifier(_field(config, "problem_type"), columns).name
-    first, last = tokenizer.frame()
-    linear, quadratic = count_flops(module, len(names), min(_FLOP_LENGTH, max_length))
+    linear, quadratic = count_flops(module, len(names), min(_FLOP_LENGTH, max_length), example)
     return ModelInfo(
         name=origin.name,
         architecture=type(original).__name__,
@@ -133,7 +139,7 @@ def _describe(
         max_length=max_length,
         input_names=names,
         output_names=("output",) if task == "tensors" else ("logits",),
-        pad_token_id=pad,
+        pad_token_id=int(pad),
         parameter_count=sum(parameter.numel() for parameter in original.parameters()),
         flops_per_token=linear,
         flops_per_token_squared=quadratic,
@@ -143,6 +149,13 @@ def _describe(
         last_ids=last,
         notices=tokenizer.notices,
     )
+
+
+def _set_padding(original: Any, path: Path, pad: int) -> None:
+    """Name the padding token in a config that does not, as transformers' GPT-2 demands of it."""
+    original.config.pad_token_id = pad
+    config = json.loads(path.read_text(encoding="utf-8"))
+    write_json(path, {**config, "pad_token_id": pad})
 
 
 def _field(config: Any, name: str) -> Any:
@@ -204,12 +217,12 @@ def _positions(original: nn.Module) -> int | None:
     return rows if isinstance(rows, int) and rows > 0 else None
 
 
-def _probe(module: nn.Module, inputs: int, max_length: int, pad: int, whole: bool) -> Tensor:
-    """The output for two texts; of the full length where nothing else vouches for it."""
+def _probe(module: nn.Module, inputs: int, example: list[int]) -> Tensor:
+    """The output for two texts of these ids."""
     import torch
 
-    length = max_length if whole else min(8, max_length)
-    ids = torch.full((2, length), 0 if pad else 1)
+    length = len(example)
+    ids = torch.tensor([example, example])
     ones = torch.ones_like(ids)
     try:
         with torch.no_grad():
@@ -245,7 +258,13 @@ def _labels(config: Any, output: Tensor, architecture: str) -> tuple[str, ...]:
             f"{len(named)} labels",
             fix="Let id2label name each column once.",
         )
-    return tuple(str(named[key]) for key in sorted(named, key=int))
+    labels = tuple(str(named[key]) for key in sorted(named, key=int))
+    if copies := sorted({label for label in labels if labels.count(label) > 1}):
+        raise ModelError(
+            f"id2label in the model's config.json gives several outputs the name {copies[0]!r}",
+            fix="Give every label a name of its own there.",
+        )
+    return labels
 
 
 def _write_config(folder: Path, info: ModelInfo, task: str | None) -> None:

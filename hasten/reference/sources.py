@@ -165,7 +165,9 @@ def _supported_config(source: Path, options: Options) -> Any:
             ) from error
     named = ", ".join(config.architectures or ()) or f"no architecture ({config.model_type})"
     known = type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
-    if not known or not (options.random_weights or "ForSequenceClassification" in named):
+    # Where none is named, the weights tell: those of the head must be among them.
+    classifies = not config.architectures or "ForSequenceClassification" in named
+    if not known or not (options.random_weights or classifies):
         raise ModelError(
             f"{source} holds {named}; supported are sequence classifiers: {_TESTED} are tested, "
             "and whatever else AutoModelForSequenceClassification loads",

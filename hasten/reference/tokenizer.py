@@ -91,7 +91,11 @@ class StoredTokenizer:
 
     def frame(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The special tokens before and after every text."""
-        encoding = self.tokenizer.encode("a")
+        try:
+            encoding = self.tokenizer.encode("a")
+        # The library raises bare Exceptions, here for a vocabulary without an unknown token.
+        except Exception:  # noqa: BLE001
+            encoding = self.tokenizer.encode("")
         special = encoding.special_tokens_mask
         within = [place for place, is_special in enumerate(special) if not is_special]
         if not within:
