@@ -86,6 +86,9 @@ class Engine(ABC):
     simplicity: int
     """Orders candidates that are equally fast, the simplest to deploy first (lowest number)."""
 
+    can_spin: bool = False
+    """Whether it can let waiting threads spin (see :class:`hasten.records.Candidate`)."""
+
     starts_slowly: bool = False
     """Whether every start takes half a minute or more; a tune's first answer then goes without."""
 

@@ -92,6 +92,7 @@ class OnnxRuntime(Engine):
     trained_recipes = (_TRAINED,)
     extra = "onnx"
     simplicity = 0
+    can_spin = True
 
     def recipes(self, precision: str, hardware: Hardware) -> Sequence[str]:
         from hasten.engines import _onnx_int8
@@ -248,10 +249,12 @@ def _open(path: Path, candidate: Candidate) -> Any:
     # Explicit, since the default counts the host's cores and not the container's.
     options.intra_op_num_threads = candidate.intra_op_num_threads
     options.inter_op_num_threads = 1
-    # Waiting threads sleep. On two idle cores spinning made a batch faster (0.78 of the time at
-    # 1x8, 0.86 at 8x128), but with anything else running, a tokenizer to begin with, it took 1.1
-    # to 2.4 times as long; stopping the spin between batches (force_spinning_stop) did not help.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Waiting threads sleep unless the candidate says otherwise. On two idle cores spinning made a
+    # batch faster (0.78 of the time at 1x8, 0.86 at 8x128), but with anything else running, a
+    # tokenizer to begin with, it took 1.1 to 2.4 times as long; stopping the spin between batches
+    # (force_spinning_stop) did not help.
+    spinning = "1" if candidate.spinning else "0"
+    options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
     providers = ["CPUExecutionProvider"]
     if candidate.device == "cuda":
         onnxruntime.preload_dlls()  # CUDA's libraries from pip's packages, where they are

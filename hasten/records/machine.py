@@ -72,7 +72,8 @@ class Candidate:
     engine has several ways to reach a precision, ``recipe`` names the way (see
     :meth:`hasten.engines.base.Engine.recipes`); ``spared`` are the layers that it leaves in
     floating point, by their names in the module that it was made from, and ``model`` is which of
-    :data:`MODELS` that is.
+    :data:`MODELS` that is. Where ``spinning``, threads that wait for work keep their cores busy:
+    that is faster on idle cores, and slower where anything else runs.
     """
 
     engine: str
@@ -83,6 +84,7 @@ class Candidate:
     recipe: str = ""
     spared: tuple[str, ...] = ()
     model: str = "original"
+    spinning: bool = False
 
     def __post_init__(self) -> None:
         if self.model not in MODELS:
@@ -115,8 +117,13 @@ class Candidate:
 
     @property
     def layout(self) -> str:
-        """Streams times threads, as in ``2x1``: two streams of one thread each."""
-        return f"{self.streams}x{self.intra_op_num_threads}"
+        """Streams times threads, as in ``2x1``: two streams of one thread each.
+
+        >>> Candidate("onnx_runtime", "fp32", "cpu", 2, spinning=True).layout
+        '1x2-spin'
+        """
+        spin = "-spin" if self.spinning else ""
+        return f"{self.streams}x{self.intra_op_num_threads}{spin}"
 
     @property
     def format(self) -> str:

@@ -113,7 +113,8 @@ def layout(row: Row) -> str:
     """``2 streams x 1 thread``."""
     candidate = row.candidate
     threads = count(candidate.intra_op_num_threads, "thread")
-    return f"{count(candidate.streams, 'stream')} x {threads}"
+    spinning = ", spinning" if candidate.spinning else ""
+    return f"{count(candidate.streams, 'stream')} x {threads}{spinning}"
 
 
 def _within(row: Row) -> str:

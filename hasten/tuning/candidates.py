@@ -124,7 +124,7 @@ def _candidates_of(
     devices = DEVICES if settings.device == "auto" else (settings.device,)
     shares = layouts(_threads(hardware, settings), settings.objective)
     return [
-        Candidate(engine.name, precision, device, threads, streams, recipe)
+        Candidate(engine.name, precision, device, threads, streams, recipe, spinning=spinning)
         for device in devices
         # A precision that was asked for by name gets its row, be it only to say why not.
         for precision in settings.precisions or _worth_trying(device, settings)
@@ -133,7 +133,14 @@ def _candidates_of(
             *(engine.trained_recipes if trained and precision == "int8" else ()),
         )
         for streams, threads in (shares if device == "cpu" else [(1, 1)])
+        for spinning in (_waiting(engine, settings, threads) if device == "cpu" else (False,))
     ]
+
+
+def _waiting(engine: Engine, settings: Settings, threads: int) -> tuple[bool, ...]:
+    """Whether waiting threads spin: tried only for latency, since a full machine has none."""
+    can_gain = settings.objective == "latency" and threads > 1
+    return (False, True) if engine.can_spin and can_gain else (False,)
 
 
 def _worth_trying(device: str, settings: Settings) -> list[str]:

@@ -77,10 +77,16 @@ def too_slow_batches(run: EndToEnd, settings: Settings) -> str | None:
     return f"its batches take up to {p99_ms:.1f} ms (p99), more than the {limit_ms:g} ms allowed"
 
 
-def simplicity(candidate: Candidate, engines: Mapping[str, Engine]) -> tuple[int, int, int, int]:
-    """A sort key, simplest first: the original's own, exact, fewer streams, the simplest engine."""
+def simplicity(
+    candidate: Candidate, engines: Mapping[str, Engine]
+) -> tuple[int, int, bool, int, int]:
+    """A sort key, simplest first.
+
+    The original's own, exact, without spinning threads, fewer streams, the simplest engine.
+    """
     whose, precision = MODELS.index(candidate.model), PRECISIONS.index(candidate.precision)
-    return whose, precision, candidate.streams, engines[candidate.engine].simplicity
+    engine = engines[candidate.engine]
+    return whose, precision, candidate.spinning, candidate.streams, engine.simplicity
 
 
 def _time_s(row: Row) -> float:

@@ -180,6 +180,13 @@ def _warnings(context: Context, baseline: Row, winner: Row, planned: int) -> tup
             f"The final rounds took longer than predicted: {run} were run instead of "
             f"{context.settings.rounds}, to keep the budget. Raise --budget for narrower intervals."
         )
+    if winner.candidate.spinning:
+        threads = winner.candidate.streams * winner.candidate.intra_op_num_threads
+        warnings.append(
+            f"Waiting threads spin, which needs {threads} cores that are idle otherwise: beside "
+            "other work it took up to 2.4 times as long. Where cores are shared, use the layout "
+            "without spin."
+        )
     lengths = context.calibration_lengths
     if len(lengths) and not np.ptp(lengths):
         warnings.append(

@@ -105,6 +105,15 @@ def test_every_stream_has_its_threads(
         assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
+def test_threads_spin_where_the_candidate_says_so(reference: Reference, tmp_path: Path) -> None:
+    ENGINE.export(reference, candidate(), tmp_path)
+    (session,) = load(tmp_path, replace(candidate(2), spinning=True)).sessions
+    entry = session.get_session_options().get_session_config_entry(
+        "session.intra_op.allow_spinning"
+    )
+    assert entry == "1"
+
+
 def test_devices_share_an_artifact_and_precisions_do_not() -> None:
     names = {
         ENGINE.artifact_name(Candidate("onnx_runtime", precision, device, 1))

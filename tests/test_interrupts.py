@@ -1,0 +1,58 @@
+"""Ctrl-C while a tune runs, and what the command line makes of it."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from hasten.cli.display import Display
+from hasten.cli.interrupts import accepting
+from hasten.errors import ChoiceError, EndedEarly
+from hasten.records import Standing
+from tests.scripted import Lab
+from tests.tiny import save_tiny, tiny_texts
+
+
+@pytest.fixture(scope="module")
+def standing(tmp_path_factory: pytest.TempPathFactory) -> Standing:
+    lab = Lab(tmp_path_factory.mktemp("lab"), {"*": {}}, texts=30, precisions=("fp32",))
+    lab.tune()
+    (event,) = (event for event in lab.events if isinstance(event, Standing))
+    return event
+
+
+def test_ctrl_c_interrupts_while_nothing_stands() -> None:
+    with pytest.raises(KeyboardInterrupt) as caught, accepting(Display()):
+        signal.raise_signal(signal.SIGINT)
+    assert not isinstance(caught.value, EndedEarly)
+
+
+def test_ctrl_c_asks_once_and_then_accepts_what_stands(
+    standing: Standing, capsys: pytest.CaptureFixture[str]
+) -> None:
+    display = Display()
+    before = signal.getsignal(signal.SIGINT)
+    display(standing)
+    with accepting(display):
+        signal.raise_signal(signal.SIGINT)
+        told = capsys.readouterr().err
+        with pytest.raises(EndedEarly):
+            signal.raise_signal(signal.SIGINT)
+    assert "Press Ctrl-C again" in told
+    assert standing.tuning.plan.candidate.label in told
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_accepting_needs_an_interrupted_run(tmp_path: Path) -> None:
+    import hasten
+
+    model = save_tiny(tmp_path / "model", "bert")
+    with pytest.raises(ChoiceError, match="there is none in"):
+        hasten.tune(model, texts=tiny_texts(5), output=tmp_path / "b", accept_now=True)
+    with pytest.raises(ChoiceError, match="--restart throws it away"):
+        hasten.tune(
+            model, texts=tiny_texts(5), output=tmp_path / "b", accept_now=True, restart=True
+        )
+    assert not (tmp_path / "b.tuning").exists()
