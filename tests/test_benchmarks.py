@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from hasten.records import Hardware
+from hasten.records import Hardware, Interval
 
 ROOT = Path(__file__).parents[1]
 PAGE = "# Page\n<!-- figures: speed -->\nold\n<!-- end of figures -->\nprose\n"
@@ -133,3 +133,11 @@ def test_a_part_runs_on_a_tiny_model(tmp_path: Path) -> None:
     assert len(found["data"]["samples_s"]) == 3
     assert "times faster than PyTorch one text at a time" in found["blocks"]["speed-mpnet"]
     assert "times faster than PyTorch at its best" in found["blocks"]["speed-mpnet"]
+
+
+def test_an_interval_is_held_against_the_mean_of_the_other_runs(bench: ModuleType) -> None:
+    repeat: Any = importlib.import_module("repeat")
+    near, far = Interval(1.9, 2.0, 2.1), Interval(2.9, 3.0, 3.1)
+    assert repeat.held([near, near, near]) == [True, True, True]
+    assert repeat.held([near, near, far]) == [False, False, False]
+    assert repeat.held([near, near, Interval(1.9, 3.0, 4.0)])[2]
