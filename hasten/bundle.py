@@ -260,7 +260,9 @@ def _other_versions(engine: Engine, then: Mapping[str, str]) -> tuple[str, ...]:
 def _files(folder: Path) -> Iterator[str]:
     for path in folder.rglob("*"):
         if path.is_symlink() or not (path.is_dir() or path.is_file()):
-            raise BundleError(f"{path} is a link or no plain file; a bundle holds neither")
+            raise BundleError(
+                f"{path} is a link or a special file; a bundle holds plain files only"
+            )
         if path.is_file():
             yield path.relative_to(folder).as_posix()
 

@@ -249,11 +249,11 @@ def verdict(
             f"{tensor_tolerance:g} is allowed"
         )
     if parity.flip_rate > max_flips:
-        return f"{_share(parity)} changed; max_flips allows {max_flips:.4g}"
+        return f"{_share(parity)} flipped; --max-flips allows {max_flips:.4g}"
     if strict and parity.flip_upper_bound > max_flips:
         return (
-            f"{_share(parity)} changed, so up to {parity.flip_upper_bound:.4g} may at 95 % "
-            f"confidence{_shared(parity)}; max_flips allows {max_flips:.4g}, and strict counts "
+            f"{_share(parity)} flipped, so up to {parity.flip_upper_bound:.4g} may flip at 95 % "
+            f"confidence{_shared(parity)}; --max-flips allows {max_flips:.4g}, and --strict counts "
             "the bound"
         )
     return None
@@ -266,8 +266,8 @@ def _shared(parity: Parity) -> str:
 def _fp32_verdict(parity: Parity) -> str | None:
     if parity.flips > parity.ties:
         return (
-            f"{_share(parity)} changed, {parity.flips - parity.ties} of them no numerical ties; "
-            "fp32 must change none"
+            f"{_share(parity)} flipped, {parity.flips - parity.ties} of them not numerical ties; "
+            "fp32 must flip none"
         )
     if parity.max_abs_difference > FP32_TOLERANCE:
         unit = "" if parity.decisions else " standard deviations"
@@ -283,7 +283,7 @@ def _upper_bound(flips: int, texts: int, tries: int) -> float:
 
 
 def _share(parity: Parity) -> str:
-    return f"{parity.flips} of {parity.compared} answers ({parity.flip_rate:.2%})"
+    return f"{parity.flips} of {parity.compared} labels ({parity.flip_rate:.2%})"
 
 
 def _check(reference: Outputs, candidate: Outputs) -> None:

@@ -222,7 +222,7 @@ def test_a_refused_format_is_measured_and_told(tmp_path: Path) -> None:
     script = {"*": SLOW, "fake-bf16-cpu-2x1": {**FAST, "shift": 0.4}}
     result = run(lab(tmp_path, script, max_flips=0.0), "batch-size")
     (lossy,) = (f for f in result.formats if f.row.candidate.label == "fake-bf16-cpu-2x1")
-    assert "max_flips allows 0" in (lossy.refusal or "")
+    assert "--max-flips allows 0" in (lossy.refusal or "")
     assert lossy.row.status == "finalist"
     assert lossy.row.runs
 

@@ -89,7 +89,7 @@ def _refuse_taken(names: Mapping[str, str], taken: Sequence[str]) -> None:
             if what == ERROR:
                 others.append(f"{ERROR}=NAME")
             raise ChoiceError(
-                f"the input has a column {name!r} already, and would lose it",
+                f"the input has a column {name!r} already, which would be overwritten",
                 fix=f"Give the answer another name: --columns {','.join(others)}",
             )
     if len(set(names.values())) < len(names):

@@ -150,7 +150,7 @@ class Work:
             return error
         return EngineError(
             f"{where}: non_finite: the model's output for this text is not a number",
-            fix="Such a model answers nothing here; tune it again, or look at its weights.",
+            fix="Tune the model again, or check its weights.",
         )
 
     def _tally(self, errors: int) -> Tally:

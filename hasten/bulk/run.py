@@ -84,10 +84,10 @@ def predict_file(
     """
     for what, name in ("BUNDLE", bundle), ("INPUT", input), ("-o", output):
         if not str(name):
-            raise ChoiceError(f"{what} is empty", fix="Is a variable of the shell not set?")
+            raise ChoiceError(f"{what} is empty", fix="Is a shell variable unset?")
     if input_format and str(input) != PIPE:
         raise ChoiceError(
-            "--input-format is of standard input; of files the extension says it",
+            "--input-format is for standard input only; a file's extension names its format",
             fix="Leave it out, or give the file as standard input: - < FILE",
         )
     if isinstance(columns, str):

@@ -271,7 +271,7 @@ def _of_pipe(extension: str | None) -> tuple[str, Format]:
     if extension not in known:
         names = ", ".join(e.removeprefix(".") for e in known)
         raise ChoiceError(
-            "standard input does not tell what it holds"
+            "the format of standard input is unknown"
             if extension is None
             else f"{extension.removeprefix('.')} cannot be read from standard input",
             fix=f"Say which: --input-format, one of {names}.",

@@ -322,12 +322,12 @@ def _refuse_others(then: BulkPlan, now: BulkPlan, output: Path) -> None:
         return
     if then == now:
         raise ResumeError(
-            f"{output} was begun from a pipe, which cannot be read again", fix=_RESTART
+            f"{output} was started from a pipe, which cannot be read again", fix=_RESTART
         )
     what = "; ".join(_differences(then, now))
     raise ResumeError(
-        f"{output} was begun otherwise: {what}",
-        fix=f"As it was, it continues; so does another -o. {_RESTART}",
+        f"{output} was started with other options: {what}",
+        fix=f"Repeat the original command to continue, or choose another -o. {_RESTART}",
     )
 
 

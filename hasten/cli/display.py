@@ -148,7 +148,7 @@ def _uses(event: Briefing) -> str:
         most = "" if event.taught_texts else " (at most 30 % of them)"
         uses.append(f"{event.calibration_texts:,} calibrate int8{most}")
     if event.taught_texts:
-        uses.append(f"{event.taught_texts:,} trained the student and are left out")
+        uses.append(f"{event.taught_texts:,} trained the student and do not judge it")
     return ", ".join(uses)
 
 

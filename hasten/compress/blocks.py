@@ -70,8 +70,8 @@ def find(model: nn.Module) -> Blocks:
             if widths[0] and len(set(widths)) == 1:
                 return Blocks(path, up, down, len(stack), widths[0])
     raise ModelError(
-        f"the blocks of {type(model).__name__} cannot be taken apart",
-        fix=f"This works with {WORKS_WITH}, and others that are built alike.",
+        f"the blocks of {type(model).__name__} cannot be pruned",
+        fix=f"This works with {WORKS_WITH}, and models with the same layout.",
     )
 
 
@@ -151,7 +151,7 @@ def _set(config: Any, fields: Sequence[str], old: int, new: int) -> None:
             return
     raise ModelError(
         f"{type(config).__name__} does not tell its size in any of {', '.join(fields)}",
-        fix=f"This works with {WORKS_WITH}, and others that are built alike.",
+        fix=f"This works with {WORKS_WITH}, and models with the same layout.",
     )
 
 

@@ -69,7 +69,7 @@ def resolve(whole: Sizes, wanted: Wanted) -> Sizes:
         )
     if wanted.heads is not None and not whole.heads:
         raise ModelError(
-            "the attention heads of this model cannot be taken out",
+            "the attention heads of this model cannot be pruned",
             fix=f"--heads works with {attention.PRUNABLE}, with as many heads in each block; "
             "leave it out.",
         )
@@ -83,7 +83,7 @@ def resolve(whole: Sizes, wanted: Wanted) -> Sizes:
     sizes = Sizes(layers, width, heads)
     if sizes == whole and not (wanted.target or wanted.embeddings or wanted.int8):
         raise ChoiceError(
-            "nothing was asked to be left out",
+            "no reduction was requested",
             fix=f"--layers {max(1, whole.layers // 2)} or --ffn-width {whole.ffn_width // 2}, or "
             "both; there are --heads, --embeddings and --int8 as well.",
         )

@@ -126,7 +126,7 @@ def named(path: PurePath) -> Format:
     """
     if extension(path) not in BY_EXTENSION:
         raise InputError(
-            f"{path}: the extension {path.suffix!r} names no format that is known",
+            f"{path}: the extension {path.suffix!r} is not a known format",
             fix=f"Known: {', '.join(BY_EXTENSION)}, each also with .gz or .zst. Rename or convert "
             "the file.",
         )

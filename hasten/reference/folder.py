@@ -91,7 +91,7 @@ class Reference:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(
                 f"{TAUGHT} of {self.info.name} is damaged: {error}",
-                fix="It names the texts that made the student, which must not judge it. Copy the "
+                fix="It names the student's training texts, which must not judge it. Copy the "
                 "student's folder again; or remove the file from it, and give --data other texts "
                 "than those.",
             ) from error

@@ -146,7 +146,7 @@ def narrow(model: Any) -> None:
     model.config.pruned_heads = {block: list(heads) for block, heads in gone.items()}
     if found is None:
         raise ModelError(
-            f"config.json takes heads out of {type(model).__name__}, which this cannot do",
+            f"config.json takes heads out of {type(model).__name__}, which is not supported",
             fix=f"It works with {PRUNABLE}.",
         )
     for block, heads in gone.items():

@@ -94,7 +94,7 @@ def find(model: object, options: Options) -> Origin:
 def _refuse_random(name: str, options: Options) -> None:
     if options.random_weights:
         raise ModelError(
-            f"{name} is code, which decides about its weights itself",
+            f"{name} is a custom module, which sets its own weights",
             fix="--random-weights goes with a Hugging Face folder or hub id.",
         )
 

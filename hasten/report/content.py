@@ -398,7 +398,7 @@ def _kind(candidate: Candidate) -> str:
     """Precision, recipe, and how many layers stay in fp32: ``int8 static, 4 layers in fp32``."""
     kind = " ".join(filter(None, (candidate.precision, candidate.recipe)))
     spared = len(candidate.spared)
-    return f"{kind}, {count(spared, 'layer')} spared" if spared else kind
+    return f"{kind}, {count(spared, 'layer')} in fp32" if spared else kind
 
 
 def engine(candidate: Candidate) -> str:

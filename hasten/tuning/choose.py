@@ -63,8 +63,8 @@ def no_candidate(rows: Sequence[Row]) -> NoCandidate:
     reasons = (f"  {row.candidate.label}: {row.status}, {row.reason}" for row in tried)
     return NoCandidate(
         "no candidate may be used:\n" + "\n".join(reasons),
-        fix="`hasten doctor` shows what can be installed; --max-flips sets how many changed "
-        "answers are acceptable.",
+        fix="`hasten doctor` shows what can be installed; --max-flips sets the largest "
+        "share of flipped labels.",
     )
 
 

@@ -202,7 +202,7 @@ def _check_budget(context: Context, pass_s: float) -> None:
         raise BudgetError(
             f"a budget of {context.settings.budget_s:.0f} s cannot hold the baseline: starting it "
             f"took {begun_s:.0f} s, and one pass over {len(context.texts)} texts takes about "
-            f"{pass_s:.1f} s at the speed that it has now",
+            f"{pass_s:.1f} s at its current speed",
             fix=f"Try --budget {math.ceil(3 * needed_s / 60)}m; or less with --restart: fewer "
             "texts with --texts, or --threads 1. If the machine is busy, repeat the "
             "command when it is idle.",

@@ -190,7 +190,7 @@ def _ranked_layers(context: Context, entrant: Entrant) -> tuple[str, ...]:
         finally:
             worker.close()
         if not names:
-            raise EngineError("the model has no linear layers to spare")
+            raise EngineError("the model has no linear layers")
         return names
 
     return tuple(context.journal.once(_ranking(entrant), ask))

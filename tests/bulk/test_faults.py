@@ -234,7 +234,9 @@ def test_a_run_killed_while_it_throws_an_earlier_one_away_harms_nothing(
     for attempt in struck:
         where = f"{attempt['number']} {attempt['step']}"
         if attempt["resumed"]:
-            assert re.search("already exists|was begun otherwise", attempt["again"]), where
+            assert re.search("already exists|was started with other options", attempt["again"]), (
+                where
+            )
         else:
             for name, digest in attempt["content"].items():
                 assert digest == untouched["content"][name], where

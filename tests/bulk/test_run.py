@@ -253,7 +253,7 @@ def test_answers_can_be_chosen_and_named(
         ({"output_format": "jsonl"}, "contradict", "--format"),
         ({"shard_rows": 0}, "--shard-rows is 0", "at least 1"),
         ({"columns": "label"}, "columns is 'label'", "list"),
-        ({"input_format": "csv"}, "--input-format is of standard input", "< FILE"),
+        ({"input_format": "csv"}, "--input-format is for standard input", "< FILE"),
     ],
 )
 def test_options_that_cannot_be(
@@ -278,7 +278,7 @@ def test_options_that_cannot_be(
         ("only", "only/b.csv", "lie in the input"),
         ("mixed", "b.csv", "several formats"),
         ("bare", "b.csv", "no file"),
-        ("-", "b.csv", "does not tell"),
+        ("-", "b.csv", "format of standard input is unknown"),
     ],
 )
 def test_inputs_and_outputs_that_cannot_be(

@@ -54,6 +54,6 @@ def test_a_cut_model_is_an_ordinary_folder(family: str, tmp_path) -> None:
 
 
 def test_what_cannot_be_taken_apart_is_told() -> None:
-    with pytest.raises(ModelError, match="Sequential cannot be taken apart") as caught:
+    with pytest.raises(ModelError, match="Sequential cannot be pruned") as caught:
         blocks.find(torch.nn.Sequential(torch.nn.Linear(2, 2)))
     assert "CamemBERT" in str(caught.value.fix)
