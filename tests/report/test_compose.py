@@ -42,7 +42,8 @@ def test_a_format_with_other_answers_is_never_the_answer(bench: Bench) -> None:
 def test_a_run_that_was_interrupted_says_what_is_missing(bench: Bench) -> None:
     first, *others = bench.formats
     done = first.row.runs[0]
-    part = replace(done, total=replace(done.total, samples_s=done.total.samples_s[:1]))
+    once = replace(done.total, samples_s=done.total.samples_s[:1])
+    part = replace(done, total=once, rounds=done.rounds[:1])
     half = replace(first, row=replace(first.row, runs=(part,)), single=None)
     rest = tuple(replace(f, row=replace(f.row, runs=()), single=None) for f in others)
     partial = replace(bench, complete=False, formats=(half, *rest))
