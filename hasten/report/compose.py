@@ -135,7 +135,10 @@ def _bench(bench: Bench, drawn: bool) -> Document:
             Section(
                 "Flipped labels",
                 (_FLIPS,),
-                tables=_there(content.flips(rows, *(_WHOLE if drawn else ()))),
+                tables=(
+                    *_there(content.flips(rows, *(_WHOLE if drawn else ()))),
+                    *_there(content_proof.batchings(rows)),
+                ),
             ),
             Section("Not tried here", lines=content.unavailable(bench.others)),
         ),

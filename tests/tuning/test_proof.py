@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from hasten import parity, tasks
 from hasten.parity import compare, compare_batchings, verdict
-from hasten.records import Parity, Row, Tuning
+from hasten.records import Candidate, Parity, Row, Tuning
 from hasten.stats import clopper_pearson_upper
+from hasten.tuning import proof
+from hasten.tuning.entrant import Entrant
 from hasten.tuning.proof import Tries
 from hasten.tuning.worker import Load, RunTexts
 from tests.scripted import Lab
@@ -111,6 +113,17 @@ def test_what_the_shipped_plan_refuses_does_not_run_in_other_batches(tmp_path: P
     row = int8(tried.tune())
     assert row.status == "refused"
     assert [found.name for found in row.parity.batchings] == ["plan"]  # type: ignore[union-attr]
+
+
+def test_the_time_of_every_batching_is_expected(tmp_path: Path) -> None:
+    """A batch costs the same whatever its size, so that single texts take eight times as long."""
+    expected: list[float] = []
+    for fault in ({}, {"alone": 0.1}):
+        tried = lab(tmp_path / str(len(fault)), {f"{INT8}-1x1": fault})
+        entrant = Entrant(Candidate("fake", "int8", "cpu", 1, recipe="dynamic"), tried.context())
+        entrant.cells = {(size, length): [0.01] for size in (1, 8) for length in (5, 60)}
+        expected.append(proof.expected_s(tried.context(), entrant))
+    assert expected[1] > 9 * expected[0] > 0
 
 
 # One bound over all that is tried
