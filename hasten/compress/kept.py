@@ -70,7 +70,7 @@ def take_up(
     if (work / STEPS).exists():
         what = ", ".join(sorted(name for name in asked if asked[name] != then.get(name)))
         raise ResumeError(
-            f"{work} was started with a different {what}",
+            f"{work} was started with different {what}",
             fix="--restart throws it away and starts over; or choose another -o.",
         )
     for name in (SIZES, CHOICE):

@@ -285,7 +285,7 @@ def test_a_link_stays_a_link(scripted_bundle: Path, tmp_path: Path) -> None:
 
 def test_a_pipe_with_a_name_is_told_how_to_be_read(scripted_bundle: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.csv")
-    with pytest.raises(InputError, match="no file but a pipe") as caught:
+    with pytest.raises(InputError, match="not a file but a pipe") as caught:
         predict(scripted_bundle, tmp_path / "a.csv", tmp_path / "b.csv")
     assert "--input-format" in str(caught.value.fix)
 

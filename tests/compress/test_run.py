@@ -84,7 +84,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(
 
     with pytest.raises(KeyboardInterrupt):
         compress(model, tmp_path / "student", on_event=stop, **options)
-    with pytest.raises(ResumeError, match="choice of: labels"):
+    with pytest.raises(ResumeError, match="different labels"):
         compress(model, tmp_path / "student", labels=["LABEL_0"] * len(TEXTS), **options)
     with pytest.raises(ResumeError, match="ffn_width, freeze_embeddings"):
         compress(model, tmp_path / "student", ffn_width=16, freeze_embeddings=bool(options))
@@ -260,10 +260,10 @@ def test_a_width_that_was_rounded_is_told(
     )
     show_student(student, tmp_path / "student", "hasten tune", as_json=False)
     told = capsys.readouterr()
-    assert "feed-forward units: 32 of 64 (40 were asked for" in told.out
+    assert "feed-forward units: 32 of 64 (40 requested" in told.out
     assert "attention heads: 1 of 2" in told.out
     assert "MB less)" in told.out
-    assert "of new texts hold one" in told.err
+    assert "of new texts contain one" in told.err
     assert "transformers 4 can" in told.err
 
 
