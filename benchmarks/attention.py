@@ -5,8 +5,8 @@
 
 Exports the model twice, with transformers' ``sdpa`` and with its ``eager`` attention, and a third
 time fused by ``onnxruntime.transformers.optimizer``; makes the int8 recipe ``token`` of each; and
-lets them take turns. Ratios are to the sdpa export of the same precision and engine, with 95 %
-intervals over the rounds.
+lets them take turns. Times are CPU times, which other processes disturb less. Ratios are to the
+sdpa export of the same precision and engine, with 95 % intervals over the rounds.
 """
 
 from __future__ import annotations
@@ -130,10 +130,10 @@ def _compare(
     times_s: dict[str, list[float]] = {name: [] for name in sessions}
     for number in range(rounds + 1):
         for name, session in sessions.items():
-            begin = time.perf_counter()
+            begin = time.process_time()
             session.run(*inputs)
             if number:  # the first is there to warm up
-                times_s[name].append(time.perf_counter() - begin)
+                times_s[name].append(time.process_time() - begin)
     for name, taken in times_s.items():
         other = times_s[f"{name.partition(' ')[0]} sdpa"]
         ratio = content.interval(ratio_interval(other, taken, seed=0))
