@@ -137,7 +137,7 @@ class TestDecisions:
             lambda o: task.answers(o, ("a",)),
         )
         for reading in readings:
-            with pytest.raises(ModelError, match="no choice among labels"):
+            with pytest.raises(ModelError, match="not a choice among labels"):
                 reading(outputs)
 
 

@@ -271,7 +271,7 @@ def test_options_that_cannot_be(
     [
         ("nothing.csv", "b.csv", "no file"),
         ("no*.csv", "b.csv", "no file matches"),
-        ("a.csv", "b.docx", "no format"),
+        ("a.csv", "b.docx", "not a known format"),
         ("a.csv", "b.txt", "with answers"),
         ("a.csv", "b.parquet.gz", "packs its columns itself"),
         ("a.csv", "a.csv", "is the input itself"),
