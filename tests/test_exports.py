@@ -158,7 +158,7 @@ def test_a_wrong_export_is_refused_and_leaves_nothing(
         module = reference.module()
         next(module.parameters()).data.neg_()
         with monkeypatch.context() as patch:
-            patch.setattr(Reference, "module", lambda reference: module)
+            patch.setattr(Reference, "module", lambda *_, **__: module)
             right(self, reference, *arguments)
 
     right = OnnxRuntime.export
