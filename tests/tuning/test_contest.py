@@ -370,7 +370,7 @@ def test_wherever_a_run_is_interrupted_it_ends_the_same(tmp_path: Path) -> None:
     undisturbed = Lab(tmp_path / "whole", script, texts=30, budget_s=20.0)
     expected = [_course(row) for row in undisturbed.tune().rows]
     assert any(status == "dropped" for status, *_ in expected)
-    for stop in range(0, len(undisturbed.messages), 13):
+    for stop in range(0, len(undisturbed.messages), 26):
         lab = Lab(tmp_path / str(stop), script, texts=30, budget_s=20.0)
         lab.stop_after = stop
         with pytest.raises(KeyboardInterrupt):
