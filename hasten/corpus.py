@@ -339,6 +339,8 @@ def _as_label(value: object, where: str, column: str) -> str:
         return as_text(value, where, column)
     if isinstance(value, int | float):
         return str(value)
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return ",".join(value)  # the labels of a text that has several, or none
     found = f"holds {str(value)[:60]}" if value else "is empty"
     raise InputError(
         f"{where}: the label column {column!r} {found}, and a label is text or a number",

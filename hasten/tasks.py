@@ -400,12 +400,18 @@ def _check_choice(outputs: Outputs) -> None:
 
 
 def _index(name: str, labels: Sequence[str]) -> int:
-    """Column of a gold label; a name goes before an index, for labels such as "1" to "5"."""
+    """Column of a gold label; a name goes before an index, for labels such as "1" to "5".
+
+    Data frames make ``0.0`` of an index in a column that has gaps, and JSON has true and false.
+    """
     name = name.strip()
-    if name in labels:
-        return labels.index(name)
-    if name.isdecimal() and int(name) < len(labels):
-        return int(name)
+    truth = {"True": ("true", "1"), "False": ("false", "0")}.get(name)
+    index = truth[1] if truth else name.removesuffix(".0")
+    for spelling in (name, *(truth or (index,))):
+        if spelling in labels:
+            return labels.index(spelling)
+    if index.isdecimal() and int(index) < len(labels):
+        return int(index)
     raise InputError(
         f"the data has the label {name!r}, which the model does not know",
         fix=f"The model's labels: {', '.join(labels)}; or their index, 0 to {len(labels) - 1}.",

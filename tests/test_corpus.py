@@ -472,3 +472,9 @@ def test_equal_lengths_do_not_beat_with_the_files_order():
 def test_a_sample_of_none_is_refused():
     with pytest.raises(ValueError, match="at least 1"):
         stratified_sample(np.ones(3, np.int64), 0, seed=0)
+
+
+def test_lists_of_labels_become_one_field(tmp_path):
+    lines = b'{"text": "a", "y": ["x", "z"]}\n{"text": "b", "y": []}\n'
+    path = write(tmp_path, "lists.jsonl", lines)
+    assert read(path, text_column="text", label_column="y").labels == ("x,z", "")

@@ -208,7 +208,7 @@ class TestGold:
         assert gold.tolist() == [[False, True]]
 
     @pytest.mark.parametrize("name", ["single_label", "multi_label"])
-    @pytest.mark.parametrize("gold", ["politics", "3", "-1", "Sport", "²", "1.0"])
+    @pytest.mark.parametrize("gold", ["politics", "3", "-1", "Sport", "²", "1.5"])
     def test_an_unknown_gold_label_is_told_the_known_ones(self, name: str, gold: str) -> None:
         with pytest.raises(InputError, match=r"the model does not know\n.*sport, business, tech"):
             tasks.get(name).gold([gold], LABELS)
@@ -239,3 +239,20 @@ class TestNames:
         self, problem_type: str | None, num_labels: int, name: str
     ) -> None:
         assert tasks.for_classifier(problem_type, num_labels).name == name
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "column"),
+    [
+        ("1.0", ("no", "yes"), 1),
+        ("1.0", ("2.0", "1.0"), 1),
+        ("True", ("no", "yes"), 1),
+        ("False", ("no", "yes"), 0),
+        ("True", ("true", "false"), 0),
+        ("2.0", ("1", "2", "3"), 1),
+    ],
+)
+def test_gold_labels_of_data_frames_and_json(
+    name: str, labels: tuple[str, ...], column: int
+) -> None:
+    assert tasks.get("single_label").gold([name], labels).tolist() == [column]

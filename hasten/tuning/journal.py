@@ -61,11 +61,14 @@ class Journal:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._append({"version": VERSION, **header}, mode="w")
             return
-        _require_same(stored, {"version": VERSION, **header}, path)
         spent_s = 0.0
         for line in lines:
             self._known[line["key"]] = line
             spent_s = line["at_s"]
+        if not self._known:  # a run that measured nothing binds no other
+            self._append({"version": VERSION, **header}, mode="w")
+            return
+        _require_same(stored, {"version": VERSION, **header}, path)
         self._begin_s -= spent_s
         _cut_torn_line(path)
 

@@ -60,7 +60,7 @@ def test_a_torn_last_line_is_dropped_and_the_file_goes_on(tmp_path: Path, cut: i
 
 
 def test_another_runs_journal_is_refused_with_the_difference(tmp_path: Path) -> None:
-    journal(tmp_path / "results.jsonl")
+    journal(tmp_path / "results.jsonl").once("a", lambda: 1)
     with pytest.raises(ResumeError, match="texts was t, is other") as caught:
         Journal(tmp_path / "results.jsonl", {**HEADER, "texts": "other"})
     assert "--restart" in (caught.value.fix or "")
@@ -90,8 +90,16 @@ def test_a_full_disk_is_told_with_its_path(tmp_path: Path, monkeypatch: pytest.M
 
 def test_what_differs_is_told_and_digests_are_not(tmp_path: Path) -> None:
     first = {"texts": "a" * 64, "seed": 1, "versions": {"torch": "2.6", "onnx": "1.17"}}
-    Journal(tmp_path / "results.jsonl", first)
+    Journal(tmp_path / "results.jsonl", first).once("a", lambda: 1)
     other = {"texts": "b" * 64, "seed": 2, "versions": {"torch": "2.7", "onnx": "1.17"}}
     with pytest.raises(ResumeError) as caught:
         Journal(tmp_path / "results.jsonl", other)
     assert "(seed was 1, is 2; other texts; torch was 2.6, is 2.7)" in caught.value.message
+
+
+def test_a_run_that_measured_nothing_refuses_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    Journal(path, {"texts": "wrong labels"})
+    corrected = Journal(path, {"texts": "corrected"})
+    corrected.once("a", lambda: 1)
+    assert "a" in Journal(path, {"texts": "corrected"})
