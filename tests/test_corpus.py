@@ -202,7 +202,7 @@ def test_no_such_file_names_its_neighbours(tmp_path):
     write(tmp_path, "reviews.csv", "text\na\n")
     assert "reviews.csv" in str(failure(tmp_path / "review.csv").fix)
     assert failure(tmp_path / "zzz.parquet").fix is None
-    assert "no folder" in failure(tmp_path / "nowhere" / "a.csv").message
+    assert "nor does its folder" in failure(tmp_path / "nowhere" / "a.csv").message
 
 
 def test_a_folder_names_its_files(tmp_path):
