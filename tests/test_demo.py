@@ -7,12 +7,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hasten import corpus, demo
-from hasten.demo import LABELS, Labelled
+from hasten.demo import LABELS, Labelled, training
 from hasten.errors import StorageError, Unavailable
 from hasten.records import Progress
 from hasten.tokenization import TextTokenizer
@@ -43,7 +44,8 @@ def small_corpus(tmp_path: Path) -> Path:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "HELD_OUT_ARTICLES", 12)
-    monkeypatch.setattr(demo, "TRAINING_ARTICLES", 15)
+    monkeypatch.setattr(demo, "TRAINING_PARAGRAPHS", 5)
+    monkeypatch.setattr(demo, "TRAINING_SENTENCES", 20)
     monkeypatch.setattr(demo, "TEXTS", {"article": 3, "paragraph": 5, "sentence": 9})
 
 
@@ -56,7 +58,7 @@ def build_log(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         built.append(folder)
         (folder / "news-classifier").mkdir(parents=True)
         figures = {
-            "training_articles": 3,
+            "training_texts": 3,
             "held_out_articles": 2,
             "article_accuracy": 0.75,
             "sentence_accuracy": 0.5,
@@ -118,11 +120,11 @@ def test_sentences_are_pieces_of_the_text_in_order(text: str) -> None:
 
 def test_the_split_does_not_depend_on_the_order_of_files() -> None:
     articles = [Labelled(f"text {number}", LABELS[number % 5]) for number in range(600)]
-    training, held_out = demo.split(articles)
+    taught, held_out = demo.split(articles)
     random.Random(1).shuffle(articles)
-    assert demo.split(articles) == (training, held_out)
+    assert demo.split(articles) == (taught, held_out)
     assert len(held_out) == demo.HELD_OUT_ARTICLES
-    assert sorted([*training, *held_out], key=str) == sorted(articles, key=str)
+    assert sorted([*taught, *held_out], key=str) == sorted(articles, key=str)
     assert held_out != sorted(held_out, key=str)
 
 
@@ -131,10 +133,10 @@ def test_texts_come_from_held_out_articles_in_the_promised_mixture(tmp_path: Pat
     articles = demo.read_articles(demo._packaged()[1])
     assert len(articles) == 1937
     assert {each.label for each in articles} == set(LABELS)
-    training, held_out = demo.split(articles)
+    taught, held_out = demo.split(articles)
     texts = demo.choose_texts(held_out)
     assert {kind: len(each) for kind, each in texts.items()} == demo.TEXTS
-    known = "\n".join(each.text for each in training)
+    known = "\n".join(each.text for each in taught)
     assert not any(each.text in known for kind in texts.values() for each in kind)
     words = {kind: sum(len(t.text.split()) for t in each) for kind, each in texts.items()}
     means = {kind: words[kind] / len(texts[kind]) for kind in texts}
@@ -145,8 +147,8 @@ def test_texts_come_from_held_out_articles_in_the_promised_mixture(tmp_path: Pat
 def test_training_texts_are_different_and_of_other_articles() -> None:
     texts = demo.training_texts(paragraph_count=50, article_count=20)
     assert len(texts) == len(set(texts)) > 20_000
-    training, held_out = demo.split(demo.read_articles(demo._packaged()[1]))
-    assert {each.text for each in training[:20]} <= set(texts)
+    taught, held_out = demo.split(demo.read_articles(demo._packaged()[1]))
+    assert {each.text for each in taught[:20]} <= set(texts)
     assert not {each.text for each in held_out} & set(texts)
     judging = {each.text for kind in demo.choose_texts(held_out).values() for each in kind}
     assert not judging & set(texts)
@@ -166,58 +168,86 @@ def test_texts_csv_reads_back_shuffled(tmp_path: Path) -> None:
     assert sum(each in texts["article"] for each in pairs[:300]) in range(15, 46)
 
 
-# --- the head ---------------------------------------------------------------------------------
+# --- training ---------------------------------------------------------------------------------
 
 
 def tiny_bert(folder: Path) -> Any:
     return demo._untrained(save_tiny(folder, labels=5))
 
 
-def blobs() -> tuple[Any, Any]:
-    """Features of five classes, well apart, and the classes."""
+def lessons(folder: Path, count: int = 40) -> tuple[Any, training.Hidden, Any]:
+    """A tiny model, texts as its last block gets them, and what its own head says of them."""
     import torch
 
-    seeded = torch.Generator().manual_seed(7)
-    centres = torch.randn(5, 32, generator=seeded)
-    right = torch.arange(100) % 5
-    return centres[right] + 0.3 * torch.randn(100, 32, generator=seeded), right
+    model = tiny_bert(folder)
+    tokens = TextTokenizer.load(folder / "tokenizer.json", 20).encode(tiny_texts(count))
+    seen = training.lower_states(model, tokens)
+    with torch.inference_mode():
+        right = training.logits(model, *seen.batch(np.arange(count))).argmax(dim=1)
+    return model, seen, right
 
 
-def test_the_head_learns_and_the_encoder_stays(tmp_path: Path) -> None:
+def test_the_last_blocks_and_the_head_learn_and_the_rest_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
-    model = tiny_bert(tmp_path)
-    before = {name: value.clone() for name, value in model.bert.state_dict().items()}
-    seen, right = blobs()
-    demo.train_head(model, seen, right)
-    assert demo.accuracy(model, seen, right) > 0.95
-    for name, value in model.bert.state_dict().items():
-        assert torch.equal(value, before[name]) == (not name.startswith("pooler")), name
+    monkeypatch.setattr(training, "BLOCK_RATE", 0.01)  # the tiny model's weights are large
+    monkeypatch.setattr(training, "HEAD_RATE", 0.01)
+    monkeypatch.setattr(training, "TRAINED_BLOCKS", 1)  # of two
+    model, seen, right = lessons(tmp_path)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    training.train(model, seen, right, epochs=30)
+    assert not model.training
+    assert training.accuracy(model, seen, right) > 0.9
+    for name, value in model.state_dict().items():
+        trained = name.startswith(("bert.encoder.layer.1.", "bert.pooler.", "classifier."))
+        # Adding one number to all keys changes no attention: that bias has no gradient.
+        if not name.endswith("attention.self.key.bias"):
+            assert torch.equal(value, before[name]) != trained, name
 
 
-def test_training_the_head_is_repeatable(tmp_path: Path) -> None:
+def test_training_is_repeatable(tmp_path: Path) -> None:
     import torch
 
     weights = []
     for _ in range(2):
-        torch.rand(3)  # others draw from torch's own generator in the meantime
-        model = tiny_bert(tmp_path)
-        demo.train_head(model, *blobs(), steps=5)
-        weights.append(model.classifier.weight)
-    assert torch.equal(*weights)
+        drawn = torch.rand(3)  # others draw from torch's own generator in the meantime
+        model, seen, right = lessons(tmp_path)
+        state = torch.get_rng_state()
+        training.train(model, seen, right, epochs=2)
+        assert torch.equal(state, torch.get_rng_state())
+        weights.append((drawn, model.classifier.weight))
+    assert not torch.equal(weights[0][0], weights[1][0])
+    assert torch.equal(weights[0][1], weights[1][1])
 
 
-def test_features_lead_to_the_models_own_logits(tmp_path: Path) -> None:
+def test_kept_states_lead_to_the_models_own_logits(tmp_path: Path) -> None:
     import torch
 
     model = tiny_bert(tmp_path)
     tokens = TextTokenizer.load(tmp_path / "tokenizer.json", 20).encode(tiny_texts(40))
     counted: list[int] = []
-    seen = demo.features(model.bert, tokens, counted.append)
+    seen = training.lower_states(model, tokens, counted.append)
     assert sum(counted) == len(tokens.ids)
     ids, mask = map(torch.from_numpy, tokens.pad(range(40), 0))
-    expected = model(input_ids=ids, attention_mask=mask).logits
-    torch.testing.assert_close(demo._logits(model, seen), expected, rtol=1e-4, atol=1e-4)
+    with torch.inference_mode():
+        expected = model(input_ids=ids, attention_mask=mask).logits
+        found = training.logits(model, *seen.batch(np.arange(40)))
+    # The states are kept in half precision.
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.02)
+    assert expected.std() > 0.5
+
+
+def test_every_epoch_sees_every_text_once() -> None:
+    lengths = np.random.default_rng(0).integers(1, 50, 1000)
+    batches = list(training._batches(lengths, 2))
+    assert sorted(np.concatenate(batches[: len(batches) // 2])) == list(range(1000))
+    assert sorted(np.concatenate(batches)) == sorted([*range(1000)] * 2)
+    assert max(len(batch) for batch in batches) == training.BATCH_SIZE
+    padded = sum(len(batch) * lengths[batch].max() for batch in batches)
+    assert padded < 1.2 * 2 * lengths.sum()
+    assert not np.array_equal(batches[0], batches[len(batches) // 2])
 
 
 # --- the whole --------------------------------------------------------------------------------
@@ -242,7 +272,7 @@ def test_build_writes_an_ordinary_classifier_and_its_texts(
     read = corpus.read(tmp_path / "out" / "texts.csv", label_column="label")
     assert len(read.texts) == 17
     figures = json.loads((tmp_path / "out" / "figures.json").read_text())
-    assert figures["training_articles"] == 15
+    assert figures["training_texts"] == 17 + 5 + 20  # one article repeats a sentence
     assert figures["held_out_articles"] == 12
     done = [event.done for event in events]
     assert done == sorted(done)
@@ -255,7 +285,7 @@ def test_what_is_built_once_is_kept(tmp_path: Path, build_log: list[Path]) -> No
     assert first == second
     assert len(build_log) == 1
     assert first.model_folder.parent == first.texts_file.parent == tmp_path / "cache" / "demo-key"
-    assert (first.article_accuracy, first.training_articles) == (0.75, 3)
+    assert (first.article_accuracy, first.training_texts) == (0.75, 3)
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["demo-key"]
 
 

@@ -221,7 +221,7 @@ def bench(  # noqa: PLR0917 - typer makes options of all of them
 @app.command("demo")
 def run_demo(  # noqa: PLR0917 - typer makes options of all of them
     output: options.Output = Path("demo-bundle"),
-    budget: options.Budget = "10m",
+    budget: options.Budget = "4m",
     restart: options.Restart = False,
     verbose: options.Verbose = False,
     as_json: options.AsJson = False,
