@@ -44,22 +44,22 @@ class Model(NamedTuple):
 
 def main() -> None:
     options = _parse()
-    chosen = _mpnet() if options.model == "mpnet" else _minilm()
+    chosen = model(options.model)
     engine, here = engines.get(options.engine), hardware.detect()
     recipes = options.recipes.split(",") if options.recipes else engine.recipes("int8", here)
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.folder or Path(scratch)
-        reference = _reference(chosen, folder / options.model)
+        made = reference(chosen, folder / options.model)
         exact = Candidate(engine.name, "fp32", "cpu", 1, streams=here.usable_cores)
-        pipelines = {"fp32": _pipeline(engine, reference, exact)}
+        pipelines = {"fp32": _pipeline(engine, made, exact)}
         for recipe in recipes:
             lossy = Candidate(
                 engine.name, "int8", "cpu", 1, streams=here.usable_cores, recipe=recipe
             )
-            pipelines[recipe] = _pipeline(engine, reference, lossy)
+            pipelines[recipe] = _pipeline(engine, made, lossy)
     print(f"{options.model} in {engine.title}, {exact.layout}, {here.cpu_model}")
     if options.texts:
-        _judge(pipelines, reference, chosen.texts[: options.texts])
+        _judge(pipelines, made, chosen.texts[: options.texts])
     if options.rounds:
         _time(pipelines, chosen.texts[: options.timed], options.rounds)
 
@@ -76,35 +76,42 @@ def _parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _minilm() -> Model:
+def model(name: str) -> Model:
+    """The classifier called ``minilm`` or ``mpnet``, made on the first call."""
+    if name == "mpnet":
+        base = mpnet.prepare()
+        return Model(base.model_folder, base.texts)
     assets = demo.prepare(None)
     return Model(assets.model_folder, corpus.read(assets.texts_file, label_column="label").texts)
 
 
-def _mpnet() -> Model:
-    assets = mpnet.prepare()
-    return Model(assets.model_folder, assets.texts)
-
-
-def _reference(model: Model, folder: Path) -> Reference:
+def reference(model: Model, folder: Path) -> Reference:
+    """The model in hasten's form, with texts to calibrate on that judge nothing."""
     if folder.exists():
         return Reference.open(folder)
-    reference = prepare(model.folder, folder)
-    reference.keep_calibration(demo.training_texts()[:300])  # of articles that judge nothing
-    return reference
+    made = prepare(model.folder, folder)
+    made.keep_calibration(demo.training_texts()[:300])
+    return made
+
+
+def artifact(engine: Engine, reference: Reference, candidate: Candidate) -> Path:
+    """The candidate's artifact, beside the reference; made, and its base's, where it is absent."""
+    folder = reference.folder.with_name(
+        f"{reference.folder.name}-{engine.artifact_name(candidate)}"
+    )
+    if not folder.exists():
+        base = engine.base(candidate)
+        source = artifact(engine, reference, base) if base else None
+        folder.mkdir()
+        if source:
+            engine.derive(source, reference, candidate, folder)
+        else:
+            engine.export(reference, candidate, folder)
+    return folder
 
 
 def _pipeline(engine: Engine, reference: Reference, candidate: Candidate) -> Pipeline:
-    def artifact(wanted: Candidate) -> Path:
-        return reference.folder.with_name(f"{reference.folder.name}-{engine.artifact_name(wanted)}")
-
-    folder, base = artifact(candidate), engine.base(candidate)
-    if not folder.exists():
-        folder.mkdir()
-        if base:
-            engine.derive(artifact(base), reference, candidate, folder)
-        else:
-            engine.export(reference, candidate, folder)
+    folder = artifact(engine, reference, candidate)
     streams = Streams(engine.load(folder, candidate), candidate.streams, reference.info)
     return Pipeline(reference.tokenizer(), streams)
 

@@ -40,6 +40,17 @@ def recipes(hardware: Hardware) -> tuple[str, ...]:
     return (_ROW_SCALES, f"static{_REDUCED}")
 
 
+def not_worth_trying(hardware: Hardware) -> dict[str, str]:
+    """What cannot win on this CPU, and why: see docs/precision.md."""
+    if hardware.has_vnni:
+        return {}
+    return {
+        "static": "sums of 8-bit products overflow without VNNI; static-reduced avoids that",
+        "dynamic": "without VNNI it changes more answers than token, and is no faster",
+        "weights": "without VNNI it is slower than fp32",
+    }
+
+
 def depends_on_batch(recipe: str) -> bool:
     """Whether activations are rounded on one scale for the whole batch."""
     return recipe.removesuffix(_REDUCED) in _DYNAMIC

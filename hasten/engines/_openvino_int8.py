@@ -22,6 +22,13 @@ def recipes(hardware: Hardware) -> tuple[str, ...]:
     return ("static", "static-bf16", "weights") if hardware.has_vnni else ("static-reduced",)
 
 
+def not_worth_trying(hardware: Hardware) -> dict[str, str]:
+    """What cannot win on this CPU, and why: see docs/precision.md."""
+    if hardware.has_vnni:
+        return {}
+    return dict.fromkeys(("static", "weights"), "without VNNI it is slower than OpenVINO's fp32")
+
+
 def quantize(model: Any, reference: Reference, candidate: Candidate) -> Any:
     """The converted fp32 ``model`` as the candidate's recipe wants it."""
     import nncf

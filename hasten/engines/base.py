@@ -126,6 +126,14 @@ class Engine(ABC):
         """
         return ("",)
 
+    def not_worth_trying(self, precision: str, hardware: Hardware) -> Mapping[str, str]:
+        """Further recipes, which run on this machine but cannot win, and why each cannot.
+
+        They show only where engine and precision are asked for by name: as rows with the reason,
+        or, where :meth:`recipes` has none, as candidates.
+        """
+        return {}
+
     def calibrates(self, candidate: Candidate) -> bool:
         """Whether making the candidate's artifact takes calibration texts."""
         return False

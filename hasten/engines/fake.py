@@ -138,6 +138,10 @@ class Fake(Engine):
     def recipes(self, precision: str, hardware: Hardware) -> Sequence[str]:
         return tuple((self._script or {}).get("recipes", {}).get(precision, ("",)))
 
+    def not_worth_trying(self, precision: str, hardware: Hardware) -> Mapping[str, str]:
+        script: Mapping[str, Mapping[str, str]] = (self._script or {}).get("not_worth_trying", {})
+        return script.get(precision, {})
+
     def calibrates(self, candidate: Candidate) -> bool:
         return candidate.recipe.startswith("static")
 

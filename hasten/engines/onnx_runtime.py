@@ -99,6 +99,11 @@ class OnnxRuntime(Engine):
 
         return _onnx_int8.recipes(hardware) if precision == "int8" else ("",)
 
+    def not_worth_trying(self, precision: str, hardware: Hardware) -> Mapping[str, str]:
+        from hasten.engines import _onnx_int8
+
+        return _onnx_int8.not_worth_trying(hardware) if precision == "int8" else {}
+
     def versions(self) -> dict[str, str]:
         # The package with CUDA has another name, and provides the same module.
         for name in ("onnxruntime-gpu", "onnxruntime"):

@@ -96,6 +96,11 @@ class OpenVino(Engine):
 
         return _openvino_int8.recipes(hardware) if precision == "int8" else ("",)
 
+    def not_worth_trying(self, precision: str, hardware: Hardware) -> Mapping[str, str]:
+        from hasten.engines import _openvino_int8
+
+        return _openvino_int8.not_worth_trying(hardware) if precision == "int8" else {}
+
     def calibrates(self, candidate: Candidate) -> bool:
         return candidate.recipe.startswith("static")
 

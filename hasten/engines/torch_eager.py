@@ -6,7 +6,7 @@ must be installed where it runs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hasten.engines import _torch
@@ -24,7 +24,14 @@ class TorchEager(_torch.WeightsEngine):
     simplicity = 2
 
     def recipes(self, precision: str, hardware: Hardware) -> Sequence[str]:
-        return (_DYNAMIC,) if precision == "int8" else ("",)
+        if precision != "int8":
+            return ("",)
+        return (_DYNAMIC,) if hardware.has_vnni else ()
+
+    def not_worth_trying(self, precision: str, hardware: Hardware) -> Mapping[str, str]:
+        if precision != "int8" or hardware.has_vnni:
+            return {}
+        return {_DYNAMIC: "without VNNI other engines are faster, in int8 or in fp32"}
 
     def depends_on_batch(self, candidate: Candidate) -> bool:
         return candidate.recipe == _DYNAMIC

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -131,7 +131,7 @@ def _reason(engine: Engine, precision: str, device: str, hardware: Hardware) -> 
     threads = hardware.usable_cores if device == "cpu" else 1
     reasons = [
         engine.supports(Candidate(engine.name, precision, device, threads, recipe=name), hardware)
-        for name in engine.recipes(precision, hardware)
+        for name in _recipes(engine, precision, hardware)
     ]
     return None if None in reasons else reasons[0]
 
@@ -139,9 +139,15 @@ def _reason(engine: Engine, precision: str, device: str, hardware: Hardware) -> 
 def _export_obstacles(engine: Engine, hardware: Hardware) -> list[Obstacle]:
     if missing := engine.missing_to_export():
         return [Obstacle("export", None, (), missing.message, missing.fix)]
-    recipes = engine.recipes("int8", hardware)
+    recipes = _recipes(engine, "int8", hardware)
     reasons = {(m.message, m.fix) for name in recipes if (m := engine.missing_to_export(name))}
     return [Obstacle("export", "cpu", ("int8",), *reason) for reason in sorted(reasons)]
+
+
+def _recipes(engine: Engine, precision: str, hardware: Hardware) -> Sequence[str]:
+    """What is tried; where that is nothing, what can be asked for by name."""
+    worth_trying = engine.recipes(precision, hardware)
+    return worth_trying or tuple(engine.not_worth_trying(precision, hardware))
 
 
 def _version(engine: Engine) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from hasten.engines.base import Engine
@@ -83,6 +83,7 @@ def enumerate_rows(
                 unavailable.append(Row(candidate, "unavailable", reason))
             else:
                 possible.append(candidate)
+        unavailable += _not_worth_trying(engine, hardware, settings)
     # A student's fp32 right after the original's: it is there to show what each precision gains.
     possible.sort(key=lambda c: (PRECISIONS.index(c.precision), MODELS.index(c.model)))
     return possible, unavailable
@@ -129,12 +130,35 @@ def _candidates_of(
         # A precision that was asked for by name gets its row, be it only to say why not.
         for precision in settings.precisions or _worth_trying(device, settings)
         for recipe in (
-            *engine.recipes(precision, hardware),
+            *_recipes(engine, precision, hardware, settings),
             *(engine.trained_recipes if trained and precision == "int8" else ()),
         )
         for streams, threads in (shares if device == "cpu" else [(1, 1)])
         for spinning in (_waiting(engine, settings, threads) if device == "cpu" else (False,))
     ]
+
+
+def _recipes(
+    engine: Engine, precision: str, hardware: Hardware, settings: Settings
+) -> Sequence[str]:
+    """Those worth trying; where none is, all of them if engine and precision were named."""
+    worth_trying = engine.recipes(precision, hardware)
+    if worth_trying or not (settings.engines and precision in settings.precisions):
+        return worth_trying
+    return tuple(engine.not_worth_trying(precision, hardware))
+
+
+def _not_worth_trying(engine: Engine, hardware: Hardware, settings: Settings) -> Iterator[Row]:
+    """Why recipes are not tried, where engine and precision were named and others are."""
+    if not settings.engines or settings.device == "cuda":
+        return
+    for precision in settings.precisions:
+        if not engine.recipes(precision, hardware):
+            continue
+        for recipe, reason in engine.not_worth_trying(precision, hardware).items():
+            threads = _threads(hardware, settings)
+            candidate = Candidate(engine.name, precision, "cpu", threads, recipe=recipe)
+            yield Row(candidate, "unavailable", reason)
 
 
 def _waiting(engine: Engine, settings: Settings, threads: int) -> tuple[bool, ...]:

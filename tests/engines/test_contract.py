@@ -99,7 +99,7 @@ def spread(batch: int, length: int) -> Batch:
 
 def sound_recipes(engine: Engine, precision: str) -> list[str]:
     """Without those that overflow on a CPU without VNNI, as they do with the tiny models."""
-    recipes = engine.recipes(precision, HERE)
+    recipes = engine.recipes(precision, HERE) or tuple(engine.not_worth_trying(precision, HERE))
     return [recipe for recipe in recipes if f"{recipe}-reduced" not in recipes]
 
 

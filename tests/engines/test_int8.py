@@ -80,7 +80,7 @@ def test_a_damaged_scale_is_refused(reference: Reference, tmp_path: Path) -> Non
     onnx.save(model, str(folder / "model.onnx"))
     reason = judge(reference, truth, answers(engine.load(folder, candidate), reference))
     assert reason is not None
-    assert "changed" in reason
+    assert "flipped" in reason
 
 
 @pytest.mark.parametrize(
@@ -185,10 +185,22 @@ def test_without_calibration_texts_the_message_says_so(tmp_path: Path) -> None:
 def test_without_vnni_only_what_can_win_is_tried() -> None:
     assert engines.get("onnx_runtime").recipes("int8", OLD) == ("token", "static-reduced")
     assert engines.get("openvino").recipes("int8", OLD) == ("static-reduced",)
+    assert engines.get("torch_eager").recipes("int8", OLD) == ()
+
+
+@pytest.mark.parametrize("name", ["onnx_runtime", "openvino", "torch_eager"])
+def test_what_cannot_win_without_vnni_has_a_reason_and_is_tried_with_it(name: str) -> None:
+    engine = engines.get(name)
+    reasons = engine.not_worth_trying("int8", OLD)
+    assert reasons
+    assert set(reasons) <= set(engine.recipes("int8", VNNI))
+    assert all("without VNNI" in reason for reason in reasons.values())
+    assert not engine.not_worth_trying("int8", VNNI)
+    assert not engine.not_worth_trying("fp32", OLD)
 
 
 def test_with_vnni_every_range_is_full_and_scales_a_token_come_first() -> None:
-    for name in ("onnx_runtime", "openvino"):
+    for name in ("onnx_runtime", "openvino", "torch_eager"):
         found = engines.get(name).recipes("int8", VNNI)
         assert found
         assert not any(recipe.endswith("-reduced") for recipe in found)

@@ -11,7 +11,7 @@ import pytest
 from hasten.engines.fake import Fake
 from hasten.errors import ChoiceError, EngineError, NoCandidate
 from hasten.records import Settings
-from hasten.tuning import recipes
+from hasten.tuning import candidates, recipes
 from hasten.tuning.recipes import Accepted
 from tests.scripted import MACHINE, Lab
 
@@ -37,7 +37,40 @@ def test_the_first_recipe_that_keeps_the_answers_is_taken(tmp_path: Path) -> Non
     (row,) = accepted.tried
     assert row.candidate.recipe == "first"
     assert row.reason
-    assert "answers" in row.reason
+    assert "flipped" in row.reason
+
+
+SLOW = {**TWO, "not_worth_trying": {"int8": {"third": "it is slower here"}}}
+
+
+def asked(folder: Path, script: dict[str, Any], **settings: Any) -> tuple[set[str], dict[str, Any]]:
+    """Recipes that are tried, and the reasons of the others."""
+    made = Lab(folder, script, device="cpu", **settings)
+    possible, unavailable = candidates.enumerate_rows(
+        MACHINE, made.settings, {"fake": made.engine}, calibration=100
+    )
+    reasons = {row.candidate.recipe: row.reason for row in unavailable}
+    assert len(reasons) == len(unavailable)
+    return {each.recipe for each in possible if each.precision == "int8"}, reasons
+
+
+def test_why_a_recipe_is_not_tried_shows_where_engine_and_precision_are_named(
+    tmp_path: Path,
+) -> None:
+    named = {"engines": ("fake",), "precisions": ("int8",)}
+    tried = {"first", "second"}
+    assert asked(tmp_path, SLOW, **named) == (tried, {"third": "it is slower here"})
+    assert asked(tmp_path, SLOW, **{**named, "engines": ()}) == (tried, {})
+    assert asked(tmp_path, SLOW, engines=("fake",), integers=True) == (tried, {})
+
+
+def test_an_engine_without_a_recipe_worth_trying_tries_the_others_where_named(
+    tmp_path: Path,
+) -> None:
+    script = {**SLOW, "recipes": {"int8": []}}
+    assert asked(tmp_path, script, engines=("fake",), precisions=("int8",)) == ({"third"}, {})
+    assert asked(tmp_path, script, precisions=("int8",), engines=()) == (set(), {})
+    assert asked(tmp_path, script, engines=("fake",), integers=True) == (set(), {})
 
 
 def test_a_wrong_export_is_refused(tmp_path: Path) -> None:
@@ -54,7 +87,7 @@ def test_what_it_flips_may_be_allowed_or_forced(tmp_path: Path) -> None:
     assert (allowed.candidate.recipe, allowed.refusal) == ("first", None)
     forced = accept(lab(tmp_path / "forced", script), force=True)
     assert forced.candidate.recipe == "second"
-    assert "max_flips" in str(forced.refusal)
+    assert "--max-flips" in str(forced.refusal)
     assert [row.candidate.recipe for row in forced.tried] == ["first"]
 
 
