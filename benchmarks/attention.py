@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+import figures
 import numpy as np
 from models import NAMES, subject
 
@@ -27,7 +28,6 @@ from hasten.engines.base import Session
 from hasten.records import Candidate
 from hasten.reference import Reference, prepare
 from hasten.reference.module import Attention
-from hasten.report import content
 from hasten.stats import ratio_interval
 
 _MODEL = "model.onnx"
@@ -38,20 +38,26 @@ def main() -> None:
     options = _parse()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        model, tokenizer, random_weights = subject(options.model, folder)
+        name = "tiny" if options.quick else options.model
+        model, tokenizer, random_weights = subject(name, folder)
         reference = prepare(
             model, folder / "reference", tokenizer=tokenizer, random_weights=random_weights
         )
         onnx = dict(_onnx(reference, folder, options.threads))
         openvino = dict(_openvino(reference, folder, options.threads))
+    found: list[tuple[str, str, float, str]] = []
     for shape in options.shapes.split(","):
         batch, length = map(int, shape.split("x"))
         for names in (onnx, openvino):
-            _compare(names, _inputs(reference, batch, length), shape, options.rounds)
+            inputs = _inputs(reference, batch, length)
+            found += _compare(names, inputs, shape, options.rounds)
+    rows = [f"| {shape} | {form} | {ms:.1f} | {ratio} |" for shape, form, ms, ratio in found]
+    lines = ["| shape | graph | ms of CPU time | x sdpa |", "|---|---|---:|---|", *rows]
+    figures.publish(options.result, {"attention": "\n".join(lines)}, found)
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = figures.parser(__doc__)
     parser.add_argument("--model", choices=NAMES, default="minilm")
     parser.add_argument("--shapes", default="8x32,8x128,1x512,4x512")
     parser.add_argument("--rounds", type=int, default=10)
@@ -126,7 +132,8 @@ def _inputs(reference: Reference, batch: int, length: int) -> tuple[Any, ...]:
 
 def _compare(
     sessions: Mapping[str, Session], inputs: tuple[Any, ...], shape: str, rounds: int
-) -> None:
+) -> Iterator[tuple[str, str, float, str]]:
+    """Shape, form, milliseconds and the ratio to the sdpa export."""
     times_s: dict[str, list[float]] = {name: [] for name in sessions}
     for number in range(rounds + 1):
         for name, session in sessions.items():
@@ -136,8 +143,8 @@ def _compare(
                 times_s[name].append(time.process_time() - begin)
     for name, taken in times_s.items():
         other = times_s[f"{name.partition(' ')[0]} sdpa"]
-        ratio = content.interval(ratio_interval(other, taken, seed=0))
-        print(f"{shape:>8}  {name:16} {1e3 * float(np.median(taken)):8.1f} ms  {ratio}", flush=True)
+        ratio = figures.interval(ratio_interval(other, taken, seed=0))
+        yield shape, name, 1e3 * float(np.median(taken)), ratio
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     python benchmarks/int8.py minilm                  # the demo's classifier, its own 1,000 texts
     python benchmarks/int8.py mpnet                   # base-size: see benchmarks/mpnet.py
     python benchmarks/int8.py mpnet --recipes token,static --engine openvino
-    python benchmarks/int8.py mpnet --folder work --rounds 0     # flips alone, on a busy machine
-    python benchmarks/int8.py mpnet --folder work --texts 0      # then speeds alone, on a quiet one
+    python benchmarks/int8.py mpnet --work work --rounds 0     # flips alone, on a busy machine
+    python benchmarks/int8.py mpnet --work work --texts 0      # then speeds alone, on a quiet one
 
 Of every recipe: labels that flip against fp32, the original's largest margin among them, how far
 answers are apart alone and in batches, and end-to-end speed over fp32 in the same engine. For
@@ -19,16 +19,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import figures
 import mpnet
 import numpy as np
 
 from hasten import corpus, demo, engines, hardware, tasks
 from hasten.engines.base import Engine
+from hasten.errors import HastenError
 from hasten.parity import compare
 from hasten.pipeline import Pipeline, Streams
 from hasten.records import Candidate, Strategy
 from hasten.reference import Reference, prepare
-from hasten.report import content
 from hasten.stats import ratio_interval
 
 BUDGETS = (512, 1024, 2048)  # padded tokens of a batch
@@ -44,12 +45,17 @@ class Model(NamedTuple):
 
 def main() -> None:
     options = _parse()
-    chosen = model(options.model)
+    name = "minilm" if options.quick else options.model
+    try:
+        chosen = model(name)
+    except HastenError as error:
+        raise SystemExit(str(error)) from error
     engine, here = engines.get(options.engine), hardware.detect()
     recipes = options.recipes.split(",") if options.recipes else engine.recipes("int8", here)
     with tempfile.TemporaryDirectory() as scratch:
-        folder = options.folder or Path(scratch)
-        made = reference(chosen, folder / options.model)
+        folder = options.work or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        made = reference(chosen, folder / name)
         exact = Candidate(engine.name, "fp32", "cpu", 1, streams=here.usable_cores)
         pipelines = {"fp32": _pipeline(engine, made, exact)}
         for recipe in recipes:
@@ -57,22 +63,22 @@ def main() -> None:
                 engine.name, "int8", "cpu", 1, streams=here.usable_cores, recipe=recipe
             )
             pipelines[recipe] = _pipeline(engine, made, lossy)
-    print(f"{options.model} in {engine.title}, {exact.layout}, {here.cpu_model}")
-    if options.texts:
-        _judge(pipelines, made, chosen.texts[: options.texts])
-    if options.rounds:
-        _time(pipelines, chosen.texts[: options.timed], options.rounds)
+    print(f"{name} in {engine.title}, {exact.layout}, {figures.machine()}", flush=True)
+    judged = chosen.texts[: options.texts]
+    flips = _judge(pipelines, made, judged) if options.texts else {}
+    speeds = _time(pipelines, chosen.texts[: options.timed], options.rounds)
+    table = _table(flips, speeds, len(judged))
+    figures.publish(options.result, {f"int8-{name}": table}, {"flips": flips, "speeds": speeds})
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = figures.parser(__doc__)
     parser.add_argument("model", choices=("minilm", "mpnet"))
     parser.add_argument("--engine", default="onnx_runtime")
     parser.add_argument("--recipes", help="by comma; what is tried here by default")
     parser.add_argument("--texts", type=int, default=1000, help="that flips are counted on")
     parser.add_argument("--timed", type=int, default=200, help="texts of a round")
     parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--folder", type=Path, help="keep the artifacts here, or find them")
     return parser.parse_args()
 
 
@@ -116,10 +122,13 @@ def _pipeline(engine: Engine, reference: Reference, candidate: Candidate) -> Pip
     return Pipeline(reference.tokenizer(), streams)
 
 
-def _judge(pipelines: dict[str, Pipeline], reference: Reference, texts: Sequence[str]) -> None:
+def _judge(
+    pipelines: dict[str, Pipeline], reference: Reference, texts: Sequence[str]
+) -> dict[str, list[str]]:
+    """Of each recipe: flips, their 95 % bound, largest margin, and what the batch changes."""
     strategy = Strategy("token_budget", 64, BUDGETS[0])
     truth = pipelines["fp32"].run(texts, strategy).outputs
-    print(f"{'recipe':16} flips of {len(texts)}  at most  largest margin  alone and batched")
+    found = {}
     for name, pipeline in pipelines.items():
         outputs = pipeline.run(texts, strategy).outputs
         parity = compare(
@@ -133,23 +142,39 @@ def _judge(pipelines: dict[str, Pipeline], reference: Reference, texts: Sequence
         apart = float(np.abs(alone - outputs[:ALONE]).max())
         flipped = int((alone.argmax(axis=1) != outputs[:ALONE].argmax(axis=1)).sum())
         margin = max(parity.flip_margins, default=0.0)
-        print(
-            f"{name:16} {parity.flips:13}  {parity.flip_upper_bound:7.1%}  {margin:14.2f}  "
-            f"{apart:.1e} apart, {flipped} of {len(alone)} flip",
-            flush=True,
-        )
+        together = f"{apart:.1g} apart, {flipped} of {len(alone)} flip" if apart else "equal"
+        bound = f"{parity.flip_upper_bound:.1%}"
+        found[name] = [str(parity.flips), bound, f"{margin:.2f}", together]
+        print(f"{name:16} {'  '.join(found[name])}", flush=True)
+    return found
 
 
-def _time(pipelines: dict[str, Pipeline], texts: Sequence[str], rounds: int) -> None:
+def _time(pipelines: dict[str, Pipeline], texts: Sequence[str], rounds: int) -> dict[str, str]:
+    """Of each recipe, how many times as fast as fp32 it is."""
+    if not rounds:
+        return {}
     best = {name: _best(pipeline, texts) for name, pipeline in pipelines.items()}
     times_s: dict[str, list[float]] = {name: [] for name in pipelines}
     for _ in range(rounds):
         for name, run_s in _turns(pipelines, texts, best):
             times_s[name].append(run_s)
     for name, taken in times_s.items():
-        ratio = content.interval(ratio_interval(times_s["fp32"], taken, seed=0))
         speed = len(texts) / float(np.median(taken))
-        print(f"{name:16} {speed:7.1f} texts/s  {ratio}  {best[name].label}", flush=True)
+        print(f"{name:16} {speed:7.1f} texts/s  {best[name].label}", flush=True)
+    ratios = {name: ratio_interval(times_s["fp32"], times_s[name], seed=0) for name in times_s}
+    return {name: figures.interval(ratio) for name, ratio in ratios.items() if name != "fp32"}
+
+
+def _table(flips: dict[str, list[str]], speeds: dict[str, str], texts: int) -> str:
+    lines = [
+        f"| recipe | flips of {texts:,} | at most | largest margin | alone and in batches | x fp32 |",
+        "|---|---:|---:|---:|---|---|",
+    ]
+    for name in dict.fromkeys([*flips, *speeds]):
+        if name != "fp32":
+            cells = [f"`{name}`", *flips.get(name, [""] * 4), speeds.get(name, "")]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _best(pipeline: Pipeline, texts: Sequence[str]) -> Strategy:

