@@ -167,7 +167,7 @@ def _time(pipelines: dict[str, Pipeline], texts: Sequence[str], rounds: int) -> 
 
 def _table(flips: dict[str, list[str]], speeds: dict[str, str], texts: int) -> str:
     lines = [
-        f"| recipe | flips of {texts:,} | at most | largest margin | alone and in batches | x fp32 |",
+        f"| recipe | flips of {texts:,} | at most | largest margin | alone, in batches | x fp32 |",
         "|---|---:|---:|---:|---|---|",
     ]
     for name in dict.fromkeys([*flips, *speeds]):
