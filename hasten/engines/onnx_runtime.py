@@ -40,8 +40,8 @@ _BYTES = {"fp32": 4, "fp16": 2, "int8": 4}  # of what is exported first
 _MODEL = "model.onnx"
 _WEIGHTS = "model.onnx_data"
 _TRAINED = "trained"
-# sdpa's export puts IsNaN and Where nodes around every softmax, which take 12 to 20 % of the time
-# of long texts (benchmarks/attention.py).
+# sdpa's export puts IsNaN and Where nodes around every softmax: with long texts it takes 1.1 to
+# 1.2 times as long (docs/precision.md).
 _ATTENTION: Attention = "eager"
 # A protobuf message ends at 2 GiB; some is left for the graph around the weights.
 _LARGEST_FILE_BYTES = 2**31 - 2**26
