@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -335,17 +336,36 @@ def as_text(value: object, where: str, column: str) -> str:
 
 
 def _as_label(value: object, where: str, column: str) -> str:
-    if isinstance(value, str | bytes) and value:
+    if isinstance(value, bytes):
         return as_text(value, where, column)
-    if isinstance(value, int | float):
-        return str(value)
-    if isinstance(value, list) and all(isinstance(one, str) for one in value):
-        return ",".join(value)  # the labels of a text that has several, or none
-    found = f"holds {str(value)[:60]}" if value else "is empty"
-    raise InputError(
-        f"{where}: the label column {column!r} {found}, and a label is text or a number",
-        fix="Complete the labels, or leave --label-column out.",
-    )
+    label = label_text(value)
+    if label is None:
+        raise InputError(
+            f"{where}: the label column {column!r} holds {str(value)[:60]}, and a label is text, a "
+            "number, or a list of texts",
+            fix="Correct the labels, or leave --label-column out.",
+        )
+    return label
+
+
+def label_text(value: object) -> str | None:
+    """A label, or the list of a text's labels, as text; None if it is neither.
+
+    A missing label is the empty text: whether every text needs one depends on the task.
+
+    >>> label_text(2.5), label_text(["spam", "urgent"]), label_text(None)
+    ('2.5', 'spam,urgent', '')
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):  # as data frames have it
+        return ""
+    if isinstance(value, str):
+        return whole(value)
+    if isinstance(value, list | tuple):
+        parts = [label_text(one) for one in value]
+        return None if None in parts else ",".join(map(str, parts))
+    if isinstance(value, dict):
+        return None
+    return str(value)
 
 
 def _no_rows(path: Path) -> InputError:

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from hasten import __version__, engines, hardware, probes, tasks
-from hasten.corpus import digest, profile, stratified_sample
+from hasten.corpus import digest, label_text, profile, stratified_sample
 from hasten.errors import ChoiceError, EndedEarly, InputError, StorageError, Unavailable
 from hasten.records import Briefing, Event, LengthProfile, ModelInfo, Settings
 from hasten.reference import Reference, prepare, reading_notice, require_comparable
@@ -302,7 +302,7 @@ def choose_texts(
     indices = [int(known[place]) for place in sample]
     return Texts(
         texts=tuple(texts[index] for index in indices),
-        gold=tuple(str(labels[index]) for index in indices) if labels is not None else None,
+        gold=None if labels is None else tuple(_gold(labels[index]) for index in indices),
         tokens=tokens.select(sample),
         profile=profile(
             tokens.lengths, tokens.truncated, reference.info.max_length, given=len(texts)
@@ -311,6 +311,21 @@ def choose_texts(
         calibration_lengths=tokens.lengths[apart],
         taught=int(seen.sum()),
     )
+
+
+def _gold(label: object) -> str:
+    """A label as the task reads it.
+
+    Raises:
+        InputError: it is neither a label nor a list of labels.
+    """
+    text = label_text(label)
+    if text is None:
+        raise InputError(
+            f"labels holds {str(label)[:60]}",
+            fix="A label is text, a number, or a list of texts.",
+        )
+    return text
 
 
 def _held_apart(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasten.errors import EngineError, ModelError
-from hasten.records import BatchingParity, Flip, Parity, Quality
+from hasten.records import BatchingParity, Errors, Flip, Parity, Quality
 from hasten.stats import clopper_pearson_upper, macro_f1, mcnemar_p
 from hasten.tasks import Outputs, Task
 
@@ -133,6 +133,7 @@ def compare(
             gold=gold and [gold[row] for row in rows],
         ),
         tries=tries,
+        errors=_errors(reference[rows], candidate[rows], task, gold and [gold[r] for r in rows]),
     )
 
 
@@ -359,6 +360,16 @@ def _quality(
         only_reference_right=only_reference,
         mcnemar_p=mcnemar_p(only_candidate, only_reference),
     )
+
+
+def _errors(
+    reference: Outputs, candidate: Outputs, task: Task, gold: Sequence[str] | None
+) -> Errors | None:
+    """Both sides against the right numbers."""
+    right = None if gold is None else task.values(gold, reference.shape[1])
+    if right is None:
+        return None
+    return Errors(*(float(np.abs(side - right).mean()) for side in (candidate, reference)))
 
 
 def _spread(reference: Outputs) -> float:

@@ -122,7 +122,15 @@ class Task(ABC):
             As :meth:`decisions`: int64 [n] or bool [n, k].
 
         Raises:
-            InputError: a gold label is not one of the model's.
+            InputError: a gold label is missing, or not one of the model's.
+        """
+        return None
+
+    def values(self, names: Sequence[str], columns: int) -> NDArray[np.float64] | None:
+        """The right numbers of each text, float64 [n, columns]; None where labels are no numbers.
+
+        Raises:
+            InputError: a label is not a number, or there is not one for every column.
         """
         return None
 
@@ -267,12 +275,20 @@ class Regression(Task):
     def describe(self, output: Outputs, labels: Sequence[str]) -> str:
         return ", ".join(f"{value:.4g}" for value in output)
 
+    def values(self, names: Sequence[str], columns: int) -> NDArray[np.float64] | None:
+        """Each label is a number, or one for each column, separated by commas."""
+        return np.array([_numbers(name, columns) for name in names], dtype=np.float64)
+
 
 class Tensors(Regression):
     """Vectors without names, such as embeddings, or logits of random weights."""
 
     name = "tensors"
     usual_columns = ("embedding",)
+
+    def values(self, names: Sequence[str], columns: int) -> NDArray[np.float64] | None:
+        """None: a vector has no label."""
+        return None
 
     def table(self, outputs: Outputs, labels: Sequence[str]) -> pa.Table:
         """The vectors as ``embedding``, lists of equal length."""
@@ -405,6 +421,8 @@ def _index(name: str, labels: Sequence[str]) -> int:
     Data frames make ``0.0`` of an index in a column that has gaps, and JSON has true and false.
     """
     name = name.strip()
+    if not name:
+        raise _no_label("one of the model's labels")
     truth = {"True": ("true", "1"), "False": ("false", "0")}.get(name)
     index = truth[1] if truth else name.removesuffix(".0")
     for spelling in (name, *(truth or (index,))):
@@ -415,4 +433,32 @@ def _index(name: str, labels: Sequence[str]) -> int:
     raise InputError(
         f"the data has the label {name!r}, which the model does not know",
         fix=f"The model's labels: {', '.join(labels)}; or their index, 0 to {len(labels) - 1}.",
+    )
+
+
+def _numbers(name: str, columns: int) -> list[float]:
+    """The right numbers of one text.
+
+    >>> _numbers("0.5, 2", 2)
+    [0.5, 2.0]
+    """
+    wanted = "a number" if columns == 1 else f"{columns} numbers with commas between them"
+    if not name.strip():
+        raise _no_label(wanted)
+    try:
+        numbers = [float(part) for part in name.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != columns or not np.isfinite(numbers).all():
+        raise InputError(
+            f"the data has the label {name!r}; this model's labels are {wanted}",
+            fix="Correct the labels, or leave --label-column out.",
+        )
+    return numbers
+
+
+def _no_label(wanted: str) -> InputError:
+    return InputError(
+        f"the data has a text without a label; every text needs {wanted}",
+        fix="Complete the labels, remove the texts that have none, or leave --label-column out.",
     )

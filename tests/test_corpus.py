@@ -336,16 +336,28 @@ def test_a_text_column_that_is_not_text(tmp_path, name, content, place):
 @pytest.mark.parametrize(
     ("name", "content", "place"),
     [
-        ("a.csv", "text,y\na,1\nb,\n", "line 3"),
-        ("a.jsonl", '{"text": "a", "y": 1}\n{"text": "b"}', "line 2"),
-        ("a.jsonl", '{"text": "a", "y": [1]}', "line 1"),
-        ("a.parquet", parquet_bytes(text=["a", "b"], y=[1, None]), "row 2"),
+        ("a.jsonl", '{"text": "a", "y": 1}\n{"text": "b", "y": {"z": 1}}', "line 2"),
+        ("a.jsonl", '{"text": "a", "y": [["z"], {"z": 1}]}', "line 1"),
+        ("a.parquet", parquet_bytes(text=["a", "b"], y=[{"z": 1}, {"z": 2}]), "row 1"),
     ],
 )
-def test_a_row_without_a_label(tmp_path, name, content, place):
+def test_a_label_that_is_none(tmp_path, name, content, place):
     error = failure(write(tmp_path, name, content), text_column="text", label_column="y")
     assert place in error.message
-    assert "a label is text or a number" in error.message
+    assert "a label is text, a number, or a list of texts" in error.message
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "text,y\na,1\nb,\n"),
+        ("a.jsonl", '{"text": "a", "y": [1]}\n{"text": "b"}'),
+        ("a.parquet", parquet_bytes(text=["a", "b"], y=[1, None])),
+    ],
+)
+def test_a_missing_label_is_the_empty_text(tmp_path, name, content):
+    path = write(tmp_path, name, content)
+    assert read(path, text_column="text", label_column="y").labels == ("1", "")
 
 
 GZIP = gzip.compress(bytes(range(1, 128)) * 50)

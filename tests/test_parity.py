@@ -22,7 +22,7 @@ from hasten.parity import (
     verdict,
 )
 from hasten.plain import from_json, to_json
-from hasten.records import Parity
+from hasten.records import Errors, Parity
 from hasten.stats import clopper_pearson_upper
 
 LABELS = ("no", "yes")
@@ -176,6 +176,13 @@ class TestCompare:
         assert found.reference_macro_f1 == pytest.approx((2 / 3 + 4 / 5) / 2)
         assert compared(reference, reference).quality is None
         assert compared(reference, reference, task=TENSORS, gold=["?"] * 4).quality is None
+
+    def test_errors_of_numbers_are_told_for_both(self) -> None:
+        reference = np.array([[1.0], [2.0], [4.0]], np.float32)
+        parity = compared(reference, reference + 1, task=REGRESSION, gold=["1", "2.5", "4"])
+        assert parity.quality is None
+        assert parity.errors == Errors(mean_absolute=2.5 / 3, reference_mean_absolute=0.5 / 3)
+        assert compared(reference, reference, task=REGRESSION).errors is None
 
     def test_flips_tell_how_sure_the_original_was(self) -> None:
         reference = logits()

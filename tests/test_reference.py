@@ -424,7 +424,7 @@ def test_what_cannot_be_found_says_what_was_tried(tmp_path, monkeypatch):
         raise ConnectionError("Name or service not known")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
-    with pytest.raises(ModelError, match=r"no local folder.*hub.*service not known"):
+    with pytest.raises(ModelError, match=r"not a local folder.*hub.*service not known"):
         prepare("org/name", tmp_path / "reference")
     with pytest.raises(ModelError, match=r"no folder \./missing") as caught:
         prepare("./missing", tmp_path / "reference")
@@ -551,10 +551,46 @@ def test_a_transformers_model_in_memory(edit, bert, tmp_path):
     torch.testing.assert_close(logits_of(reference, tiny_texts(5)), expected)
 
 
+@pytest.mark.parametrize("stored", ["bfloat16", "float16"])
+@pytest.mark.parametrize("pickled", [False, True])
+def test_a_checkpoint_in_half_precision_is_run_in_fp32(stored, pickled, bert, tmp_path):
+    model = tiny_model().to(getattr(torch, stored))
+    source = shutil.copytree(bert, tmp_path / "source")
+    model.save_pretrained(source)
+    if pickled:
+        (source / "model.safetensors").unlink()
+        torch.save(model.state_dict(), source / "pytorch_model.bin")
+    reference = prepare(source, tmp_path / "reference", allow_pickle=pickled)
+    assert json.loads((reference.folder / "config.json").read_text())["dtype"]
+    assert reference.info.dtype == stored
+    assert any(stored in notice for notice in reference.info.notices)
+    ids, mask, segments = batch(reference, tiny_texts(5))
+    expected = model.float()(input_ids=ids, attention_mask=mask, token_type_ids=segments).logits
+    assert torch.equal(logits_of(reference, tiny_texts(5)), expected)
+    assert {p.dtype for p in reference.module().parameters()} == {torch.float32}
+
+
+def test_weights_of_other_sizes_than_the_configs_are_named(bert, tmp_path):
+    source = shutil.copytree(bert, tmp_path / "source")
+    config = json.loads((source / "config.json").read_text())
+    config["vocab_size"] += 7
+    (source / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        ModelError, match=r"1 weights have another size .*word_embeddings"
+    ) as caught:
+        prepare(source, tmp_path / "reference")
+    assert "report" not in str(caught.value)
+
+
+def test_an_fp32_checkpoint_says_nothing_of_its_dtype(prepared):
+    assert prepared.info.dtype == "float32"
+    assert prepared.info.notices == ()
+
+
 def test_what_is_in_memory_takes_no_other_weights(bert, tmp_path):
     with pytest.raises(ModelError, match="load_state_dict"):
         prepare(Own(), tmp_path, tokenizer=bert, weights="state.pt")
-    with pytest.raises(ModelError, match="is code"):
+    with pytest.raises(ModelError, match="a custom module"):
         prepare(Own(), tmp_path, tokenizer=bert, random_weights=True)
     with pytest.raises(ModelError, match="a dict is not a model"):
         prepare({}, tmp_path, tokenizer=bert)

@@ -187,6 +187,25 @@ class TestWords:
 
 
 class TestGold:
+    def test_right_numbers_are_one_or_one_for_each_column(self) -> None:
+        values = tasks.get("regression").values(["0.5", " -2 "], 1)
+        assert values is not None
+        assert values.tolist() == [[0.5], [-2.0]]
+        several = tasks.get("regression").values(["1, 2e3"], 2)
+        assert several is not None
+        assert several.tolist() == [[1.0, 2000.0]]
+        assert tasks.get("tensors").values(["1"], 1) is None
+        assert tasks.get("single_label").values(["1"], 1) is None
+
+    @pytest.mark.parametrize("name", ["", "good", "1,2", "nan", "inf"])
+    def test_what_is_no_number_is_said(self, name: str) -> None:
+        with pytest.raises(InputError, match="a number"):
+            tasks.get("regression").values([name], 1)
+
+    def test_only_several_labels_may_be_none_at_all(self) -> None:
+        with pytest.raises(InputError, match="without a label"):
+            tasks.get("single_label").gold(["sport", ""], LABELS)
+
     def test_gold_labels_are_names_or_indices(self) -> None:
         gold = tasks.get("single_label").gold(["sport", "1", " tech ", "2"], LABELS)
         assert gold is not None

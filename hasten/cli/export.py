@@ -17,7 +17,7 @@ from hasten.cli.display import Display, err, out, print_json, reporting
 from hasten.corpus import Corpus
 from hasten.errors import ChoiceError
 from hasten.plain import to_json
-from hasten.records import Exported
+from hasten.records import Exported, Parity
 
 _FEW_TEXTS = 100
 _WIDTH = 9  # of the names at the left
@@ -154,7 +154,7 @@ def _check(exported: Exported) -> str:
     if not parity.decisions:
         return (
             f"outputs differ by {parity.mean_abs_difference:.2g} standard deviations in the mean "
-            f"({parity.max_abs_difference:.2g} at most) on {texts}"
+            f"({parity.max_abs_difference:.2g} at most) on {texts}{_errors(parity)}"
         )
     flipped = (
         f"{parity.flips:,} of {texts} have a flipped label (95 % confidence: at most "
@@ -183,3 +183,13 @@ def _warnings(exported: Exported) -> Iterator[str]:
 
 def _size(count: int) -> str:
     return f"{count / 1e6:,.1f} MB" if count >= 1e5 else f"{count / 1e3:,.1f} kB"
+
+
+def _errors(parity: Parity) -> str:
+    found = parity.errors
+    if found is None:
+        return ""
+    return (
+        f"; mean absolute error {found.mean_absolute:.3g}, the original's "
+        f"{found.reference_mean_absolute:.3g}"
+    )

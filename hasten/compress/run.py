@@ -416,7 +416,7 @@ def _gold(
             fix="Leave --label-column out: the original's answers suffice for training.",
         )
     right = tasks.get(reference.info.task).gold(
-        [str(label) for label in labels], reference.info.labels
+        [corpus.label_text(label) or "" for label in labels], reference.info.labels
     )
     assert right is not None  # of this task there always are
     by_text = dict(zip(texts, right.tolist(), strict=True))

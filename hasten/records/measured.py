@@ -140,6 +140,14 @@ class Quality:
 
 
 @dataclass(frozen=True, slots=True)
+class Errors:
+    """How far the original's and a candidate's numbers are from the right ones, in their unit."""
+
+    mean_absolute: float
+    reference_mean_absolute: float
+
+
+@dataclass(frozen=True, slots=True)
 class BatchingParity:
     """How a candidate's answers differ under one way of batching the texts.
 
@@ -171,7 +179,8 @@ class Parity:
     ``flip_margins`` holds the original's margin of every flip, the smallest first, and
     ``margin_quantiles`` how surely the original decides at all: its margin over the next answer
     at 5, 25, 50, 75 and 95 % of the texts. ``constant`` is True where the candidate's outputs do
-    not depend on the text and the original's do.
+    not depend on the text and the original's do. ``quality`` and ``errors`` compare both with the
+    right labels or numbers, where these were given.
     """
 
     compared: int
@@ -189,6 +198,7 @@ class Parity:
     quality: Quality | None = None
     tries: int = 1
     batchings: tuple[BatchingParity, ...] = ()
+    errors: Errors | None = None
 
     @property
     def flip_rate(self) -> float:

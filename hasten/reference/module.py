@@ -95,6 +95,7 @@ def pretrained(folder: Path, attention: Attention = "sdpa", **options: Any) -> A
                 config=config,
                 attn_implementation=implementation(attention),
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # refused below, in words of our own
                 local_files_only=True,
                 trust_remote_code=False,
                 **options,
@@ -102,7 +103,14 @@ def pretrained(folder: Path, attention: Attention = "sdpa", **options: Any) -> A
         except ModelError:
             raise
         except Exception as error:  # whatever the many architectures raise
-            raise ModelError(f"{folder} cannot be loaded: {error}") from error
+            raise ModelError(f"{folder} cannot be loaded: {_alone(error)}") from error
+    if mismatched := sorted(loading["mismatched_keys"]):
+        name, stored, built = mismatched[0]
+        raise ModelError(
+            f"{folder} does not fit its config.json: {len(mismatched)} weights have another size "
+            f"there, such as {name}: {list(stored)} stored, {list(built)} by config.json",
+            fix="Give the config.json that was saved with these weights.",
+        )
     # transformers fills gaps with random numbers and a warning; such answers mean nothing.
     if missing := sorted(loading["missing_keys"]):
         raise ModelError(
@@ -112,6 +120,11 @@ def pretrained(folder: Path, attention: Attention = "sdpa", **options: Any) -> A
             "--random-weights.",
         )
     return heads.as_usual(model) if lacking else model
+
+
+def _alone(error: Exception) -> str:
+    """A message of transformers without its reference to a report that is not shown."""
+    return str(error).partition("For details look at")[0].strip()
 
 
 def implementation(attention: Attention) -> str | None:

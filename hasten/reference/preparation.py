@@ -15,6 +15,7 @@ from hasten.corpus import TAUGHT
 from hasten.errors import ModelError
 from hasten.plain import to_json
 from hasten.records import ModelInfo, example_ids
+from hasten.reference import dtypes
 from hasten.reference.folder import Reference, storing, write_json
 from hasten.reference.module import count_flops, load_original, one_tensor
 from hasten.reference.sources import Options, Origin, find
@@ -84,12 +85,13 @@ def prepare(
     if source is None:
         raise no_tokenizer(f"{origin.name}, which is code")
     stored = write_tokenizer(source, folder)
-    origin.write(folder / "module")
+    dtype = origin.write(folder / "module")
     info = _describe(
         origin,
         folder,
         stored,
         task,
+        dtype,
         random_weights=random_weights,
         foreign_tokenizer=tokenizer is not None,
     )
@@ -103,6 +105,7 @@ def _describe(
     folder: Path,
     tokenizer: StoredTokenizer,
     task: str | None,
+    dtype: str,
     *,
     random_weights: bool,
     foreign_tokenizer: bool,
@@ -147,7 +150,8 @@ def _describe(
         output_width=output.shape[-1] if output.ndim else 1,
         first_ids=first,
         last_ids=last,
-        notices=tokenizer.notices,
+        dtype=dtype,
+        notices=(*dtypes.notice(dtype), *tokenizer.notices),
     )
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from hasten.corpus import TAUGHT
 from hasten.errors import ModelError
-from hasten.reference import heads
+from hasten.reference import dtypes, heads
 from hasten.reference.configuration import open_config
 from hasten.reference.folder import (
     PICKLE_IDENTITY,
@@ -63,13 +63,14 @@ class Options:
 class Origin:
     """A model that was found, and what it takes to write its ``module/``.
 
-    ``folder`` is where it lies, with its tokenizer; models that are code lie in none.
+    ``folder`` is where it lies, with its tokenizer; models that are code lie in none. ``write``
+    returns the dtype of the weights as they were given, such as "bfloat16".
     """
 
     name: str
     kind: Kind
     folder: Path | None
-    write: Callable[[Path], None]
+    write: Callable[[Path], str]
 
 
 def find(model: object, options: Options) -> Origin:
@@ -194,7 +195,7 @@ def _safetensors(source: Path) -> tuple[str, ...]:
     return (index.name, *sorted(shards))
 
 
-def _copy_weights(source: Path, files: tuple[str, ...], target: Path) -> None:
+def _copy_weights(source: Path, files: tuple[str, ...], target: Path) -> str:
     # Copies, not links: training on writes into the user's files in place.
     for name in ("config.json", *files):
         with storing(target / name):
@@ -204,6 +205,7 @@ def _copy_weights(source: Path, files: tuple[str, ...], target: Path) -> None:
         with storing(ranges):
             ranges.parent.mkdir(exist_ok=True)
             shutil.copyfile(source / TRAINED_RANGES, ranges)
+    return dtypes.in_files([target / name for name in files if name.endswith(".safetensors")])
 
 
 def _check_pickled(source: Path, options: Options) -> None:
@@ -224,26 +226,28 @@ def _check_pickled(source: Path, options: Options) -> None:
         )
 
 
-def _convert_pickled(source: Path, target: Path) -> None:
+def _convert_pickled(source: Path, target: Path) -> str:
     import torch
 
     model = pretrained(source, dtype=torch.float32, use_safetensors=False, weights_only=True)
     _save(model, target)
+    return dtypes.in_files(sorted(source.glob("pytorch_model*.bin")))
 
 
-def _write_random(config: Any, seed: int, target: Path) -> None:
+def _write_random(config: Any, seed: int, target: Path) -> str:
     import torch
 
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         model = _from_config(config)
-    _save(model, target)
+    return _save(model, target)
 
 
-def _write_with_weights(config: Any, weights: Path, target: Path) -> None:
+def _write_with_weights(config: Any, weights: Path, target: Path) -> str:
     model = _from_config(config)
-    load_weights(model, weights)
+    given = load_weights(model, weights)
     _save(model, target)
+    return given
 
 
 def _from_config(config: Any) -> Any:
@@ -262,23 +266,24 @@ def _from_config(config: Any) -> Any:
     return model
 
 
-def _save(model: Any, target: Path) -> None:
+def _save(model: Any, target: Path) -> str:
     with quiet(), storing_weights(target):
         model.save_pretrained(target)
+    return dtypes.of(model.parameters())
 
 
 # --------------------------------------------------------------------- factories and memory
 
 
-def _write_factory(name: str, weights: Path | None, target: Path) -> None:
+def _write_factory(name: str, weights: Path | None, target: Path) -> str:
     from safetensors.torch import save_model
 
     module = build(name)
-    if weights:
-        load_weights(module, weights)
+    given = load_weights(module, weights) if weights else dtypes.of(module.parameters())
     write_json(target / "factory.json", {"factory": name})
     with storing_weights(target):
         save_model(module, str(target / "weights.safetensors"))
+    return given
 
 
 def _in_memory(model: object, options: Options) -> Origin:
@@ -328,7 +333,7 @@ def _structure(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def _write_pickle(module: nn.Module, target: Path) -> None:
+def _write_pickle(module: nn.Module, target: Path) -> str:
     import cloudpickle
 
     try:
@@ -341,6 +346,7 @@ def _write_pickle(module: nn.Module, target: Path) -> None:
     with storing(target):
         (target / "module.pkl").write_bytes(content)
         (target / PICKLE_IDENTITY).write_text(_identity(module), encoding="utf-8")
+    return dtypes.of(module.parameters())
 
 
 def _identity(module: nn.Module) -> str:
@@ -407,8 +413,11 @@ def _plain(value: Any) -> Any:
     raise NotFingerprintable
 
 
-def load_weights(module: nn.Module, path: Path) -> None:
+def load_weights(module: nn.Module, path: Path) -> str:
     """Load a state dict that fits ``module`` exactly.
+
+    Returns:
+        The dtype of the weights in the file.
 
     Raises:
         ModelError: the file is not a state dict, or another module's.
@@ -428,6 +437,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
             f"{path} does not fit {type(module).__name__}; {'; '.join(problems)}",
             fix="Save the weights of the whole module: torch.save(module.state_dict(), PATH).",
         )
+    return dtypes.of(state.values())
 
 
 def _state_dict(path: Path) -> dict[str, Tensor]:

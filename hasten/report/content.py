@@ -111,7 +111,7 @@ def agreement(parity: Parity) -> str:
         return (
             f"Outputs were compared as tensors on {parity.compared:,} texts: mean difference "
             f"{parity.mean_abs_difference:.1e}, largest {parity.max_abs_difference:.1e}, in units "
-            "of the original's standard deviation."
+            f"of the original's standard deviation.{errors(parity)}"
         )
     sentences = [f"Against the original, {flipped(parity)}."]
     if parity.ties:
@@ -133,6 +133,17 @@ def quality(found: Quality) -> str:
         f"{accuracies(found)}; macro-F1 {found.macro_f1:.3f} and {found.reference_macro_f1:.3f}. "
         f"Only the candidate is right on {count(found.only_candidate_right, 'text')}, only the "
         f"original on {found.only_reference_right} (McNemar's test, p = {found.mcnemar_p:.2g})."
+    )
+
+
+def errors(parity: Parity) -> str:
+    """How far both models' numbers are from the right ones, as a further sentence, if known."""
+    found = parity.errors
+    if found is None:
+        return ""
+    return (
+        f" Mean absolute error {found.mean_absolute:.3g}, the original's "
+        f"{found.reference_mean_absolute:.3g}."
     )
 
 

@@ -62,7 +62,7 @@ def _limits(parity: Parity) -> Iterator[str]:
             "Answers in other batches: they depend on which texts share a batch, and only "
             f"{len(parity.batchings)} of all ways to batch the texts were compared."
         )
-    if parity.quality is None:
+    if parity.quality is None and parity.errors is None:
         yield "That answers are right: they are compared with the original's, not with labels."
     if parity.decisions:
         yield "Which labels flip: the bound limits how many do, not how bad a flip is."

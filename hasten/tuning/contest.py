@@ -54,6 +54,7 @@ def run(context: Context, *, baseline_engine: str = "torch_eager") -> Tuning:
     if context.gold is not None:
         # Unknown labels are the user's mistake: say so before anything is measured.
         context.task.gold(context.gold, context.info.labels)
+        context.task.values(context.gold, context.info.output_width)
     baseline = Entrant(candidates.baseline(hardware, settings, baseline_engine), context)
     entrants = [Entrant(candidate, context) for candidate in possible]
     contest = _Contest(context, baseline, entrants, unavailable)
