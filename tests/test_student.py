@@ -127,7 +127,7 @@ def opened(original: Path, student: Path | str, work: Path) -> Any:
         TEXTS,
         None,
         Settings(texts=60, calibration=40),
-        job.keep_quiet,
+        job.ignore_event,
         reference=Source(original),
     )
     return asked.open(work, {}, 60.0)
@@ -155,7 +155,7 @@ def test_the_texts_that_made_a_student_calibrate_and_do_not_judge(
         opened(original, student, tmp_path / "damaged")
     # Against its own answers they judge as well as others: nothing was trained from those.
     (student / corpus.TAUGHT).write_text(json.dumps(made))
-    alone = Job(Source(student), TEXTS, None, Settings(texts=400), job.keep_quiet)
+    alone = Job(Source(student), TEXTS, None, Settings(texts=400), job.ignore_event)
     assert alone.open(tmp_path / "alone", {}, 60.0).taught_texts == 0
 
 

@@ -88,7 +88,7 @@ def share(
     occasions: Sequence[int],
     flops: float,
 ) -> float | None:
-    """What part of its ceiling a candidate reaches; None where there is no ceiling.
+    """What part of its ceiling a candidate reaches; None where there is no ceiling, or no work.
 
     The geometric mean, as in speed-ups, of each round's speed over the ceiling that was measured
     on the same occasion.
@@ -100,6 +100,8 @@ def share(
         occasions: the occasion of each of the run's samples.
         flops: of the texts of one round, padding left out.
     """
+    if flops == 0:
+        return None  # a module whose products are not known
     kind = f"{candidate.precision}:{candidate.device}"
     shares = [
         flops / sample_s / found[occasion][kind]

@@ -133,8 +133,10 @@ class _Contest:
         """Everybody else is tried, and the accepted are lined up with the choice that stands."""
         context = self.context
         rest = [e for e in self.entrants if e.in_play and e not in self.accepted]
-        # Lossy ones first: what is exact and left took too long, or takes long to start.
-        rest.sort(key=lambda entrant: entrant.candidate.exact)
+        # Lossy ones first where an exact choice stands: what is exact and left took too long, or
+        # takes long to start. Without one, the exact come first, or there may be no answer.
+        stands = bool(self.accepted)
+        rest.sort(key=lambda entrant: entrant.candidate.exact == stands)
         if rest:
             known = [entrant for entrant in self.settled if entrant not in rest]
             screening.first_looks(context, rest, self.baseline, truth, known)

@@ -269,7 +269,7 @@ def test_options_that_cannot_be(
 @pytest.mark.parametrize(
     ("given", "output", "message"),
     [
-        ("nothing.csv", "b.csv", "no file"),
+        ("nothing.csv", "b.csv", "does not exist"),
         ("no*.csv", "b.csv", "no file matches"),
         ("a.csv", "b.docx", "not a known format"),
         ("a.csv", "b.txt", "with answers"),

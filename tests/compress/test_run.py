@@ -100,7 +100,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     [
         ({"layers": 3}, ChoiceError, "has 2"),
         ({"layers": 0}, ChoiceError, "has 2"),
-        ({"layers": None}, ChoiceError, "nothing"),
+        ({"layers": None}, ChoiceError, "no reduction"),
         ({"ffn_width": 65}, ChoiceError, "is 64"),
         ({"ffn_width": 7}, ChoiceError, "--ffn-width is 7"),
         ({"layers": None, "embeddings": True}, ChoiceError, "every word"),

@@ -96,6 +96,15 @@ def test_engines_that_start_slowly_do_not_hold_the_first_answer_up(tmp_path: Pat
     assert tuning.plan.candidate.precision == "bf16"
 
 
+def test_exact_candidates_are_tried_first_where_no_choice_stands(tmp_path: Path) -> None:
+    tried = lab(tmp_path)
+    tried.engine.starts_slowly = True
+    tried.tune()
+    loads = [name for name, message in tried.messages if isinstance(message, Load)]
+    precisions = [name.split("-")[1] for name in loads]
+    assert precisions.index("bf16") > precisions.index("fp32", 1)
+
+
 def test_the_layout_that_is_best_for_an_engine_is_tried_first_in_other_precisions(
     tmp_path: Path,
 ) -> None:
