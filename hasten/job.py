@@ -138,13 +138,14 @@ class Job:
                 prepared.keep_calibration(chosen.calibration)
         info = self._noticed(reference)
         here, versions = hardware.detect(), _versions()
+        threads = self.settings.threads or here.usable_cores
         identity = {
             "model": (student or reference).fingerprint(),
             **({"reference": reference.fingerprint()} if student else {}),
             "texts": chosen.digest,
             "calibration": len(chosen.calibration),
             "machine": hardware.fingerprint(here),
-            "threads": self.settings.threads or here.usable_cores,
+            "threads": threads,
             "seed": self.settings.seed,
             "versions": versions,
         }
@@ -169,7 +170,7 @@ class Job:
             report=self.report,
             spawn=_refuse_to_measure
             if accept_now
-            else partial(_spawn, work / LOGS, self.settings.threads),
+            else partial(_spawn, work / LOGS, threads),
             calibration_lengths=chosen.calibration_lengths,
             student=Subject(student.folder, student.info) if student else None,
             taught_texts=chosen.taught,
@@ -374,7 +375,7 @@ def _first_look(chosen: Texts, seed: int) -> tuple[str, ...]:
     return tuple(chosen.calibration[int(place)] for place in sample)
 
 
-def _spawn(logs: Path, threads: int | None, name: str) -> Connection:
+def _spawn(logs: Path, threads: int, name: str) -> Connection:
     return WorkerProcess(name, logs / f"{name}.log", threads)
 
 

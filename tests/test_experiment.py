@@ -15,9 +15,9 @@ from hasten.errors import EngineError, NoCandidate
 from hasten.experiment import grid
 from hasten.experiment.run import Experiment, Wanted
 from hasten.records import EXPERIMENTS, Bench, CostTable, Event, Forecast
-from hasten.stats import FEWEST_FOR_P99
+from hasten.stats import FEWEST_FOR_P99, speed_up
 from hasten.tuning.process import Connection
-from hasten.tuning.worker import Message, TimeShape
+from hasten.tuning.worker import Message, RunTexts, TimeShape
 from tests.scripted import Lab
 
 SLOW = {"call_s": 5e-3, "token_s": 1e-4}
@@ -235,3 +235,69 @@ def test_the_orders_are_shown_for_the_fastest(tmp_path: Path) -> None:
         if any(r.strategy.name == "sorted" for r in f.row.runs)
     ]
     assert ordered == ["bf16"]
+
+
+def test_an_interrupted_round_is_run_again_as_a_whole(tmp_path: Path) -> None:
+    whole = lab(tmp_path / "whole")
+    run(whole, "batch-size")
+    timed = [n for n, (_, m) in enumerate(whole.messages) if _is_timed(m)]
+    first = lab(tmp_path / "cut")
+    first.stop_after = timed[-3]
+    with pytest.raises(KeyboardInterrupt):
+        run(first, "batch-size")
+    resumed = lab(tmp_path / "cut")
+    result = run(_twice_as_slow(resumed), "batch-size")
+    # Half of a round from before the interruption would pair a fast run with a slow one.
+    for format_ in result.formats:
+        ratio = format_.row.ratio_to_baseline
+        assert ratio is not None
+        assert ratio.high == pytest.approx(ratio.low)
+
+
+def test_what_a_later_start_adds_is_compared_with_the_baseline_of_its_own_rounds(
+    tmp_path: Path,
+) -> None:
+    run(lab(tmp_path / "two", batch_sizes=(1, 8)), "batch-size")
+    result = run(_twice_as_slow(lab(tmp_path / "two", batch_sizes=(1, 4, 8))), "batch-size")
+    assert result.baseline.main is not None
+    assert result.baseline.main.rounds == (0, 1, 2, 3, 4, 5)
+    (lossy,) = (f for f in result.formats if f.row.candidate.precision == "bf16")
+    rounds = {r.strategy.batch_size: r.rounds for r in lossy.row.runs}
+    assert rounds == {1: (0, 1, 2), 8: (0, 1, 2), 4: (3, 4, 5)}
+    (added,) = (r for r in lossy.row.runs if r.strategy.batch_size == 4)
+    ratio = speed_up(result.baseline.main, added, seed=0)
+    (undisturbed,) = (
+        speed_up(whole.baseline.main, r, seed=0)
+        for whole in [run(lab(tmp_path / "whole", batch_sizes=(1, 4, 8)), "batch-size")]
+        for f in whole.formats
+        for r in f.row.runs
+        if f.row.candidate.precision == "bf16" and r.strategy.batch_size == 4
+    )
+    assert ratio is not None
+    assert undisturbed is not None
+    assert ratio.estimate == pytest.approx(undisturbed.estimate)
+
+
+def _is_timed(message: Message) -> bool:
+    return isinstance(message, RunTexts) and not message.outputs
+
+
+def _twice_as_slow(subject: Lab) -> Lab:
+    """The machine of another hour takes twice as long."""
+    spawn = subject.spawn
+
+    class Slow:
+        def __init__(self, name: str) -> None:
+            self._inner = spawn(name)
+
+        def call(self, message: Message, timeout_s: float) -> Any:
+            answer = self._inner.call(message, timeout_s)
+            if _is_timed(message):
+                return replace(answer, total_s=2 * answer.total_s)
+            return answer
+
+        def close(self) -> None:
+            self._inner.close()
+
+    subject.spawn = Slow  # type: ignore[method-assign]
+    return subject

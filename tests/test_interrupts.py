@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from typer.testing import CliRunner
 
+from hasten import api, cli, corpus, demo
 from hasten.cli.display import Display
 from hasten.cli.interrupts import accepting
 from hasten.errors import ChoiceError, EndedEarly
@@ -56,3 +59,21 @@ def test_accepting_needs_an_interrupted_run(tmp_path: Path) -> None:
             model, texts=tiny_texts(5), output=tmp_path / "b", accept_now=True, restart=True
         )
     assert not (tmp_path / "b.tuning").exists()
+
+
+def test_an_interrupted_demo_can_be_accepted_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+
+    def tune(*_: object, accept_now: bool, **__: object) -> None:
+        seen.append(accept_now)
+        raise KeyboardInterrupt
+
+    assets = SimpleNamespace(
+        model_folder="m", texts_file="t", article_accuracy=0.9, sentence_accuracy=0.8
+    )
+    monkeypatch.setattr(demo, "prepare", lambda *_: assets)
+    monkeypatch.setattr(corpus, "read", lambda *_, **__: corpus.Corpus(("a",), None, "t"))
+    monkeypatch.setattr(api, "tune", tune)
+    for options in (["--accept-now"], []):
+        CliRunner().invoke(cli.app, ["demo", *options])
+    assert seen == [True, False]

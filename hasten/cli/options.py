@@ -66,3 +66,7 @@ Budget = Annotated[str, typer.Option(help="How long it may take: 90s, 10m, 1h.")
 Restart = Annotated[
     bool, typer.Option("--restart", help="Throw away what an interrupted run measured.")
 ]
+AcceptNow = Annotated[
+    bool,
+    typer.Option("--accept-now", help="End an interrupted run with the choice that stands so far."),
+]

@@ -83,12 +83,7 @@ def tune(  # noqa: PLR0917 - typer makes options of all of them
     rounds: Annotated[int, typer.Option(help="Interleaved end-to-end rounds, at least.")] = 5,
     seed: options.Seed = 0,
     restart: options.Restart = False,
-    accept_now: Annotated[
-        bool,
-        typer.Option(
-            "--accept-now", help="End an interrupted run with the choice that stands so far."
-        ),
-    ] = False,
+    accept_now: options.AcceptNow = False,
     verbose: options.Verbose = False,
     as_json: options.AsJson = False,
     debug: options.Debug = False,
@@ -223,6 +218,7 @@ def run_demo(  # noqa: PLR0917 - typer makes options of all of them
     output: options.Output = Path("demo-bundle"),
     budget: options.Budget = "4m",
     restart: options.Restart = False,
+    accept_now: options.AcceptNow = False,
     verbose: options.Verbose = False,
     as_json: options.AsJson = False,
     debug: options.Debug = False,
@@ -250,6 +246,7 @@ def run_demo(  # noqa: PLR0917 - typer makes options of all of them
                 output=output,
                 budget=budget,
                 restart=restart,
+                accept_now=accept_now,
                 command=shlex.join(["hasten", *sys.argv[1:]]),
                 on_event=display,
             )

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from hasten.batching import CostModel
 from hasten.corpus import stratified_sample
 from hasten.experiment import grid
+from hasten.experiment.series import Heat, Series
 from hasten.parity import verdict
 from hasten.records import (
     EXPERIMENTS,
@@ -183,24 +184,22 @@ class Experiment:
 
     def _measure_rounds(self) -> None:
         """The user's texts end to end; all orders and batch sizes in the same rounds."""
-        heats = self._heats()
         gauge = ceiling.Gauge(self.context, self.baseline.candidate, self.formats)
         try:
-            self._run_heats(heats, gauge)
+            for number, found in self._texts(gauge.measure).run():
+                self.ceilings[number] = found
+                self.save(self.bench())
         finally:
             gauge.close()
 
-    def _run_heats(self, heats: list[tuple[Entrant, Strategy]], gauge: ceiling.Gauge) -> None:
-        for number in range(self.context.settings.rounds if heats else 0):
-            found = self.context.journal.once(f"ceiling:{number}", gauge.measure)
-            self.ceilings[number] = found
-            turn = number % max(len(heats), 1)
-            for entrant, strategy in heats[turn:] + heats[:turn]:
-                run = f"run {number + 1} of {self.context.settings.rounds}"
-                self.context.tell("texts", f"{run}: {entrant.label}, {strategy.label}")
-                expected_s = screening.predicted_s(self.context, entrant, strategy)
-                entrant.run_texts(self._message(entrant, strategy), number, expected_s)
-            self.save(self.bench())
+    def _texts(self, ceilings: Callable[[], ceiling.Found] = dict) -> Series:
+        heats = [self._heat(entrant, strategy) for entrant, strategy in self._entries()]
+        return Series(self.context, "texts", heats, self.context.settings.rounds, ceilings)
+
+    def _heat(self, entrant: Entrant, strategy: Strategy) -> Heat:
+        message = self._message(entrant, strategy)
+        expected_s = screening.predicted_s(self.context, entrant, strategy)
+        return Heat(entrant, lambda _: message, expected_s)
 
     def _measure_singles(self) -> None:
         """One text at a time, as somebody who waits for each answer."""
@@ -209,14 +208,11 @@ class Experiment:
         for entrant in (self.baseline, *self.formats):
             entrant.close()  # a process that waits still holds its memory
         self.singles = {e: single for e in self.formats if (single := self._single(e))}
-        running, runs = list(self.singles.items()), self.context.settings.rounds
-        for number in range(runs):
-            message = self._single_texts(number)
-            turn = number % max(len(running), 1)
-            for entrant, single in running[turn:] + running[:turn]:
-                self.context.tell("latency", f"run {number + 1} of {runs}: {single.label}")
-                expected_s = screening.predicted_s(self.context, entrant, ARRIVAL)
-                single.run_texts(message, number, expected_s)
+        heats = [
+            Heat(single, self._single_texts, screening.predicted_s(self.context, entrant, ARRIVAL))
+            for entrant, single in self.singles.items()
+        ]
+        for _ in Series(self.context, "latency", heats, self.context.settings.rounds).run():
             self.save(self.bench())
 
     def _prove(self, truth: NDArray[np.float32]) -> None:
@@ -289,7 +285,7 @@ class Experiment:
         sample = stratified_sample(self.context.lengths, count, seed)
         return RunTexts(tuple(map(int, sample)), ARRIVAL, one_by_one=True)
 
-    def _heats(self) -> list[tuple[Entrant, Strategy]]:
+    def _entries(self) -> list[tuple[Entrant, Strategy]]:
         sizes = self.context.settings.batch_sizes
         heats: list[tuple[Entrant, Strategy]] = []
         if self._wants("batch-size", "order"):
@@ -330,13 +326,12 @@ class Experiment:
                 new = [s for s in shapes if not entrant.has_timed(s, _FIRST_SHAPE_VISIT)]
                 if new:
                     found[name] += grid.shapes_s(new, _cost(entrant))
-        for entrant, strategy in self._heats():
-            arrives = strategy.name == "arrival" and self._wants("batch-size")
-            message = self._message(entrant, strategy)
-            rounds = range(self.context.settings.rounds)
-            new_rounds = sum(not entrant.has_run(message, number) for number in rounds)
-            once_s = screening.predicted_s(self.context, entrant, strategy)
-            found["batch-size" if arrives else "order"] += new_rounds * once_s
+        texts = self._texts()
+        missing = texts.missing()
+        for heat in texts.heats:
+            arrives = heat.message(0).strategy.name == "arrival" and self._wants("batch-size")
+            seconds = missing[heat.key] * heat.expected_s
+            found["batch-size" if arrives else "order"] += seconds
         if self._wants("latency"):
             calls = self.context.settings.rounds * grid.SINGLE_CALLS_A_RUN
             for entrant in running:

@@ -34,11 +34,20 @@ _ORDER = ("chosen", "finalist", "refused", "dropped", "failed")
 
 def title(candidate: Candidate) -> str:
     """A candidate in words: ``ONNX Runtime fp32, 2 streams x 1 thread``."""
-    streams, threads = candidate.streams, candidate.intra_op_num_threads
-    layout = f"{count(streams, 'stream')} x {count(threads, 'thread')}"
     where = "" if candidate.device == "cpu" else f" on {candidate.device}"
     whose = "" if candidate.model == "original" else f"the {candidate.model} in "
-    return f"{whose}{engine(candidate)} {_kind(candidate)}{where}, {layout}"
+    return f"{whose}{engine(candidate)} {_kind(candidate)}{where}, {layout(candidate)}"
+
+
+def layout(candidate: Candidate) -> str:
+    """How the cores are shared out: ``2 streams x 1 thread``.
+
+    >>> layout(Candidate("onnx_runtime", "fp32", "cpu", 2, spinning=True))
+    '1 stream x 2 threads, spinning'
+    """
+    threads = count(candidate.intra_op_num_threads, "thread")
+    spinning = ", spinning" if candidate.spinning else ""
+    return f"{count(candidate.streams, 'stream')} x {threads}{spinning}"
 
 
 def family(candidate: Candidate) -> str:

@@ -6,7 +6,15 @@ from collections.abc import Iterator
 
 from hasten.records import EndToEnd, Interval, Row, Tuning
 from hasten.report import content_proof
-from hasten.report.content import HIGHEST_SHARE, agreement, count, engine, family, interval, model
+from hasten.report.content import (
+    HIGHEST_SHARE,
+    agreement,
+    engine,
+    family,
+    interval,
+    layout,
+    model,
+)
 from hasten.report.content import rate as tokens_per_s
 from hasten.stats import percentile, speed_up
 
@@ -29,7 +37,7 @@ def first(tuning: Tuning) -> str:
     chosen = tuning.chosen
     whose = "" if chosen.candidate.model == "original" else f"the {chosen.candidate.model} in "
     name = family(chosen.candidate).removeprefix(f"{chosen.candidate.model} ")
-    answer = f"Fastest: {whose}{name} ({layout(chosen)}, {_batches(tuning)})."
+    answer = f"Fastest: {whose}{name} ({layout(chosen.candidate)}, {_batches(tuning)})."
     if not chosen.ratio_to_baseline:
         return answer
     one_by_one = "" if _in_latency(tuning) else " one text at a time"
@@ -53,7 +61,7 @@ def speeds(tuning: Tuning) -> Iterator[str]:
     if own is tuning.chosen:
         yield f"No other engine is faster here than {_usual(tuning)} itself."
         return
-    best = f"{_usual(tuning)}'s own best, {layout(own)}"
+    best = f"{_usual(tuning)}'s own best, {layout(own.candidate)}"
     ratio = own.main and speed_up(own.main, run, seed=tuning.settings.seed)
     if ratio:
         yield f"{faster(ratio, best, within=_within(tuning.chosen))}."
@@ -85,7 +93,7 @@ def lead(tuning: Tuning) -> Iterator[str]:
     if not tuning.runner_up or not ratio:
         return
     runner_up = next(row for row in tuning.rows if row.candidate.label == tuning.runner_up)
-    name = f"{family(runner_up.candidate)} ({layout(runner_up)})"
+    name = f"{family(runner_up.candidate)} ({layout(runner_up.candidate)})"
     if tuning.tie:
         yield f"Tied with {name}, which takes {interval(ratio)} times as long; the simpler won."
         return
@@ -107,14 +115,6 @@ def faster(ratio: Interval, than: str, *, within: str = "") -> str:
     comparison = "faster than" if ratio.low > 1 else "the speed of"
     span = f"95 % interval{within} {ratio.low:.2f}-{ratio.high:.2f}"
     return f"{ratio.estimate:.2f}x {comparison} {than} ({span})"
-
-
-def layout(row: Row) -> str:
-    """``2 streams x 1 thread``."""
-    candidate = row.candidate
-    threads = count(candidate.intra_op_num_threads, "thread")
-    spinning = ", spinning" if candidate.spinning else ""
-    return f"{count(candidate.streams, 'stream')} x {threads}{spinning}"
 
 
 def _within(row: Row) -> str:

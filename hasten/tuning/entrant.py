@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -147,13 +145,6 @@ class Entrant:
         if samples_s:
             self.cells.setdefault(shape, []).extend(samples_s)
 
-    def run_texts(self, message: RunTexts, visit: int, expected_s: float) -> None:
-        """Add one timed end-to-end round with the message's strategy."""
-        key = self._run_key(message, visit)
-        run = self._once(key, lambda: _timings(self._ask(message, expected_s)))
-        if run:
-            self.take(message.strategy, run, visit, process=0)
-
     def attempt(self, message: RunTexts, expected_s: float) -> dict[str, Any]:
         """One timed end-to-end run, or the error that ended the candidate; for :meth:`take`."""
         try:
@@ -169,10 +160,6 @@ class Entrant:
             return
         run = {**run, "round": number, "process": process}
         self.runs.setdefault(strategy, []).append(run)
-
-    def has_run(self, message: RunTexts, visit: int) -> bool:
-        """Whether the journal holds this round already."""
-        return self._run_key(message, visit) in self._context.journal
 
     def outputs(self, message: RunTexts, expected_s: float) -> NDArray[np.float32]:
         """The outputs for some texts, float32 [texts, k]; not kept in the journal.
@@ -318,10 +305,6 @@ class Entrant:
     def _shape_key(self, shape: Shape, visit: int) -> str:
         return f"shape:{self.label}:{shape[0]}x{shape[1]}:{visit}"
 
-    def _run_key(self, message: RunTexts, visit: int) -> str:
-        what = "single" if message.one_by_one else _name(message)
-        return f"run:{self.label}:{what}:{len(message.indices)}:{visit}"
-
     def _once(self, key: str, measure: Callable[[], Any]) -> Any:
         if self.status in ("failed", "unavailable"):
             return None
@@ -382,18 +365,6 @@ class Entrant:
 
     def _median(self, shape: Shape) -> float | None:
         return Measurement(tuple(self.cells[shape])).median_s if shape in self.cells else None
-
-
-def _name(message: RunTexts) -> str:
-    """A name that no other way of batching has: the table that an optimal plan rests on counts."""
-    strategy = message.strategy
-    name = f"{strategy.name}-{strategy.batch_size}"
-    if strategy.token_budget is not None:
-        return f"{name}-{strategy.token_budget}"
-    if strategy.name != "optimal":
-        return name
-    table = json.dumps(to_json(message.cost_table)).encode()
-    return f"{name}-{hashlib.sha256(table).hexdigest()[:8]}"
 
 
 def _timings(run: PipelineRun) -> dict[str, Any]:

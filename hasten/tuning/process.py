@@ -24,7 +24,12 @@ _BOOT = (
 )
 
 
-_POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_POOLS = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "TORCHINDUCTOR_COMPILE_THREADS",
+)
 
 
 class Connection(Protocol):
@@ -38,11 +43,11 @@ class Connection(Protocol):
 class WorkerProcess:
     """A worker in a process of its own, spoken to over its standard input and output.
 
-    What the process and its frameworks print goes to ``log``. With ``threads``, the pools of
-    OpenMP, MKL and OpenBLAS have that many: those of an export too, which sets none itself.
+    What the process and its frameworks print goes to ``log``. The pools of OpenMP, MKL, OpenBLAS
+    and Inductor's compiler have ``threads``: those of an export too, which sets none itself.
     """
 
-    def __init__(self, name: str, log: Path, threads: int | None = None) -> None:
+    def __init__(self, name: str, log: Path, threads: int) -> None:
         self.name = name
         self._log = log
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -53,10 +58,7 @@ class WorkerProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                env={
-                    **os.environ,
-                    **({} if threads is None else dict.fromkeys(_POOLS, str(threads))),
-                },
+                env={**os.environ, **dict.fromkeys(_POOLS, str(threads))},
             )
         self._replies: queue.Queue[tuple[bool, Any] | None] = queue.Queue()
         threading.Thread(target=self._listen, name=f"{name}-replies", daemon=True).start()

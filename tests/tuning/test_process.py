@@ -24,7 +24,7 @@ class Bench:
     def __init__(self, folder: Path, script: dict[str, Any]) -> None:
         self.reference = save_reference(folder / "reference")
         (self.reference.folder / SCRIPT).write_text(json.dumps({"*": script}))
-        self.worker = WorkerProcess("subject", folder / "logs" / "subject.log")
+        self.worker = WorkerProcess("subject", folder / "logs" / "subject.log", threads=1)
         self.artifact = folder / "artifact"
         self.log = folder / "logs" / "subject.log"
 
