@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hasten.records import Bench, EndToEnd, Format, Interval, Row
-from hasten.report.content import engine, family, interval, order, short, title
+from hasten.report.content import engine, family, interval, layout, order, short, title
 from hasten.report.document import Table
 from hasten.report.figures_bench import arrival, shows_orders
-from hasten.report.headline import faster, layout
+from hasten.report.headline import faster
 from hasten.stats import FEWEST_FOR_P99, percentile, speed_up
 
 Best = tuple[Format, EndToEnd]
@@ -27,7 +27,7 @@ def headline(bench: Bench) -> tuple[str, ...]:
         fastest = _fastest_single(bench)
         return (fastest or "Nothing has been measured end to end yet.",)
     format_, run = found
-    where = f"{layout(format_.row)}, batch {run.strategy.batch_size}"
+    where = f"{layout(format_.row.candidate)}, batch {run.strategy.batch_size}"
     first = f"Fastest in arrival order: {family(format_.row.candidate)} ({where})."
     times = ratio(bench, run)
     if times:
