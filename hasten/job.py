@@ -168,9 +168,7 @@ class Job:
             journal=journal,
             budget=Budget(budget_s, journal),
             report=self.report,
-            spawn=_refuse_to_measure
-            if accept_now
-            else partial(_spawn, work / LOGS, threads),
+            spawn=_refuse_to_measure if accept_now else partial(_spawn, work / LOGS, threads),
             calibration_lengths=chosen.calibration_lengths,
             student=Subject(student.folder, student.info) if student else None,
             taught_texts=chosen.taught,
