@@ -15,7 +15,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hasten import bundle, job
+from hasten import bundle, durable, job
 from hasten.errors import ChoiceError, EndedEarly, StorageError, Unavailable
 from hasten.experiment.run import Experiment, Wanted
 from hasten.job import Job, Source
@@ -276,7 +276,7 @@ def compress(
         raise StorageError(f"{folder} already exists", fix="Choose another -o, or remove it.")
     work = folder.with_name(folder.name + ".training")
     with (
-        job.held(work, restart=restart, ours=kept.FILES),
+        job.held(work, restart=restart, ours=kept.FILES, worth=kept.WORTH),
         progress(on_event, job.ignore_event) as report,
     ):
         shutil.rmtree(work / "reference", ignore_errors=True)
@@ -291,7 +291,9 @@ def compress(
         with storing(folder):
             student_json = json.dumps(to_json(student), indent=1)
             (work / kept.STUDENT / "student.json").write_text(student_json, encoding="utf-8")
+            durable.sync_tree(work / kept.STUDENT)
             (work / kept.STUDENT).replace(folder)
+            durable.sync_folder(folder.parent)
         job.discard(work)
     return student
 

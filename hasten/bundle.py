@@ -10,14 +10,12 @@ samples, and the report.
 
 from __future__ import annotations
 
-import contextlib
+import glob
 import hashlib
 import hmac
 import json
-import os
 import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,7 +24,7 @@ from typing import Any
 
 import platformdirs
 
-from hasten import __version__, engines, hardware
+from hasten import __version__, durable, engines, hardware
 from hasten.engines.base import Engine
 from hasten.errors import BundleError, StorageError
 from hasten.plain import from_json, to_json
@@ -36,6 +34,7 @@ MANIFEST = "hasten.json"
 PROBES = "probes.json"
 FORMAT = 1
 
+_MARKER = ".hasten.unfinished"
 _KEY_BYTES = 32
 _AGAIN = "Copy the bundle again."
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -64,9 +63,10 @@ class Bundle:
     @property
     def columns(self) -> int:
         """How many numbers the model gives for a text."""
-        if not self.model.labels and self.probes:
-            return len(self.probes.outputs[0])
-        return max(len(self.model.labels), 1)
+        if self.model.labels:
+            return len(self.model.labels)
+        probed = len(self.probes.outputs[0]) if self.probes else 1
+        return self.model.output_width or probed  # older bundles do not keep the width
 
     @property
     def tokenizer(self) -> Path:
@@ -96,10 +96,12 @@ def save(
         StorageError: the folder holds something else, or cannot be written.
     """
     refuse_foreign_folder(folder)
-    unfinished = folder.with_name(folder.name + ".unfinished")
+    unfinished = _beside(folder, "unfinished")
     try:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.copytree(artifact, unfinished)
+        _sweep(folder, "unfinished")
+        unfinished.mkdir(parents=True)
+        (unfinished / _MARKER).touch()
+        shutil.copytree(artifact, unfinished, dirs_exist_ok=True)
         for name in ("config.json", *_TOKENIZER_FILES):
             if (reference / name).exists() and not (unfinished / name).exists():
                 shutil.copy(reference / name, unfinished / name)
@@ -114,7 +116,9 @@ def save(
         manifest = _manifest(unfinished, tuning)
         (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         _put_in_place(unfinished, folder)
+        _sweep(folder, "replaced")
     except OSError as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
         raise StorageError(
             f"cannot write the bundle {folder}: {_cause(error)}",
             fix="Free some space or choose another -o; the same command continues from what "
@@ -191,7 +195,7 @@ def refuse_foreign_folder(folder: Path) -> None:
 
 def _manifest(folder: Path, tuning: Tuning) -> dict[str, Any]:
     with ThreadPoolExecutor() as pool:
-        names = sorted(_files(folder))
+        names = sorted(set(_files(folder)) - {_MARKER})
         digests = pool.map(lambda name: _sha256(folder / name), names)
         files = {
             name: {"size": (folder / name).stat().st_size, "sha256": digest}
@@ -349,23 +353,30 @@ def _own_key() -> bytes:
     path = _key_file()
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, unfinished = tempfile.mkstemp(dir=path.parent)  # readable by its owner alone
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(_KEY_BYTES))
-        # A link fails where another process was first; then its key is the one.
-        with contextlib.suppress(FileExistsError):
-            os.link(unfinished, path)
-        Path(unfinished).unlink()
+        # Where another process was first, its key is the one.
+        durable.create(path, secrets.token_bytes(_KEY_BYTES), path.parent, mode=0o600)
     return path.read_bytes()
 
 
+def _beside(folder: Path, kind: str) -> Path:
+    """A new name in the same folder, for what becomes ``folder`` or was it."""
+    return folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.{kind}")
+
+
 def _put_in_place(unfinished: Path, folder: Path) -> None:
-    if folder.exists():
+    """Give a folder its name, once all of it is on the disk."""
+    durable.sync_tree(unfinished)
+    (unfinished / _MARKER).unlink()
+    durable.sync_folder(unfinished)
+    if folder.exists() and any(folder.iterdir()):
         # Renaming cannot replace a folder that has files; the old bundle steps aside first.
-        old = folder.with_name(folder.name + ".replaced")
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-        unfinished.rename(folder)
-        shutil.rmtree(old)
-    else:
-        unfinished.rename(folder)
+        folder.rename(_beside(folder, "replaced"))
+    unfinished.rename(folder)
+    durable.sync_folder(folder.parent)
+
+
+def _sweep(folder: Path, kind: str) -> None:
+    """Remove what is of this kind beside ``folder``, if it holds a file of ours that says so."""
+    for path in folder.parent.glob(f".{glob.escape(folder.name)}.{'[0-9a-f]' * 8}.{kind}"):
+        if path.is_dir() and any((path / name).is_file() for name in (_MARKER, MANIFEST)):
+            shutil.rmtree(path, ignore_errors=True)

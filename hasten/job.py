@@ -12,9 +12,10 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,14 @@ from numpy.typing import NDArray
 
 from hasten import __version__, engines, hardware, probes, tasks
 from hasten.corpus import digest, label_text, profile, stratified_sample
-from hasten.errors import ChoiceError, EndedEarly, InputError, StorageError, Unavailable
+from hasten.errors import (
+    ChoiceError,
+    EndedEarly,
+    HastenError,
+    InputError,
+    StorageError,
+    Unavailable,
+)
 from hasten.records import Briefing, Event, LengthProfile, ModelInfo, Settings
 from hasten.reference import Reference, prepare, reading_notice, require_comparable
 from hasten.tokenization import Tokens
@@ -382,19 +390,24 @@ def _refuse_to_measure(name: str) -> Connection:
 
 
 @contextmanager
-def held(work: Path, *, restart: bool, ours: Sequence[str] = ()) -> Iterator[None]:
+def held(
+    work: Path, *, restart: bool, ours: Sequence[str] = (), worth: Sequence[str] = ()
+) -> Iterator[None]:
     """Hold the folder ``work`` for one run's measurements, and keep other runs out of it.
+
+    Where the run is refused before anything was measured, no new folder stays behind.
 
     Args:
         work: is made if it does not exist. One with anything in it must have been made here: a
             marker in it says so, which is also the lock.
         restart: throw away what an earlier run left in it.
         ours: names in it that may be thrown away as well.
+        worth: names of files or folders that, like measurements, are kept when the run fails.
 
     Raises:
         StorageError: it holds something else, another run holds it, or it cannot be written.
     """
-    lock = FileLock(work / MARKER, timeout=0)
+    lock, new = FileLock(work / MARKER, timeout=0), not work.exists()
     try:
         work.mkdir(parents=True, exist_ok=True)
         if any(work.iterdir()) and not (work / MARKER).exists():
@@ -413,8 +426,24 @@ def held(work: Path, *, restart: bool, ours: Sequence[str] = ()) -> Iterator[Non
         raise StorageError(f"cannot write {work}: {error.strerror}") from error
     try:
         yield
+    except HastenError:
+        if new and not _has_results(work, worth):
+            with suppress(OSError):
+                discard(work)
+        raise
     finally:
         lock.release()
+
+
+def _has_results(work: Path, worth: Sequence[str]) -> bool:
+    """Whether anything is there that another start would go on from."""
+    if any(path.name in worth for path in work.rglob("*")):
+        return True
+    try:
+        with (work / RESULTS).open("rb") as lines:
+            return len(list(islice(lines, 2))) > 1  # the first is the header
+    except OSError:
+        return False
 
 
 def remove(work: Path, *names: str) -> None:

@@ -179,8 +179,7 @@ class Predictor:
         truncation: bool | str | None = True,
         max_length: int | None = None,
     ) -> NDArray[np.float32]:
-        width = max(len(self.bundle.model.labels), 1)
-        parts = [np.empty((0, width), dtype=np.float32)] if not len(texts) else []
+        parts = [] if len(texts) else [np.empty((0, self.bundle.columns), dtype=np.float32)]
         with self._turn:
             pipeline = self._pipeline_for(max_length)
             for begin in range(0, len(texts), _WINDOW):

@@ -158,6 +158,8 @@ def test_a_module_in_memory_is_tuned_by_its_tensors(tmp_path: Path) -> None:
     assert not tuning.chosen.parity.decisions
     with hasten.load(folder) as embed:
         vectors = embed(TEXTS[:3])
+        nothing = embed([]), embed.outputs([]).shape
+    assert nothing == ([], (0, len(vectors[0])))
     ids = torch.tensor([embed._pipeline.tokenizer.encode(TEXTS[:1]).ids.tolist()])
     expected = module(ids, torch.ones_like(ids))[0].tolist()
     assert vectors[0] == pytest.approx(expected, abs=1e-5)
@@ -202,11 +204,40 @@ def test_unknown_gold_labels_are_told_early(model: Path, tmp_path: Path) -> None
             **QUICK,
         )
     assert not [event for event in events if isinstance(event, Progress)]
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_such_model(tmp_path: Path) -> None:
     with pytest.raises(ModelError):
         hasten.tune(str(tmp_path / "nowhere"), texts=TEXTS, output=tmp_path / "bundle", **QUICK)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_refused_run_takes_its_folder_away_unless_something_was_measured(tmp_path: Path) -> None:
+    work, results = tmp_path / "bundle.tuning", tmp_path / "bundle.tuning" / job.RESULTS
+
+    def run(lines: tuple[str, ...], name: str) -> None:
+        with job.held(work, restart=False, worth=("student",)):
+            (work / name).touch()
+            if lines:
+                results.write_text("\n".join(lines))
+            raise ModelError("the second model is not there")
+
+    def refused(*lines: str, name: str = "reference.json") -> None:
+        with pytest.raises(ModelError):
+            run(lines, name)
+
+    refused()
+    assert not list(tmp_path.iterdir())
+    refused("{header}")
+    assert not list(tmp_path.iterdir())
+    refused(name="student")
+    assert (work / "student").exists()
+    refused()  # a folder that was there stays
+    assert work.exists()
+    job.discard(work)
+    refused("{header}", "{result}")
+    assert results.exists()
 
 
 def test_a_folder_with_other_things_is_not_overwritten(model: Path, tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -232,4 +234,90 @@ def test_a_full_disk_leaves_no_half_bundle(
     monkeypatch.setattr(shutil, "copytree", no_space)
     with pytest.raises(StorageError, match="No space left"):
         save_bundle(tmp_path / "bundle", lab, tuning)
-    assert not (tmp_path / "bundle").exists()
+    assert not list(tmp_path.iterdir())
+
+
+# --- what is beside it ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["unfinished", "replaced"])
+@pytest.mark.parametrize("name", ["bundle.{}", ".bundle.0123abcd.{}"])
+def test_folders_that_it_did_not_make_are_left_alone(
+    saved: Path, lab: Lab, tuning: Tuning, name: str, kind: str
+) -> None:
+    precious = saved.with_name(name.format(kind))
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("precious")
+    save_bundle(saved, lab, tuning)
+    assert (precious / "thesis.txt").read_text() == "precious"
+
+
+def test_a_bundle_called_unfinished_is_left_alone(saved: Path, lab: Lab, tuning: Tuning) -> None:
+    other = save_bundle(saved.with_name("bundle.unfinished"), lab, tuning)
+    save_bundle(saved, lab, tuning)
+    assert bundle.load(other, here=MACHINE).plan == tuning.plan
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_what_a_killed_save_left_is_removed_by_the_next(
+    saved: Path, lab: Lab, tuning: Tuning, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at each rename or removal of a name, with the bundle that is replaced in its place."""
+    left = iter(range(step))
+
+    class Killed(BaseException):
+        """Nothing catches this."""
+
+    def strike(real: Callable[..., None]) -> Callable[..., None]:
+        def hook(*arguments: Any, **options: Any) -> None:
+            if next(left, None) is None:
+                raise Killed
+            real(*arguments, **options)
+
+        return hook
+
+    with monkeypatch.context() as patch:
+        for name in ("rename", "unlink"):
+            patch.setattr(os, name, strike(getattr(os, name)))
+        with pytest.raises(Killed):
+            save_bundle(saved, lab, tuning)
+    save_bundle(saved, lab, tuning)
+    assert bundle.load(saved, here=MACHINE).plan == tuning.plan
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+def test_a_bundle_is_on_the_disk_before_it_has_its_name(
+    saved: Path, lab: Lab, tuning: Tuning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: set[int] = set()
+    fsync, rename = os.fsync, os.rename
+
+    def on_fsync(descriptor: int) -> None:
+        synced.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def on_rename(old: Path, new: Path) -> None:
+        if Path(new) == saved:
+            everything = [old, *Path(old).rglob("*")]
+            assert {path.stat().st_ino for path in everything} <= synced
+            synced.clear()
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", on_fsync)
+    monkeypatch.setattr(os, "rename", on_rename)
+    save_bundle(saved, lab, tuning)
+    assert saved.parent.stat().st_ino in synced
+
+
+@pytest.mark.usefixtures("runs_code")
+def test_a_file_system_without_links_keeps_a_key(
+    tmp_path: Path, lab: Lab, tuning: Tuning, own_key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*names: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+    folder = save_bundle(tmp_path / "executable", lab, tuning)
+    assert bundle.load(folder, here=MACHINE).plan == tuning.plan
+    assert [path.name for path in own_key.parent.iterdir()] == [own_key.name]
+    assert own_key.stat().st_mode & 0o077 == 0

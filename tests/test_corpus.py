@@ -256,6 +256,13 @@ def test_blank_texts_only(tmp_path, name, content):
         ("a.csv", b"text,y\nok,1\nab\xe9,2\n", "line 3: the byte 0xe9 at byte offset 14", "LATIN1"),
         ("a.txt", b"\xef\xbb\xbfok\n\xc3(\n", "line 2: the byte 0xc3 at byte offset 6", "LATIN1"),
         ("a.txt", "ok".encode("utf-16"), "line 1: the byte 0xff at byte offset 0", "UTF-16"),
+        (
+            "a.txt",
+            b"one\ntwo\n\xff\xfethree\n",
+            "line 3: the byte 0xff at byte offset 8 is not valid UTF-8; in Latin-1 it is 'ÿ'",
+            "If only this place is damaged",
+        ),
+        ("a.csv", b"text,y\nok,1\n\x1f\x8b,2\n", "line 3: the byte 0x8b", "LATIN1"),
         ("a.jsonl", b'{"text": "\xed\xa0\x80"}', "line 1: the byte 0xed at byte offset 10", "LAT"),
         (
             "a.csv",
@@ -267,6 +274,12 @@ def test_blank_texts_only(tmp_path, name, content):
             "a.parquet",
             parquet_bytes(text=pa.array([b"ok", None, b"a\xff"], pa.binary()).view(pa.string())),
             "row 3, column 'text': the byte 0xff at byte offset 1",
+            "LATIN1",
+        ),
+        (
+            "a.parquet",
+            parquet_bytes(text=pa.array([b"\xff\xfea"], pa.binary()).view(pa.string())),
+            "row 1, column 'text': the byte 0xff at byte offset 0",
             "LATIN1",
         ),
     ],

@@ -16,7 +16,7 @@ from pyarrow import parquet
 
 from hasten import formats
 from hasten.formats import Reader, Rows
-from hasten.formats.records import Records
+from hasten.formats.records import Lines, Records
 from hasten.formats.values import as_field, as_json, to_values, type_of
 from hasten.records import Place
 
@@ -166,3 +166,20 @@ def test_extensions():
     assert formats.extension(PurePath("a.CSV.GZ")) == ".csv"
     assert formats.packing(PurePath("a.csv.zst")) == ".zst"
     assert formats.packing(PurePath("a.csv")) == ""
+
+
+def test_what_a_file_is_stands_at_its_beginning_for_all_its_lines() -> None:
+    lines = Lines(io.BytesIO("ok\nyé\n".encode("utf-16")), "a.txt")
+    fixes = []
+    for _ in lines:
+        fault = lines.fault()
+        fixes += [fault.fix] if fault else []
+    assert len(fixes) == 2  # the line breaks and the text between them are ASCII and NUL
+    assert all("UTF-16" in str(fix) for fix in fixes)
+    lines = Lines(io.BytesIO(b"ok\n" + "ok".encode("utf-16")), "a.txt")
+    first, *_ = lines
+    assert first == "ok\n"
+    fault = lines.fault()
+    assert fault
+    assert "UTF-16" not in str(fault)
+    assert "line 2: the byte 0xff at byte offset 3" in fault.message

@@ -25,9 +25,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from hasten import __version__, hardware
+from hasten import __version__, durable, hardware
 from hasten import bundle as bundles
-from hasten.bulk import durable
 from hasten.bulk.node import Order, temporary_name
 from hasten.bulk.plan import Job
 from hasten.bulk.progress import Meter
@@ -145,7 +144,7 @@ def _fenced(job: Job, store: Store, *, trust: bool) -> Iterator[Order]:
         fence=str(fence),
         token=secrets.token_hex(16),
     )
-    durable.create(fence, order.token.encode())
+    durable.write(fence, order.token.encode())
     try:
         yield order
     finally:

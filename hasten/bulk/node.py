@@ -15,8 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hasten import __version__, errors
-from hasten.bulk import durable
+from hasten import __version__, durable, errors
 from hasten.bulk.columns import Naming
 from hasten.bulk.flow import flow
 from hasten.bulk.model import Model
@@ -129,6 +128,7 @@ class _Station:
         given = Input(plan.sources[0].path)
         self._job = Job(bundle, given, target, plan, Naming(plan.answers))
         self._store = Store(Path(order.output), dataset=plan.dataset)
+        self._store.join(plan)
 
     def answer(self, shard: Shard) -> Receipt:
         """Read a shard, answer it, and store the part and its receipt."""
@@ -184,7 +184,7 @@ def _inspect(order: Order) -> Findings:
     Predictor(bundle).close()
     fence = Path(order.fence)
     proof = fence.with_name(temporary_name())
-    durable.create(proof, order.token.encode())
+    durable.write(proof, order.token.encode())
     return Findings(bundle.here.usable_cores, bundle.differences, proof.name)
 
 

@@ -5,6 +5,10 @@ A folder holds the parts; ``_hasten`` in it holds the books: ``plan.json``, a lo
 So whenever a run ends, by whatever cause, the next one knows what is done. ``_SUCCESS`` appears
 when all parts have been read back and are what the receipts say.
 
+Parts and receipts get ready in ``_hasten/desk-DIGEST``, named by the plan's digest, and are then
+linked to their names. A run with another plan removes that folder first: whoever is still at work
+for the old plan, on whatever machine, can then give nothing a name any more.
+
 Where the output is to be one file, this folder stands beside it as ``OUTPUT.parts``, and the file
 is put together at the end.
 """
@@ -13,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
@@ -23,8 +28,7 @@ from typing import IO
 
 import filelock
 
-from hasten import formats
-from hasten.bulk import durable
+from hasten import durable, formats
 from hasten.bulk.source import BOOKS, PARTS
 from hasten.errors import InputError, ResumeError, StorageError
 from hasten.plain import from_json, to_json
@@ -43,6 +47,9 @@ _OPTIONS = {
     "shard_bytes": "the most bytes of a shard",
 }
 """How a user says what a plan holds; the rest follows from these."""
+
+_DESK = "desk-"
+_DIGEST_LETTERS = 16
 
 _RESTART = "--restart throws away what was done and starts over."
 
@@ -71,6 +78,7 @@ class Store:
         self._receipts = self._books / "receipts"
         self._plan = self._books / "plan.json"
         self._lock = filelock.FileLock(self._books / "lock")
+        self._digest = ""
 
     def __enter__(self) -> Store:
         """Take the lock.
@@ -131,15 +139,31 @@ class Store:
             # Beside the output are other runs' outputs, which may be growing now.
             durable.sweep(self.output.parent, of=self.output.name)
         self._tidy()
-        if not self._plan.exists():
-            durable.create(self._plan, json.dumps(to_json(plan), indent=1).encode())
+        self.join(plan)
+        stored = _read_plan(self._plan)
+        if stored is None:
+            durable.write(self._plan, json.dumps(to_json(plan), indent=1).encode())
+            durable.make_folder(self._desk)
             return {}
-        _refuse_others(_read_plan(self._plan), plan, self.output)
+        _refuse_others(stored, plan, self.output)
         if (self.folder / SUCCESS).exists():
             raise self._complete()
+        with durable.storing(self._desk):
+            durable.make_folder(self._desk)
+            durable.sweep(self._desk)
         done = self.receipts()
         self._refuse_cut(done.values())
         return done
+
+    def join(self, plan: BulkPlan) -> None:
+        """Take part in a run that was begun, here or elsewhere, with this plan."""
+        text = json.dumps(to_json(plan), sort_keys=True)
+        self._digest = hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_LETTERS]
+
+    @property
+    def _desk(self) -> Path:
+        """Where files of this plan get ready."""
+        return self._books / f"{_DESK}{self._digest}"
 
     def _refuse_cut(self, done: Iterable[Receipt]) -> None:
         """Look at the sizes of all parts now; digests, which take long, come at the end."""
@@ -168,10 +192,12 @@ class Store:
     def _clear(self) -> None:
         """Remove what earlier runs left; killed at any moment, what remains can be continued.
 
-        So whatever says that something is there goes before it does, and the plan, by which
+        First go the desks, so that nothing of an earlier plan gets a name from now on. Then
+        whatever says that something is there goes before it does, and the plan, by which
         everything is understood, goes last.
         """
         with durable.storing(self.folder):
+            self._close_desks()
             (self.folder / SUCCESS).unlink(missing_ok=True)
             durable.sync_folder(self.folder)
             for folder, pattern in (self._receipts, "*.json"), (self.folder, "part-*"):
@@ -179,6 +205,15 @@ class Store:
                     path.unlink()
                 durable.sync_folder(folder)
             self._plan.unlink(missing_ok=True)
+
+    def _close_desks(self) -> None:
+        """From now on, nothing that is still getting ready anywhere can be given its name."""
+        for desk in self._books.glob(f"{_DESK}*"):
+            # Renamed first: a folder in which somebody writes cannot always be removed at once.
+            desk.rename(desk.with_name(f".{desk.name}.{secrets.token_hex(4)}"))
+        durable.sync_folder(self._books)
+        for closed in self._books.glob(f".{_DESK}*"):
+            shutil.rmtree(closed, ignore_errors=True)
 
     @property
     def _done(self) -> Path:
@@ -198,12 +233,21 @@ class Store:
         """
         found = {}
         for path in self._receipts.glob("[!.]*.json"):
-            try:
-                receipt = from_json(Receipt, json.loads(path.read_text()))
-            except (OSError, ValueError) as error:
-                raise StorageError(f"{path} cannot be read: {error}", fix=_RESTART) from error
-            found[receipt.shard.number] = receipt
+            receipt = self._read_receipt(path)
+            if receipt is not None:
+                found[receipt.shard.number] = receipt
         return found
+
+    def _read_receipt(self, path: Path) -> Receipt | None:
+        """A receipt of this plan; None if there is none, or it was never finished."""
+        try:
+            text = path.read_text()
+            receipt = from_json(Receipt, json.loads(text)) if text else None
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise StorageError(f"{path} cannot be read: {error}", fix=_RESTART) from error
+        return receipt if receipt and receipt.plan in ("", self._digest) else None
 
     def put(
         self, plan: BulkPlan, shard: Shard, end: Place | None, tally: Tally, part: bytes
@@ -211,17 +255,31 @@ class Store:
         """Store a shard's part, and then its receipt. Done twice, the first one stays.
 
         Raises:
-            StorageError: it cannot be written.
+            StorageError: it cannot be written, or a run with another plan has taken over.
         """
         name = f"part-{shard.number:05}{plan.output_format}{plan.packing}"
-        if not durable.create(self.folder / name, part):
-            # A run that was killed before its receipt, or another machine's, was first.
-            with durable.storing(self.folder / name):
-                part = (self.folder / name).read_bytes()
         digest = hashlib.sha256(part).hexdigest()
-        receipt = Receipt(shard, end, tally, name, len(part), digest)
-        note = json.dumps(to_json(receipt)).encode()
-        durable.create(self._receipt(shard.number), note)
+        receipt = Receipt(shard, end, tally, name, len(part), digest, self._digest)
+        try:
+            return self._stored(receipt, part)
+        except StorageError as error:
+            if self._desk.is_dir():
+                raise
+            raise StorageError(f"another run has taken over {self.output}") from error
+
+    def _stored(self, receipt: Receipt, part: bytes) -> Receipt:
+        path, note = self.folder / receipt.part, self._receipt(receipt.shard.number)
+        if not durable.create(path, part, self._desk):
+            there = _sha256(path)
+            first = self._read_receipt(note)
+            if first is not None and first.sha256 == there:
+                return first
+            # Without a receipt nobody knows whose it is: it counts only if it is what we have.
+            if there != receipt.sha256:
+                durable.write(path, part, self._desk)
+        text = json.dumps(to_json(receipt)).encode()
+        if not durable.create(note, text, self._desk) and self._read_receipt(note) != receipt:
+            durable.write(note, text, self._desk)
         return receipt
 
     def finish(self, plan: BulkPlan) -> list[Receipt]:
@@ -233,13 +291,15 @@ class Store:
         Raises:
             StorageError: a part is missing or altered, or the output cannot be written.
         """
+        with durable.storing(self._books):
+            self._close_desks()
         receipts = [receipt for _, receipt in sorted(self.receipts().items())]
         self._check(receipts)
         _refuse_changed(plan)
         with durable.storing(self.folder):
             durable.sweep(self.folder, self._receipts)
         if self._dataset:
-            durable.create(self.folder / SUCCESS, b"")
+            durable.write(self.folder / SUCCESS, b"")
             return receipts
         durable.replace(self.output, lambda whole: self._join(plan, receipts, whole))
         with durable.storing(self.folder):
@@ -308,9 +368,11 @@ def _sha256(path: Path) -> str | None:
         raise StorageError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _read_plan(path: Path) -> BulkPlan:
+def _read_plan(path: Path) -> BulkPlan | None:
     try:
         return from_json(BulkPlan, json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None
     except ValueError as error:
         raise ResumeError(
             f"{path} was written by another version of hasten, or is damaged", fix=_RESTART

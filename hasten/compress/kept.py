@@ -23,6 +23,9 @@ RUNGS = "rungs"
 FILES = (ASKED, SIZES, CHOICE, STEPS, INT8_STEPS, CHECKPOINTS, INT8, STUDENT, RUNGS)
 """All names that may be in the folder, beside the original's."""
 
+WORTH = (CHOICE, STEPS, INT8_STEPS, CHECKPOINTS, STUDENT)
+"""Those that took time: a folder with any of them, at any depth, is kept for the next start."""
+
 _DECISIVE = (
     "layers",
     "ffn_width",

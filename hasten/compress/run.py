@@ -30,7 +30,8 @@ from hasten.compress.runner import Lot, Runner
 from hasten.compress.schedule import FEWEST_TEXTS, Phase, Teller, Upkeep
 from hasten.compress.sizes import Sizes, Wanted, resolve, whole_sizes
 from hasten.compress.vocabulary import Vocabulary
-from hasten.errors import ChoiceError, InputError, ModelError
+from hasten.engines._border import foreign_errors
+from hasten.errors import ChoiceError, HastenError, InputError, ModelError
 from hasten.records import Event, Student
 from hasten.reference import Reference
 from hasten.reference import heads as attention
@@ -110,6 +111,7 @@ class _Chosen:
     heads: list[list[int]] | None
 
 
+@foreign_errors("PyTorch", "make the student", passing=(HastenError,))
 def make(
     reference: Reference,
     texts: Sequence[str],
@@ -137,6 +139,7 @@ def make(
         InputError: too few texts.
         BudgetError: the time does not hold one pass over the texts.
         StorageError: ``work`` cannot be written, or has no room for checkpoints.
+        EngineError: PyTorch failed, for want of memory or otherwise.
     """
     begin_s = time.monotonic() if begin_s is None else begin_s
     task = _task(reference, texts, labels, wanted)

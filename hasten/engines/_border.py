@@ -18,6 +18,8 @@ from hasten.hardware import missing_instructions
 from hasten.records import Candidate, Hardware
 
 _WHERE = "Exception from src/"  # OpenVINO begins with its own source files, a line for each
+_NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
+_MORE_MEMORY = "There is not enough memory: end other programs, or use a machine with more."
 _DEVICES = {"cpu": "the CPU", "cuda": "CUDA GPUs"}
 
 Runner = TypeVar("Runner")
@@ -115,28 +117,41 @@ def quiet_logger(name: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def foreign_errors(title: str, doing: str) -> Iterator[None]:
+def foreign_errors(
+    title: str,
+    doing: str,
+    passing: tuple[type[HastenError], ...] = (EngineError, StorageError),
+) -> Iterator[None]:
     """Turn what a framework raises into one readable line, the framework's own chained.
 
+    Args:
+        title: the framework's name, to begin the sentence with.
+        doing: what it could not do.
+        passing: errors of ours that go through as they are; others become an EngineError.
+
     Raises:
-        EngineError: anything at all was raised inside; an EngineError passes as it is.
-        StorageError: the disk is full, which is not a fault of the engine's.
+        EngineError: anything at all was raised inside.
+        StorageError: the disk is full, which is not a fault of the framework's.
     """
     try:
         yield
-    except (EngineError, StorageError):
+    except passing:
         raise
     except HastenError as error:
         raise EngineError(f"{title} could not {doing}: {error.message}", fix=error.fix) from error
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:  # frameworks raise whatever they like, bare RuntimeErrors mostly
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageError(
                 f"{title} could not {doing}: {error.strerror}",
                 fix="Free some space or choose another -o; the same command continues.",
             ) from error
-        raise EngineError(f"{title} could not {doing}: {first_line(error)}") from error
-    except Exception as error:  # frameworks raise whatever they like, bare RuntimeErrors mostly
-        raise EngineError(f"{title} could not {doing}: {first_line(error)}") from error
+        fix = _MORE_MEMORY if _out_of_memory(error) else None
+        raise EngineError(f"{title} could not {doing}: {first_line(error)}", fix=fix) from error
+
+
+def _out_of_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY)
 
 
 def first_line(error: BaseException) -> str:

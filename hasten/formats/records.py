@@ -27,13 +27,16 @@ from hasten.formats.values import looks_like_text, to_column, to_objects, type_o
 from hasten.records import Place
 
 _UTF16 = "This is UTF-16; convert it: iconv -f UTF-16 -t UTF-8 OLD > NEW"
-_NOT_UTF8 = {  # the bytes with which it starts, what to do
+_KINDS = {  # the bytes with which a file begins, what to do
     codecs.BOM_UTF16_LE: _UTF16,
     codecs.BOM_UTF16_BE: _UTF16,
     b"\x1f\x8b": "This is gzip: add .gz to the file's name.",
     b"\x28\xb5\x2f\xfd": "This is zstd: add .zst to the file's name.",
-    b"": "If the file is Latin-1, convert it: iconv -f LATIN1 -t UTF-8 OLD > NEW",
 }
+_LATIN1 = (
+    "If the file is Latin-1, convert it: iconv -f LATIN1 -t UTF-8 OLD > NEW. If only this place is "
+    "damaged, mend or remove it."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +49,14 @@ class Record:
     error: InputError | None = None
 
 
-def decoded(raw: bytes, place: str, offset: int = 0) -> str:
+def decoded(raw: bytes, place: str, offset: int = 0, fix: str = _LATIN1) -> str:
     """``raw`` as text.
 
     Args:
         raw: bytes.
         place: what the message calls it.
         offset: where it starts, for the message.
+        fix: what helps if it is not UTF-8.
 
     Raises:
         InputError: it is not UTF-8.
@@ -60,11 +64,11 @@ def decoded(raw: bytes, place: str, offset: int = 0) -> str:
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
-        fixes = (fix for start, fix in _NOT_UTF8.items() if raw.startswith(start))
+        wrong = raw[error.start : error.start + 1]
         raise InputError(
-            f"{place}: the byte 0x{raw[error.start]:02x} at byte offset {offset + error.start} "
-            "is not valid UTF-8",
-            fix=next(fixes),
+            f"{place}: the byte 0x{wrong.hex()} at byte offset {offset + error.start} is not valid "
+            f"UTF-8; in Latin-1 it is {wrong.decode('latin-1')!r}",
+            fix=fix,
         ) from error
 
 
@@ -79,6 +83,7 @@ class Lines(Iterator[str]):
         self._stream, self._name = stream, name
         self.place = Place()
         self._fault: InputError | None = None
+        self._fix = _LATIN1
         self._peeked: bytes | None = None
 
     def __next__(self) -> str:
@@ -86,6 +91,9 @@ class Lines(Iterator[str]):
         if not raw:
             raise StopIteration
         begin, where = self.place, f"{self._name}, line {self.place.number}"
+        if begin.offset == 0:  # what a file is, its first bytes say, and no others
+            kinds = (fix for start, fix in _KINDS.items() if raw.startswith(start))
+            self._fix = next(kinds, self._fix)
         size = len(raw)
         if size == LONGEST_LINE and not raw.endswith(b"\n"):
             size += self._skip()
@@ -95,7 +103,7 @@ class Lines(Iterator[str]):
             )
         self.place = Place(begin.offset + size, begin.number + 1)
         try:
-            line = decoded(raw, where, begin.offset)
+            line = decoded(raw, where, begin.offset, self._fix)
         except InputError as error:
             self._fault = self._fault or error
             line = raw.decode(errors="replace")

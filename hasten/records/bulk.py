@@ -104,6 +104,7 @@ class Receipt:
     """A shard that is done: its part exists under its name, with these bytes.
 
     ``end`` is where the next shard of its file begins; None if nothing more can be read of it.
+    ``plan`` is the digest of the run's plan; empty in receipts of older versions.
     """
 
     shard: Shard
@@ -112,6 +113,7 @@ class Receipt:
     part: str
     size_bytes: int
     sha256: str
+    plan: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,7 @@ from pyarrow import parquet
 from typer.testing import CliRunner
 
 import hasten
-from hasten import cli, hardware
-from hasten.bulk import durable
+from hasten import cli, durable, hardware
 from hasten.bulk.store import Store
 from hasten.engines.fake import COLUMNS
 from hasten.errors import ChoiceError, InputError, StorageError

@@ -22,6 +22,7 @@ from hasten.compress.distil import Look, Taught
 from hasten.errors import (
     BudgetError,
     ChoiceError,
+    EngineError,
     HastenError,
     InputError,
     ModelError,
@@ -117,6 +118,34 @@ def test_what_cannot_be(
     with pytest.raises(kind, match=message) as caught:
         compress(options.pop("model", model), tmp_path / "student", **options)
     assert caught.value.fix
+    # What took time, such as the choice of the units that stay, is kept for the next start.
+    assert kind is BudgetError or not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("error", "fix"),
+    [
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 GB"), "not enough memory"),
+        (MemoryError("Unable to allocate 8 GiB"), "not enough memory"),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied\nat c10/core"), None),
+    ],
+)
+def test_what_torch_raises_is_told_in_a_line(
+    model: Path,
+    tmp_path: Path,
+    error: Exception,
+    fix: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(distil, "teach", fail)
+    with pytest.raises(EngineError, match="PyTorch could not make the student") as caught:
+        compress(model, tmp_path / "student")
+    assert caught.value.__cause__ is error
+    assert "\n" not in caught.value.message
+    assert (fix or "") in (caught.value.fix or "")
 
 
 def test_a_mistake_that_was_mended_needs_no_restart(model: Path, tmp_path: Path) -> None:

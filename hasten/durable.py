@@ -41,8 +41,15 @@ def storing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def create(path: Path, content: bytes) -> bool:
+def create(path: Path, content: bytes, desk: Path, *, mode: int = 0o666) -> bool:
     """Make a file, unless there is one already: of several writers the first wins.
+
+    Args:
+        path: the file.
+        content: its bytes.
+        desk: the folder, on the same file system, in which the bytes get ready. Once it is gone,
+            nothing is made.
+        mode: who may do what with it, before the process's umask.
 
     Returns:
         Whether it was made now.
@@ -50,33 +57,41 @@ def create(path: Path, content: bytes) -> bool:
     Raises:
         StorageError: it cannot be written; nothing is left behind.
     """
-    with storing(path), _temporary(path, lambda file: _write(file, content)) as temporary:
-        made = _link(temporary, path)
+    with storing(path), _temporary(path, lambda file: file.write(content), desk, mode) as temporary:
+        made = _name(temporary, path)
         sync_folder(path.parent)
         return made
 
 
-def replace(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    """Write a file with ``write``, in the place of any earlier one.
+def write(path: Path, content: bytes, desk: Path | None = None) -> None:
+    """Make a file, in the place of any earlier one; ``desk`` as for :func:`create`.
 
     Raises:
         StorageError: it cannot be written; the earlier one stays.
     """
-    with storing(path), _temporary(path, write) as temporary:
+    replace(path, lambda file: file.write(content), desk)
+
+
+def replace(path: Path, write: Callable[[IO[bytes]], object], desk: Path | None = None) -> None:
+    """As :func:`write`, where the bytes come piece by piece: ``write`` gets the file.
+
+    Raises:
+        StorageError: it cannot be written; the earlier one stays.
+    """
+    with storing(path), _temporary(path, write, desk) as temporary:
         temporary.replace(path)
         sync_folder(path.parent)
 
 
-def _write(file: IO[bytes], content: bytes) -> None:
-    file.write(content)
-
-
 @contextmanager
-def _temporary(path: Path, write: Callable[[IO[bytes]], None]) -> Iterator[Path]:
-    """A durable file beside ``path`` under a name of its own, gone at the end."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(_RANDOM_BYTES)}{_UNFINISHED}")
+def _temporary(
+    path: Path, write: Callable[[IO[bytes]], object], desk: Path | None, mode: int = 0o666
+) -> Iterator[Path]:
+    """A durable file under a name of its own, gone at the end."""
+    name = f".{path.name}.{secrets.token_hex(_RANDOM_BYTES)}{_UNFINISHED}"
+    temporary = (desk or path.parent) / name
     try:
-        with temporary.open("xb") as file:
+        with open(temporary, "xb", opener=lambda name, how: os.open(name, how, mode)) as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -86,17 +101,35 @@ def _temporary(path: Path, write: Callable[[IO[bytes]], None]) -> Iterator[Path]
             temporary.unlink()
 
 
-def _link(temporary: Path, path: Path) -> bool:
+def _name(temporary: Path, path: Path) -> bool:
     """Give a file its name, if nothing has that name."""
     try:
         os.link(temporary, path)
     except FileExistsError:
         return False
     except OSError as error:
-        if error.errno not in _NO_LINKS or path.exists():
+        if error.errno not in _NO_LINKS:
             raise
-        # Some network file systems know no links; a name is then taken by renaming.
-        temporary.rename(path)
+        return _name_without_links(temporary, path)
+    return True
+
+
+def _name_without_links(temporary: Path, path: Path) -> bool:
+    """The same by renaming, which would replace a file: the first to make a claim may do it.
+
+    Where there is a claim and no file, it is being made, or its maker was killed.
+    """
+    claim = temporary.with_name(f".{path.name}.claim{_UNFINISHED}")
+    try:
+        claim.open("xb").close()
+    except FileExistsError:
+        return False
+    try:
+        if path.exists():
+            return False
+        temporary.replace(path)
+    finally:
+        claim.unlink(missing_ok=True)
     return True
 
 
@@ -118,6 +151,21 @@ def make_folder(folder: Path) -> None:
     make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
     sync_folder(folder.parent)
+
+
+def sync_tree(folder: Path) -> None:
+    """Make all files in a folder durable, and their names.
+
+    Raises:
+        OSError: the system cannot.
+    """
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        elif path.is_dir():
+            sync_folder(path)
+    sync_folder(folder)
 
 
 def sync_folder(folder: Path) -> None:
