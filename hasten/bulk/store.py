@@ -274,7 +274,7 @@ class Store:
             first = self._read_receipt(note)
             if first is not None and first.sha256 == there:
                 return first
-            # Without a receipt nobody knows whose it is: it counts only if it is what we have.
+            # Without a receipt it may be of any run: it counts only if it has the same bytes.
             if there != receipt.sha256:
                 durable.write(path, part, self._desk)
         text = json.dumps(to_json(receipt)).encode()
