@@ -80,6 +80,13 @@ PARTS = (
         "bulk.py throughput {demo} --rows 20000 --files 4",
         "--rows 200 --files 2",
     ),
+    Part(
+        "repeat",
+        "whether ten runs agree",
+        25,
+        "repeat.py",
+        by_default=False,
+    ),
     Part("startup", "what importing and loading cost", 1, "startup.py {demo}", "--runs 2"),
     Part(
         "int8-minilm",

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -29,10 +30,12 @@ class Contender:
         """Send an order, and wait for the seconds that it took."""
         assert self._process.stdin
         assert self._process.stdout
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.flush()
         answer = self._process.stdout.readline()
         if not answer:
+            self.close()
             raise SystemExit(f"a contender ended with status {self._process.wait()}; see above")
         return float(answer)
 

@@ -7,12 +7,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 from hasten.records import Hardware, Interval
+from tests.report.results import tuned
 
 ROOT = Path(__file__).parents[1]
 PAGE = "# Page\n<!-- figures: speed -->\nold\n<!-- end of figures -->\nprose\n"
@@ -125,7 +126,46 @@ def test_pages_show_what_is_kept(figures: Any) -> None:
     assert not set(blocks) - shown, "measured, and quoted nowhere"
 
 
-@pytest.mark.timeout(300)  # several processes, one after the other, each loading PyTorch
+SLEEPLESS = """
+import sys, contender
+assert sys.argv[1] == "--contender"
+contender.answer(lambda order: print("asked for", order * int(sys.argv[2])))
+"""
+
+
+def test_contenders_take_turns(bench: ModuleType, desk: Path) -> None:
+    contender = importlib.import_module("contender")
+    script = desk / "contending.py"
+    script.write_text(SLEEPLESS)
+    one, other = (contender.Contender(sys.executable, str(script), n) for n in (1, 2))
+    samples_s = contender.take_turns([("one", one, 5), ("other", other, 7)], rounds=3)
+    for each in (one, other):
+        each.close()
+    assert {key: len(taken) for key, taken in samples_s.items()} == {"one": 3, "other": 3}
+    assert min(min(taken) for taken in samples_s.values()) > 0
+
+
+def test_a_contender_that_ends_is_named(bench: ModuleType, desk: Path) -> None:
+    contender = importlib.import_module("contender")
+    script = desk / "ending.py"
+    script.write_text("raise SystemExit(4)")
+    with pytest.raises(SystemExit, match="ended with status 4"):
+        contender.Contender(sys.executable, str(script))
+
+
+def test_the_headline_names_both_baselines(bench: ModuleType, tmp_path: Path) -> None:
+    speed = importlib.import_module("speed")
+    samples_s = {"one by one": [8.0, 8.4], "at its best": [4.0, 4.2], "hasten": [2.0, 2.1]}
+    options = SimpleNamespace(model="minilm", texts=60, timed_texts=20, budget="3m")
+    block = speed._block(tuned(tmp_path), samples_s, "2 streams x 1 thread, sorted", options)
+    assert "4.00 (4.00 to 4.00) times faster than PyTorch one text at a time" in block
+    assert "2.00 (2.00 to 2.00) times faster than PyTorch at its best" in block
+    assert "| PyTorch at its best (2 streams x 1 thread, sorted) | 4.9 | 2.00" in block
+    assert bench.figures.machine() in block
+
+
+@pytest.mark.faults  # a minute of loading PyTorch in one process after the other
+@pytest.mark.timeout(600)
 def test_a_part_runs_on_a_tiny_model(tmp_path: Path) -> None:
     command = [sys.executable, "benchmarks/bench.py", "--quick", "speed-mpnet"]
     subprocess.run([*command, "--work", str(tmp_path)], cwd=ROOT, check=True, capture_output=True)
