@@ -33,7 +33,6 @@ _ENOUGH_TEXTS = 500
 _MOST_ROUNDS = 15
 # Rounds are predicted to about 10 %; the budget is kept within 20 %.
 _GRACE = 1.1
-_MUST_RUN = 2  # the baseline and the favourite
 _FEWEST_ROUNDS = 3  # of which there still is an interval
 # Rather a little over the budget than all of it spent for nothing; it is kept within 20 %.
 _OVERRUN = 0.15
@@ -295,6 +294,15 @@ def _shared_out(runs: int, rounds: int, texts: int) -> dict[str, int]:
     return {"rounds": rounds, "texts": min(runs // rounds, texts)}
 
 
+def _must_run(entries: Sequence[Heat]) -> int:
+    """How many heats there are at least: the baseline and the favourite.
+
+    A lossy favourite runs beside an exact finalist where there is one, since it has to beat it.
+    """
+    favourite, *others = [heat.entrant.candidate.exact for heat in entries[1:3]]
+    return 2 if favourite or not any(others) else 3
+
+
 def _fit(context: Context, entries: Sequence[Heat]) -> Fit:
     """How many heats, over how many texts and rounds, the time left holds.
 
@@ -313,7 +321,7 @@ def _fit(context: Context, entries: Sequence[Heat]) -> Fit:
         if texts >= (plenty if wanted[-1].aside else fewest):
             shared = _shared_out(texts * rounds, rounds, len(context.texts))
             return Fit(heats, **shared, processes=processes)
-        if heats <= _MUST_RUN:
+        if heats <= _must_run(entries):
             break
     if fewest * per_text_s <= budget.left_s + _OVERRUN * budget.total_s:
         return Fit(heats, rounds, fewest, processes=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from hasten.errors import BudgetError
 from hasten.records import EndToEnd, Tuning
 from hasten.report import headline
 from hasten.tuning import contest
@@ -152,3 +154,13 @@ def test_the_ceiling_is_measured_with_every_process_and_paired_with_its_rounds(
     assert steady.chosen.ceiling_share is not None
     # Both slowed down together, so the share is what it is on a steady machine.
     assert tuning.chosen.ceiling_share == pytest.approx(steady.chosen.ceiling_share, rel=0.01)
+
+
+def test_a_lossy_favourite_never_runs_without_the_exact_one_that_it_has_to_beat(
+    tmp_path: Path,
+) -> None:
+    script = {**SCRIPT, "fake-fp32-cpu-2x1": {"call_s": 3e-3, "token_s": 6e-5}}
+    for budget_s in (3.0, 3.5):
+        with contextlib.suppress(BudgetError):
+            tuning = Lab(tmp_path / f"{budget_s}", script, budget_s=budget_s).tune()
+            assert any(row.runs and row.candidate.exact for row in tuning.rows)
