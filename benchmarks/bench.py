@@ -48,7 +48,7 @@ PARTS = (
         "speed-minilm",
         "the demo's classifier against PyTorch",
         6,
-        "speed.py minilm --budget 3m",
+        "speed.py minilm --budget 3m --timed-texts 250",
         "--budget 20m --texts 16 --timed-texts 8 --rounds 2",
     ),
     Part(
@@ -77,7 +77,7 @@ PARTS = (
         "bulk",
         "files of many rows",
         3,
-        "bulk.py throughput {demo} --rows 20000 --files 4",
+        "bulk.py throughput {demo} --rows 12000 --files 4",
         "--rows 200 --files 2",
     ),
     Part(

@@ -123,7 +123,8 @@ def _tiny_bundle(folder: Path) -> Path:
         random_weights=random_weights,
         engines=["onnx_runtime"],
         precisions=["fp32"],
-        budget="10m",
+        batch_sizes=[1, 8, 64],
+        budget="2m",
         output=folder / "tiny-bundle",
     )
     return folder / "tiny-bundle"
