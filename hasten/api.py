@@ -405,7 +405,10 @@ def parse_duration(value: str | float) -> float:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", str(value))
     seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
     if seconds <= 0:
-        raise ChoiceError(f"{value!r} is not a duration", fix="Write 90s, 10m or 1.5h.")
+        raise ChoiceError(
+            f"{value!r} is not a duration above zero",
+            fix="Write 90s, 10m or 1.5h; a number alone is seconds.",
+        )
     return seconds
 
 

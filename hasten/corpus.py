@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import math
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -231,7 +232,7 @@ def text_column_of(
     if not reader.columns:
         raise _no_rows(path)
     text_columns = [name for name in reader.text_columns if name != label_column]
-    _refuse_missing(str(path), reader.columns, "--label-column", label_column)
+    _refuse_missing(str(path), reader.columns, "--label-column", label_column, reader.columns)
     return choose_text_column(str(path), reader.columns, text_columns, wanted)
 
 
@@ -254,7 +255,8 @@ def choose_text_column(
             f"{name}: two columns share a name: {_listed(columns)}",
             fix="Give every column a name of its own.",
         )
-    _refuse_missing(name, columns, "--text-column", wanted)
+    likely = text_columns or columns
+    _refuse_missing(name, columns, "--text-column", wanted, likely)
     if wanted is not None:
         return wanted
     known = [column for column in text_columns if column.lower() in TEXT_COLUMNS]
@@ -264,17 +266,23 @@ def choose_text_column(
     raise InputError(
         f"{name}: {'several columns hold' if text_columns else 'no column holds'} text, so which "
         f"one to read cannot be told; columns: {_listed(columns)}",
-        fix="--text-column NAME",
+        fix=_as_in("--text-column", likely),
     )
 
 
-def _refuse_missing(name: str, columns: Sequence[str], option: str, wanted: str | None) -> None:
+def _refuse_missing(
+    name: str, columns: Sequence[str], option: str, wanted: str | None, likely: Sequence[str]
+) -> None:
     if wanted is not None and wanted not in columns:
         close = difflib.get_close_matches(wanted, columns, n=1)
         raise InputError(
             f"{name} has no column {wanted!r}; it has: {_listed(columns)}",
-            fix=f"{option} {close[0] if close else 'NAME'}",
+            fix=f"{option} {shlex.quote(close[0])}" if close else _as_in(option, likely),
         )
+
+
+def _as_in(option: str, columns: Sequence[str]) -> str:
+    return f"Name one of them, as in: {option} {shlex.quote(columns[0]) if columns else 'NAME'}"
 
 
 def _listed(columns: Iterable[str]) -> str:
@@ -369,4 +377,4 @@ def label_text(value: object) -> str | None:
 
 
 def _no_rows(path: Path) -> InputError:
-    return InputError(f"{path} is empty", fix="Name a file with texts.")
+    return InputError(f"{path} has no rows", fix="Name a file with texts, one a row.")

@@ -181,7 +181,7 @@ def failure(path: Path, **options: object) -> InputError:
 def test_an_unclear_text_column_is_asked_for(tmp_path, header):
     error = failure(write(tmp_path, "a.csv", f"{header}\nsome,words\n"))
     assert header.replace(",", ", ") in error.message
-    assert error.fix == "--text-column NAME"
+    assert error.fix == f"Name one of them, as in: --text-column {header.partition(',')[0]}"
 
 
 def test_no_column_of_text(tmp_path):
@@ -196,6 +196,14 @@ def test_a_missing_column_is_named_with_those_that_exist(tmp_path, option, exten
     assert "'labels'" in error.message
     assert "text, label" in error.message
     assert error.fix == f"--{option.replace('_', '-')} label"
+
+
+def test_a_missing_column_like_no_other_gets_one_that_holds_text(tmp_path):
+    path = write(tmp_path, "a.csv", "id,the words\n1,some\n")
+    assert (
+        failure(path, text_column="zzz").fix == "Name one of them, as in: --text-column 'the words'"
+    )
+    assert failure(path, label_column="zzz").fix == "Name one of them, as in: --label-column id"
 
 
 def test_no_such_file_names_its_neighbours(tmp_path):
@@ -234,7 +242,9 @@ def test_an_unknown_extension_names_the_known(tmp_path, name):
     ],
 )
 def test_a_file_without_rows(tmp_path, name, content):
-    assert "is empty" in failure(write(tmp_path, name, content)).message
+    error = failure(write(tmp_path, name, content))
+    assert "has no rows" in error.message
+    assert error.fix == "Name a file with texts, one a row."
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,18 @@ def code(tmp_path, monkeypatch):
 # ------------------------------------------------------------------------ Hugging Face folders
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "texts.csv"])
+def test_a_file_given_as_a_model_names_its_folder(name, tmp_path):
+    folder = tmp_path / "my model"
+    folder.mkdir()
+    (folder / name).write_text("{}")
+    with pytest.raises(ModelError) as caught:
+        prepare(str(folder / name), tmp_path / "reference")
+    assert caught.value.message == f"{folder / name} is a file, and a model is a folder"
+    ours = name != "texts.csv"
+    assert (f"Give its folder: '{folder}'" == caught.value.fix) is ours
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_folders_answers_are_those_of_transformers(family, tmp_path):
     reference = prepare(save_tiny(tmp_path / "model", family), tmp_path / "reference")

@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import json
 import re
+import shlex
 import shutil
 import uuid
 from collections.abc import Callable
@@ -126,6 +127,13 @@ def _download(name: str, options: Options) -> Path:
 def _huggingface(name: str, source: Path, options: Options) -> Origin:
     if not source.exists():
         raise ModelError(f"{source} does not exist", fix=_FORMS)
+    if source.is_file():
+        raise ModelError(
+            f"{source} is a file, and a model is a folder",
+            fix=f"Give its folder: {shlex.quote(str(source.parent))}"
+            if source.suffix in {".json", ".safetensors", ".bin"}
+            else _FORMS,
+        )
     if not (source / "config.json").is_file():
         raise ModelError(
             f"{source} is not a Hugging Face folder: it holds no config.json",
