@@ -7,6 +7,7 @@ only where the model decides nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -205,6 +206,24 @@ def unprovable(reference: Outputs, texts: Sequence[str]) -> str | None:
             "agreement with it proves nothing"
         )
     return None
+
+
+def unprovable_strictly(texts: Sequence[str], max_flips: float) -> str | None:
+    """Why no lossy candidate can pass ``--strict`` on these texts, even without a flip, if so.
+
+    Args:
+        texts: the judged ones.
+        max_flips: the share that the upper bound must not exceed.
+    """
+    different = len(set(texts))
+    if _upper_bound(0, different, 1) <= max_flips:
+        return None
+    needed = math.ceil(math.log(_ALPHA) / math.log1p(-max_flips)) if max_flips else None
+    takes = f"it takes at least {needed:,}" if needed else "no number of texts can"
+    return (
+        f"{different:,} different texts cannot prove --max-flips {max_flips:g} with --strict, even "
+        f"without a flip: {takes}"
+    )
 
 
 def is_constant(outputs: Outputs) -> bool:

@@ -19,6 +19,7 @@ from hasten.parity import (
     compare,
     is_constant,
     unprovable,
+    unprovable_strictly,
     verdict,
 )
 from hasten.plain import from_json, to_json
@@ -236,6 +237,16 @@ class TestCompare:
         assert "proves nothing" in (unprovable(stuck, texts) or "")
         assert is_constant(np.zeros((30, 2), np.float32))
         assert not is_constant(stuck * (1 + 1e-4 * np.arange(30)[:, np.newaxis]))
+
+    @pytest.mark.parametrize(("texts", "needed"), [(298, "at least 299"), (299, None)])
+    def test_strict_takes_as_many_texts_as_prove_it_without_a_flip(
+        self, texts: int, needed: str | None
+    ) -> None:
+        reason = unprovable_strictly([f"text {i}" for i in range(texts)] * 2, 0.01)
+        assert (reason is None) if needed is None else (needed in (reason or ""))
+
+    def test_strict_proves_no_limit_of_zero(self) -> None:
+        assert "no number of texts" in (unprovable_strictly(["a"], 0.0) or "")
 
     def test_an_unknown_gold_label_is_an_error(self) -> None:
         with pytest.raises(InputError, match="'maybe'"):

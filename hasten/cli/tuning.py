@@ -34,7 +34,7 @@ def _stand_in_tokenizer(model: str) -> Path | None:
     "`hasten tune my.module:build --weights state.pt --tokenizer ./tok --data lines.txt`\n\n"
     "`hasten tune ./my-model --data texts.csv --objective latency --engines onnx_runtime,openvino`"
     "\n\n"
-    "`hasten tune ./my-model --data texts.csv --precisions fp32,int8 --max-flips 0.005 --strict`"
+    "`hasten tune ./my-model --data texts.csv --precisions fp32,int8 --max-flips 0.02 --strict`"
     "\n\n"
     "`hasten tune student --reference ./my-model --data texts.csv -o bundle`"
 )

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasten.errors import BudgetError, EndedEarly, NoCandidate
-from hasten.parity import is_constant, unprovable
+from hasten.parity import is_constant, unprovable, unprovable_strictly
 from hasten.records import FirstAnswer, Row, Standing, Tuning
 from hasten.tuning import (
     candidates,
@@ -191,6 +191,8 @@ def _refuse_unprovable(
 ) -> None:
     """Refuse lossy candidates, before any time goes into them, where no proof would mean much."""
     reason = unprovable(truth, context.texts)
+    if reason is None and context.settings.strict and context.task.decides:
+        reason = unprovable_strictly(context.texts, context.settings.max_flips)
     for entrant in entrants:
         if reason and not entrant.candidate.exact:
             entrant.end("refused", reason)

@@ -62,6 +62,14 @@ def test_one_whose_answers_do_not_depend_on_the_batch_is_proved_as_shipped(tmp_p
     assert len(proofs(tried)) == 1
 
 
+def test_no_time_goes_into_what_strict_could_not_accept(tmp_path: Path) -> None:
+    tried = lab(tmp_path, {f"{INT8}-1x1": FAST}, strict=True)  # 60 texts, and 1 % takes 299
+    row = int8(tried.tune())
+    assert row.status == "refused"
+    assert "at least 299" in (row.reason or "")
+    assert not any(name.startswith(INT8) for name, _ in tried.messages)
+
+
 WORDS = sorted({word for text in tiny_texts(100) for word in text.split()})
 EVEN = tuple(
     " ".join(WORDS[(7 * row + place) % len(WORDS)] for place in range(2 + row // 4))
