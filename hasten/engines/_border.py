@@ -17,7 +17,8 @@ from hasten.errors import EngineError, HastenError, StorageError
 from hasten.hardware import missing_instructions
 from hasten.records import Candidate, Hardware
 
-_WHERE = "Exception from src/"  # OpenVINO begins with its own source files, a line for each
+# OpenVINO begins with its own source files, a line for each.
+_WHERE = ("Exception from src/", "Check '", "FrontEnd API failed with")
 _NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
 _MORE_MEMORY = "There is not enough memory: end other programs, or use a machine with more."
 _DEVICES = {"cpu": "the CPU", "cuda": "CUDA GPUs"}
@@ -161,6 +162,8 @@ def first_line(error: BaseException) -> str:
     'RuntimeError: Unsupported: aten::foo'
     >>> first_line(RuntimeError("Exception from src/core/node.cpp:123:\nshapes do not match"))
     'RuntimeError: shapes do not match'
+    >>> first_line(RuntimeError("Check 'false' failed at src/report.cpp:151:\nno rule for aten::x"))
+    'RuntimeError: no rule for aten::x'
     """
     while error.__cause__ is not None:
         error = error.__cause__
