@@ -438,10 +438,10 @@ def test_what_cannot_be_found_says_what_was_tried(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
     with pytest.raises(ModelError, match=r"not a local folder.*hub.*service not known"):
         prepare("org/name", tmp_path / "reference")
-    with pytest.raises(ModelError, match=r"no folder \./missing") as caught:
+    with pytest.raises(ModelError, match=r"\./missing does not exist") as caught:
         prepare("./missing", tmp_path / "reference")
     assert "package.module:factory" in str(caught.value)
-    with pytest.raises(ModelError, match=r"no folder .*missing"):
+    with pytest.raises(ModelError, match=r"missing does not exist"):
         prepare(tmp_path / "missing", tmp_path / "reference")
     assert not (tmp_path / "reference").exists()
 
