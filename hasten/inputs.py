@@ -15,10 +15,27 @@ READ_AHEAD = 256
 NO_TRUNCATION = (False, None, "do_not_truncate")
 """Values of the pipeline's ``truncation`` that leave texts whole."""
 
+_TRUNCATION = (True, "longest_first", "only_first", *NO_TRUNCATION)
+
 _TAKEN = (
     "Give a str, a dict with 'text', a sequence, array or series of these, or a generator or "
     "dataset of them."
 )
+
+
+def check_arguments(top_k: object, truncation: object) -> None:
+    """Refuse what the pipeline would take for something else, or would not take.
+
+    Raises:
+        ChoiceError: a value that the argument cannot have.
+    """
+    if top_k is not None and not (isinstance(top_k, int | np.integer) and top_k >= 1):
+        raise ChoiceError(f"top_k is {top_k!r}", fix="It must be at least 1, or None for all.")
+    if truncation not in _TRUNCATION:
+        raise ChoiceError(
+            f"truncation is {truncation!r}",
+            fix="It must be True, False, longest_first, only_first or do_not_truncate.",
+        )
 
 
 def as_text(item: object, place: int | None = None) -> str:
@@ -60,7 +77,9 @@ def streamed(texts: object) -> Iterator[str]:
         InputError: it is none of these; later, an item that is not text.
     """
     items: Any = texts
-    if isinstance(texts, Iterable) and not isinstance(texts, str | bytes):
+    if isinstance(texts, str | bytes):
+        raise InputError(f"texts are {type(texts).__name__}", fix=_TAKEN)
+    if isinstance(texts, Iterable):
         source: Iterable[object] = items
     elif hasattr(texts, "__len__") and hasattr(texts, "__getitem__"):
         source = (items[place] for place in range(len(items)))  # a torch Dataset

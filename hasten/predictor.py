@@ -120,6 +120,7 @@ class Predictor:
             EngineError: the engine failed.
         """
         del padding, num_workers
+        inputs.check_arguments(None if top_k is _UNSET else top_k, truncation)
         bare = top_k is _UNSET and not return_all_scores
         if function_to_apply is not None:
             tasks.applied(function_to_apply, np.zeros((1, 1), np.float32))
@@ -194,12 +195,13 @@ class Predictor:
         longest = self.bundle.model.max_length
         if max_length is None or max_length == longest:
             return self._pipeline
-        if not 1 <= max_length <= longest:
+        if max_length not in range(1, longest + 1):
             raise ChoiceError(
-                f"max_length is {max_length}", fix=f"It must be from 1 to {longest}, the model's."
+                f"max_length is {max_length!r}", fix=f"It must be from 1 to {longest}, the model's."
             )
         if self._shorter is None or self._shorter.tokenizer.max_length != max_length:
-            tokenizer = TextTokenizer.load(self.bundle.tokenizer, max_length)
+            threads = self.bundle.plan.candidate.threads
+            tokenizer = TextTokenizer.load(self.bundle.tokenizer, max_length, threads)
             self._shorter = Pipeline(tokenizer, self.streams)
         return self._shorter
 

@@ -15,6 +15,7 @@ from hasten.errors import ChoiceError, InputError, ModelError
 from hasten.predictor import Predictor
 from hasten.records import Candidate, Plan, Strategy
 from hasten.reference import Reference, prepare
+from hasten.tokenization import TextTokenizer
 from tests.families import FAMILIES, LENGTH, TEXTS, save_family
 
 LONG = " ".join(["b", "ab", "c d e"] * LENGTH)
@@ -158,8 +159,13 @@ def test_a_generator_is_read_only_as_far_as_it_is_answered(both: tuple[Predictor
         ({"text": "a", "text_pair": "b"}, {}, InputError, "not supported yet"),
         ([["a", "b"]], {}, InputError, "text 0 is list"),
         (3, {}, InputError, "a sequence, array or series"),
+        (b"a", {}, InputError, "texts are bytes"),
         ([LONG], {"truncation": False}, InputError, "text 0 is longer than 64 tokens"),
         (["a"], {"max_length": LENGTH + 1}, ChoiceError, "from 1 to 64"),
+        (["a"], {"max_length": "6"}, ChoiceError, "from 1 to 64"),
+        (["a"], {"truncation": "banana"}, ChoiceError, "True, False, longest_first"),
+        (["a"], {"top_k": -1}, ChoiceError, "at least 1, or None"),
+        ("a", {"top_k": "2"}, ChoiceError, "at least 1, or None"),
         (["a"], {"function_to_apply": "relu"}, ChoiceError, "softmax, sigmoid, none"),
         (iter(["a"]), {"batch_size": 0}, ChoiceError, "at least 1"),
     ],
@@ -170,6 +176,21 @@ def test_what_cannot_be_taken_says_what_can(
     with pytest.raises(error) as raised:
         both[0](texts, **arguments)
     assert message in str(raised.value)
+
+
+def test_a_shorter_max_length_keeps_the_tokenizer_to_the_bundles_threads(
+    both: tuple[Predictor, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[tuple[Any, ...]] = []
+    load = TextTokenizer.load
+
+    def note(*arguments: Any) -> TextTokenizer:
+        loaded.append(arguments)
+        return load(*arguments)
+
+    monkeypatch.setattr(TextTokenizer, "load", note)
+    both[0](["a"], max_length=7)
+    assert [arguments[2:] for arguments in loaded] == [(both[0].bundle.plan.candidate.threads,)]
 
 
 def test_duplicate_label_names_are_refused_early(tmp_path: Path) -> None:

@@ -160,8 +160,8 @@ def _none_accepted(context: Context, tried: Sequence[Entrant], *, untried: int) 
     if untried:
         lines.append(f"  {untried} more recipes: not tried, the budget was used up")
     return NoCandidate(
-        f"nothing was written, since no {engine} {precision} keeps the original's answers:\n"
-        + "\n".join(lines),
+        f"nothing was written, since no {precision} recipe of {engine} keeps the original's "
+        "answers:\n" + "\n".join(lines),
         fix=_what_helps(tried, untried=untried),
     )
 
