@@ -39,7 +39,8 @@ def main() -> None:
             command, env={**os.environ, **own}, stdout=subprocess.PIPE, text=True, check=True
         )
         minutes = (time.monotonic() - begin) / 60
-    screen = done.stdout.replace(str(folder / "bundle"), "demo-bundle").rstrip()
+    screen = done.stdout.replace(str(folder / "bundle"), "demo-bundle")
+    screen = "\n".join(map(str.rstrip, screen.splitlines())).rstrip()
     block = (
         f"After installation, `make demo` took {minutes:.1f} minutes on {figures.machine()}, its "
         f"classifier's training included, and showed:\n\n```text\n{screen}\n```"
