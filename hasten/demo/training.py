@@ -121,7 +121,7 @@ def train(
     """Fine-tune the last blocks, the pooler and the head; the blocks below stay as they are.
 
     AdamW with a linear warm-up and decay. Seeded generators of its own make it repeatable.
-    ``advance`` counts tokens, in every epoch anew.
+    ``advance`` counts tokens, from zero in every epoch.
 
     Args:
         model: is changed, and ends in evaluation mode.
