@@ -249,7 +249,8 @@ def test_results_beside_another_original_are_not_continued(
     original: Path, other: Path, tmp_path: Path
 ) -> None:
     third = save_tiny(tmp_path / "third", seed=2)
-    opened(original, other, tmp_path / "work")
+    context = opened(original, other, tmp_path / "work")
+    context.journal.once("start:original", lambda: 1.0)  # without a result, nothing is refused
     opened(original, other, tmp_path / "work")
     with pytest.raises(ResumeError, match="another reference"):
         opened(third, other, tmp_path / "work")
