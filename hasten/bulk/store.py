@@ -143,7 +143,8 @@ class Store:
         stored = _read_plan(self._plan)
         if stored is None:
             durable.write(self._plan, json.dumps(to_json(plan), indent=1).encode())
-            durable.make_folder(self._desk)
+            with durable.storing(self._desk):
+                durable.make_folder(self._desk)
             return {}
         _refuse_others(stored, plan, self.output)
         if (self.folder / SUCCESS).exists():
