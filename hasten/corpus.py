@@ -70,8 +70,8 @@ def read(
         limit: read the first ``limit`` rows only; the rest of a long file is not looked at.
 
     Raises:
-        InputError: the file cannot be found or read, a column is missing or cannot be told, a
-            row is broken, or there is no text that is more than blanks.
+        InputError: the file cannot be found or read, a column is missing or ambiguous, a
+            row is malformed, or every text is blank.
         ChoiceError: ``limit`` is below 1.
     """
     path = Path(path)
