@@ -164,7 +164,7 @@ def test_a_wrong_export_is_refused_and_leaves_nothing(
     right = OnnxRuntime.export
     monkeypatch.setattr(OnnxRuntime, "export", of_another_model)
     output = tmp_path / "out"
-    with pytest.raises(NoCandidate, match="no onnx_runtime fp32 keeps the original's answers"):
+    with pytest.raises(NoCandidate, match="no fp32 recipe of onnx_runtime keeps the original's answers"):
         exports.export(model, texts=TEXTS, engine="onnx_runtime", output=output)
     assert not list(tmp_path.iterdir())
     result = exports.export(model, texts=TEXTS, engine="onnx_runtime", output=output, force=True)
