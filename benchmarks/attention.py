@@ -25,10 +25,10 @@ from models import NAMES, subject
 from hasten import engines
 from hasten.engines import _onnx_token, _torch, onnx_runtime
 from hasten.engines.base import Session
+from hasten.judging.stats import ratio_interval
+from hasten.models import ModelFolder, prepare
+from hasten.models.module import Attention
 from hasten.records import Candidate
-from hasten.reference import Reference, prepare
-from hasten.reference.module import Attention
-from hasten.stats import ratio_interval
 
 _MODEL = "model.onnx"
 _IR = "openvino_model.xml"
@@ -65,7 +65,7 @@ def _parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _onnx(reference: Reference, folder: Path, threads: int) -> Iterator[tuple[str, Session]]:
+def _onnx(reference: ModelFolder, folder: Path, threads: int) -> Iterator[tuple[str, Session]]:
     """Sessions by precision and form, as in ``fp32 eager``."""
     import onnx
 
@@ -105,7 +105,7 @@ def _fused(path: Path, config: Any) -> Any:
     return fused.model
 
 
-def _openvino(reference: Reference, folder: Path, threads: int) -> Iterator[tuple[str, Session]]:
+def _openvino(reference: ModelFolder, folder: Path, threads: int) -> Iterator[tuple[str, Session]]:
     import openvino
 
     engine = engines.get("openvino")
@@ -124,7 +124,7 @@ def _openvino(reference: Reference, folder: Path, threads: int) -> Iterator[tupl
         yield f"OpenVINO {attention}", engine.load(artifact, candidate)
 
 
-def _inputs(reference: Reference, batch: int, length: int) -> tuple[Any, ...]:
+def _inputs(reference: ModelFolder, batch: int, length: int) -> tuple[Any, ...]:
     ids = np.random.default_rng(0).integers(1000, 20000, (batch, length))
     named = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     return tuple(named.get(name, np.zeros_like(ids)) for name in reference.info.input_names)

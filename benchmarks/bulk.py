@@ -27,9 +27,9 @@ from models import subject
 
 import hasten
 from hasten import demo
-from hasten.predictor import Predictor
+from hasten.judging.stats import ratio_interval
 from hasten.records import Event, Progress
-from hasten.stats import ratio_interval
+from hasten.runtime.predictor import Predictor
 
 _SAMPLE = 4096
 

@@ -109,7 +109,7 @@ def _bundle(folder: Path, model: Path, texts: list[str], budget: str) -> Path:
 def _block(samples_s: dict[str, list[float]], options: argparse.Namespace) -> str:
     import figures
 
-    from hasten.stats import ratio_interval
+    from hasten.judging.stats import ratio_interval
 
     rows = options.sentences + options.articles
     lines = [

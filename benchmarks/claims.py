@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from hasten.judging.stats import percentile, ratio_interval
 from hasten.records import Bench, EndToEnd, Format
 from hasten.report.content import interval, short
 from hasten.report.stored import read
-from hasten.stats import percentile, ratio_interval
 
 
 def main() -> None:

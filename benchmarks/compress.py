@@ -20,13 +20,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import hasten
-from hasten import corpus, demo, engines, hardware, tasks
-from hasten.parity import compare
-from hasten.pipeline import Pipeline, PipelineRun, Streams
+from hasten import demo, engines, hardware, tasks
+from hasten.inputs import corpus
+from hasten.judging.parity import compare
+from hasten.judging.stats import ratio_interval
+from hasten.models import ModelFolder, prepare
 from hasten.records import Candidate, Event, Progress, Strategy
-from hasten.reference import Reference, prepare
 from hasten.report import content
-from hasten.stats import ratio_interval
+from hasten.runtime.pipeline import Pipeline, PipelineRun, Streams
 
 STRATEGY = Strategy("token_budget", 64, 2048)
 TIMED_TEXTS = 300
@@ -75,8 +76,8 @@ def _parse() -> argparse.Namespace:
 
 
 def _compare(
-    original: Reference,
-    student: Reference,
+    original: ModelFolder,
+    student: ModelFolder,
     candidate: Candidate,
     judging: corpus.Corpus,
     rounds: int,
@@ -101,7 +102,7 @@ def _compare(
     print(content.agreement(parity))
 
 
-def _pipeline(reference: Reference, candidate: Candidate) -> tuple[Pipeline, int]:
+def _pipeline(reference: ModelFolder, candidate: Candidate) -> tuple[Pipeline, int]:
     """The model as the engine runs it, and how many bytes its artifact has."""
     engine = engines.get(candidate.engine)
     folder = reference.folder.with_name(f"{reference.folder.name}-{candidate.label}")

@@ -19,12 +19,12 @@ from models import quiet, subject
 
 import hasten
 from hasten import demo, engines
-from hasten.batching import CostModel
-from hasten.pipeline import Pipeline, Streams
+from hasten.judging.stats import ratio_interval
+from hasten.models import ModelFolder, prepare
 from hasten.records import Candidate, Measurement, Row, Strategy, Tuning
-from hasten.reference import Reference, prepare
 from hasten.report import content
-from hasten.stats import ratio_interval
+from hasten.runtime.batching import CostModel
+from hasten.runtime.pipeline import Pipeline, Streams
 
 STRATEGIES = (
     *(Strategy(name, size) for name in ("arrival", "sorted") for size in (1, 8, 32)),
@@ -89,7 +89,7 @@ def _block(tuning: Tuning, samples_s: dict[Entry, list[float]], texts: int) -> s
 
 
 def _measure(
-    reference: Reference, tuning: Tuning, texts: list[str], rounds: int
+    reference: ModelFolder, tuning: Tuning, texts: list[str], rounds: int
 ) -> dict[Entry, list[float]]:
     """Seconds of every entry, one for each round; the round before the first is not counted."""
     rows = [row for row in tuning.rows if row.status not in ("unavailable", "failed")]
@@ -108,7 +108,7 @@ def _measure(
     return samples_s
 
 
-def _pipeline(reference: Reference, row: Row) -> Pipeline:
+def _pipeline(reference: ModelFolder, row: Row) -> Pipeline:
     engine, candidate = engines.get(row.candidate.engine), row.candidate
     folder = reference.folder.parent / candidate.label
     folder.mkdir()

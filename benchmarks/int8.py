@@ -23,14 +23,15 @@ import figures
 import mpnet
 import numpy as np
 
-from hasten import corpus, demo, engines, hardware, tasks
+from hasten import demo, engines, hardware, tasks
 from hasten.engines.base import Engine
 from hasten.errors import HastenError
-from hasten.parity import compare
-from hasten.pipeline import Pipeline, Streams
+from hasten.inputs import corpus
+from hasten.judging.parity import compare
+from hasten.judging.stats import ratio_interval
+from hasten.models import ModelFolder, prepare
 from hasten.records import Candidate, Strategy
-from hasten.reference import Reference, prepare
-from hasten.stats import ratio_interval
+from hasten.runtime.pipeline import Pipeline, Streams
 
 BUDGETS = (512, 1024, 2048)  # padded tokens of a batch
 ALONE = 100  # texts that are answered one at a time as well
@@ -91,16 +92,16 @@ def model(name: str) -> Model:
     return Model(assets.model_folder, corpus.read(assets.texts_file, label_column="label").texts)
 
 
-def reference(model: Model, folder: Path) -> Reference:
+def reference(model: Model, folder: Path) -> ModelFolder:
     """The model in hasten's form, with texts to calibrate on that judge nothing."""
     if folder.exists():
-        return Reference.open(folder)
+        return ModelFolder.open(folder)
     made = prepare(model.folder, folder)
     made.keep_calibration(demo.training_texts()[:300])
     return made
 
 
-def artifact(engine: Engine, reference: Reference, candidate: Candidate) -> Path:
+def artifact(engine: Engine, reference: ModelFolder, candidate: Candidate) -> Path:
     """The candidate's artifact, beside the reference; made, and its base's, where it is absent."""
     folder = reference.folder.with_name(
         f"{reference.folder.name}-{engine.artifact_name(candidate)}"
@@ -116,14 +117,14 @@ def artifact(engine: Engine, reference: Reference, candidate: Candidate) -> Path
     return folder
 
 
-def _pipeline(engine: Engine, reference: Reference, candidate: Candidate) -> Pipeline:
+def _pipeline(engine: Engine, reference: ModelFolder, candidate: Candidate) -> Pipeline:
     folder = artifact(engine, reference, candidate)
     streams = Streams(engine.load(folder, candidate), candidate.streams, reference.info)
     return Pipeline(reference.tokenizer(), streams)
 
 
 def _judge(
-    pipelines: dict[str, Pipeline], reference: Reference, texts: Sequence[str]
+    pipelines: dict[str, Pipeline], reference: ModelFolder, texts: Sequence[str]
 ) -> dict[str, list[str]]:
     """Of each recipe: flips, their 95 % bound, largest margin, and what the batch changes."""
     strategy = Strategy("token_budget", 64, BUDGETS[0])

@@ -23,11 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasten import engines
-from hasten.batching import plan
 from hasten.engines import _onnx_int8, _onnx_token
+from hasten.judging.stats import mcnemar_p
+from hasten.models import ModelFolder
 from hasten.records import Candidate, Strategy
-from hasten.reference import Reference
-from hasten.stats import mcnemar_p
+from hasten.runtime.batching import plan
 
 CHANNELS = 8  # that stay in fp32, of every product's input
 CALIBRATION_BATCHES = 100
@@ -78,7 +78,7 @@ def _apart(truth: NDArray[np.float32], outputs: NDArray[np.float32]) -> float:
 class _Answers:
     """What variants of one model answer; kept beside the model's artifact."""
 
-    def __init__(self, reference: Reference, exact: Path, texts: Sequence[str]) -> None:
+    def __init__(self, reference: ModelFolder, exact: Path, texts: Sequence[str]) -> None:
         self._reference, self._exact = reference, exact
         self._tokens = reference.tokenizer().encode(texts)
 

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hasten import demo
-from hasten.batching import plan
 from hasten.errors import HastenError, Unavailable
+from hasten.inputs.tokenization import TextTokenizer, Tokens
+from hasten.models.module import quiet
 from hasten.records import Strategy
-from hasten.reference.module import quiet
-from hasten.tokenization import TextTokenizer, Tokens
+from hasten.runtime.batching import plan
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -106,7 +106,7 @@ def sentence_encoder(folder: Path) -> nn.Module:
     import torch
     from transformers import BertModel
 
-    from hasten.reference.module import quiet
+    from hasten.models.module import quiet
 
     class SentenceEncoder(torch.nn.Module):
         def __init__(self, bert: BertModel) -> None:
@@ -161,7 +161,7 @@ def _block(
     """One row a backend: both at their best, and hasten's ratio to the peer's best batch size."""
     import figures
 
-    from hasten.stats import ratio_interval
+    from hasten.judging.stats import ratio_interval
 
     medians_s = {entry: statistics.median(values) for entry, values in samples_s.items()}
     truth = next(vectors for (who, _), vectors in embeddings.items() if who != "hasten")

@@ -20,10 +20,10 @@ from statistics import fmean
 import figures
 from models import NAMES, sentences, subject
 
-from hasten import bundle
 from hasten.plain import to_json
 from hasten.records import Interval, Tuning
 from hasten.report import content
+from hasten.runtime import bundle
 
 _GOAL = 0.9
 

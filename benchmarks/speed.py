@@ -25,12 +25,12 @@ from models import NAMES, SHAPES, sentences, subject
 
 import hasten
 from hasten import engines, hardware
-from hasten.pipeline import Pipeline, Streams
+from hasten.judging.stats import ratio_interval
+from hasten.models import ModelFolder, prepare
 from hasten.plain import to_json
 from hasten.records import Candidate, Strategy, Tuning
-from hasten.reference import Reference, prepare
 from hasten.report import content
-from hasten.stats import ratio_interval
+from hasten.runtime.pipeline import Pipeline, Streams
 
 ONE_BY_ONE = Strategy("arrival", 1)
 PLANS = (
@@ -175,11 +175,11 @@ def _contend(who: str, model: str, given: str, streams: str = "1", threads: str 
         contender.answer(lambda _: predictor.outputs(texts))
         return
     candidate = Candidate("torch_eager", "fp32", "cpu", int(threads), int(streams))
-    pipeline = eager_pipeline(Reference.open(Path(model)), candidate)
+    pipeline = eager_pipeline(ModelFolder.open(Path(model)), candidate)
     contender.answer(lambda plan: pipeline.run(texts, Strategy(**plan)))
 
 
-def eager_pipeline(reference: Reference, candidate: Candidate) -> Pipeline:
+def eager_pipeline(reference: ModelFolder, candidate: Candidate) -> Pipeline:
     engine = engines.get(candidate.engine)
     with tempfile.TemporaryDirectory() as folder:
         engine.export(reference, candidate, Path(folder))

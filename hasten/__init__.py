@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hasten.bulk.run import predict_file
     from hasten.bulk.stream import predict
     from hasten.exports import export
-    from hasten.predictor import load
+    from hasten.runtime.predictor import load
 
 __version__ = "0.1.0"
 
@@ -41,7 +41,7 @@ _HOME = {
     "bench": "hasten.api",
     "compress": "hasten.api",
     "export": "hasten.exports",
-    "load": "hasten.predictor",
+    "load": "hasten.runtime.predictor",
     "predict": "hasten.bulk.stream",
     "predict_file": "hasten.bulk.run",
     "tune": "hasten.api",

@@ -15,18 +15,19 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hasten import bundle, durable, job
 from hasten.errors import ChoiceError, EndedEarly, StorageError, Unavailable
 from hasten.experiment.run import Experiment, Wanted
-from hasten.job import Job, Source
+from hasten.models.folder import storing
 from hasten.plain import to_json
 from hasten.records import EXPERIMENTS, Bench, Event, ModelInfo, Settings, Student, Tuning
-from hasten.reference.folder import storing
 from hasten.report import compose, markdown, stored
 from hasten.report.notebook import progress
 from hasten.report.stored import BENCH
-from hasten.tuning import contest
+from hasten.runtime import bundle
+from hasten.storage import durable
+from hasten.tuning import contest, job
 from hasten.tuning.context import Context
+from hasten.tuning.job import Job, Source
 
 if TYPE_CHECKING:
     from torch import nn

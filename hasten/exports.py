@@ -9,15 +9,16 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hasten import corpus, engines, hardware, job
+from hasten import engines, hardware
 from hasten.api import parse_duration
 from hasten.errors import StorageError
-from hasten.job import Job, Source
+from hasten.inputs import corpus
+from hasten.models.folder import TOKENIZER_FILES, ModelFolder, storing
 from hasten.plain import to_json
 from hasten.records import Event, Exported, Settings
-from hasten.reference.folder import TOKENIZER_FILES, Reference, storing
-from hasten.tuning import recipes
+from hasten.tuning import job, recipes
 from hasten.tuning.context import Context
+from hasten.tuning.job import Job, Source
 from hasten.tuning.recipes import Accepted
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def export(
 def _save(folder: Path, context: Context, accepted: Accepted, *, own_texts: bool) -> Exported:
     """Put the artifact, with everything that it is loaded with, in place."""
     candidate, complete = accepted.candidate, context.folder / "complete"
-    reference = Reference.open(context.reference)
+    reference = ModelFolder.open(context.reference)
     engine = context.engines[candidate.engine]
     with storing(folder):
         shutil.copytree(context.artifact(candidate), complete)

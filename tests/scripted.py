@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from hasten import bundle, tasks
-from hasten.corpus import profile
+from hasten import tasks
 from hasten.engines.fake import Fake
+from hasten.inputs.corpus import profile
+from hasten.models import ModelFolder
 from hasten.plain import to_json
 from hasten.records import Event, Hardware, ModelInfo, Settings, Tuning
-from hasten.reference import Reference
+from hasten.runtime import bundle
+from hasten.storage.journal import Journal
 from hasten.tuning import contest
 from hasten.tuning.context import Budget, Context, Subject
-from hasten.tuning.journal import Journal
 from hasten.tuning.process import Connection, InlineWorker
 from hasten.tuning.worker import Message, RankLayers, Worker
 from tests.tiny import save_tiny_tokenizer, tiny_texts
@@ -41,18 +42,18 @@ MACHINE = Hardware("Scripted CPU", 2, ("avx2", "avx512_bf16"), 64 * 2**30)
 Script = Mapping[str, Mapping[str, Any]]
 
 
-def save_reference(folder: Path, info: ModelInfo = INFO) -> Reference:
+def save_reference(folder: Path, info: ModelInfo = INFO) -> ModelFolder:
     """A reference without a model: the fake engine needs none."""
     save_tiny_tokenizer(folder)
     (folder / "module").mkdir()
     (folder / "config.json").write_text("{}")
     stored = {"kind": "huggingface", "info": to_json(info)}
     (folder / "reference.json").write_text(json.dumps(stored))
-    return Reference.open(folder)
+    return ModelFolder.open(folder)
 
 
-def _opened(folder: Path, info: ModelInfo) -> Reference:
-    return Reference.open(folder) if folder.exists() else save_reference(folder, info)
+def _opened(folder: Path, info: ModelInfo) -> ModelFolder:
+    return ModelFolder.open(folder) if folder.exists() else save_reference(folder, info)
 
 
 class Lab:

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 import hasten
-from hasten import bundle, job
 from hasten.errors import (
     BundleError,
     ChoiceError,
@@ -24,6 +23,8 @@ from hasten.errors import (
 )
 from hasten.records import Briefing, Progress
 from hasten.report import stored
+from hasten.runtime import bundle
+from hasten.tuning import job
 from tests.tiny import save_tiny, tiny_texts
 
 TEXTS = tiny_texts(40)
@@ -356,8 +357,8 @@ def test_load_refuses_what_is_no_bundle(tmp_path: Path) -> None:
 def test_lengths_of_many_texts_are_profiled_on_a_sample(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from hasten.models import prepare
     from hasten.records import Settings
-    from hasten.reference import prepare
 
     monkeypatch.setattr(job, "_MOST_PROFILED", 30)
     reference = prepare(str(model), tmp_path / "reference")
@@ -371,8 +372,8 @@ def test_lengths_of_many_texts_are_profiled_on_a_sample(
 
 
 def test_calibration_texts_are_held_apart(model: Path, tmp_path: Path) -> None:
+    from hasten.models import prepare
     from hasten.records import Settings
-    from hasten.reference import prepare
 
     reference = prepare(str(model), tmp_path / "reference")
     texts = [*tiny_texts(300, seed=5), *tiny_texts(20, seed=5)]  # twenty come twice

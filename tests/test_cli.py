@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from hasten import __version__, api, bundle, cli, demo
+from hasten import __version__, api, cli, demo
 from hasten.errors import BudgetError, EngineError, HastenError, NoCandidate, Unavailable
 from hasten.records import Briefing, Parity, Progress, Student, Tuning
 from hasten.report import charts, content, stored
+from hasten.runtime import bundle
 from tests.report import results
 from tests.scripted import MACHINE, Lab, save_bundle
 

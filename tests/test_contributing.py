@@ -11,8 +11,8 @@ import pytest
 from hasten import engines, hardware
 from hasten.engines.base import Engine
 from hasten.errors import EngineError
+from hasten.models import prepare
 from hasten.records import Candidate
-from hasten.reference import prepare
 from tests.tiny import save_tiny, tiny_texts
 
 PAGE = Path(__file__).parents[1] / "CONTRIBUTING.md"

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hasten import corpus, demo
+from hasten import demo
 from hasten.demo import LABELS, Labelled, training
 from hasten.errors import StorageError, Unavailable
+from hasten.inputs import corpus
+from hasten.inputs.tokenization import TextTokenizer
 from hasten.records import Progress
-from hasten.tokenization import TextTokenizer
 from tests.tiny import save_tiny, tiny_texts
 
 needs_packages = pytest.mark.skipif(

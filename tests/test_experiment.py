@@ -14,8 +14,8 @@ import pytest
 from hasten.errors import EngineError, NoCandidate
 from hasten.experiment import grid
 from hasten.experiment.run import Experiment, Wanted
+from hasten.judging.stats import FEWEST_FOR_P99, speed_up
 from hasten.records import EXPERIMENTS, Bench, CostTable, Event, Forecast
-from hasten.stats import FEWEST_FOR_P99, speed_up
 from hasten.tuning.process import Connection
 from hasten.tuning.worker import Message, RunTexts, TimeShape
 from tests.scripted import Lab

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from hasten import cli, corpus, engines, exports, job
+from hasten import cli, engines, exports
 from hasten.engines.onnx_runtime import OnnxRuntime
 from hasten.errors import ChoiceError, HastenError, NoCandidate, StorageError, Unavailable
+from hasten.inputs import corpus
+from hasten.models import ModelFolder
 from hasten.plain import from_json, to_json
 from hasten.records import Event, Exported, Progress
-from hasten.reference import Reference
+from hasten.tuning import job
 from hasten.tuning.process import InlineWorker
 from hasten.tuning.worker import Worker
 from tests.tiny import save_tiny, tiny_texts
@@ -154,17 +156,19 @@ def test_the_built_in_texts_are_different_and_of_all_lengths() -> None:
 def test_a_wrong_export_is_refused_and_leaves_nothing(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def of_another_model(self: Any, reference: Reference, *arguments: Any) -> None:
+    def of_another_model(self: Any, reference: ModelFolder, *arguments: Any) -> None:
         module = reference.module()
         next(module.parameters()).data.neg_()
         with monkeypatch.context() as patch:
-            patch.setattr(Reference, "module", lambda *_, **__: module)
+            patch.setattr(ModelFolder, "module", lambda *_, **__: module)
             right(self, reference, *arguments)
 
     right = OnnxRuntime.export
     monkeypatch.setattr(OnnxRuntime, "export", of_another_model)
     output = tmp_path / "out"
-    with pytest.raises(NoCandidate, match="no fp32 recipe of onnx_runtime keeps the original's answers"):
+    with pytest.raises(
+        NoCandidate, match="no fp32 recipe of onnx_runtime keeps the original's answers"
+    ):
         exports.export(model, texts=TEXTS, engine="onnx_runtime", output=output)
     assert not list(tmp_path.iterdir())
     result = exports.export(model, texts=TEXTS, engine="onnx_runtime", output=output, force=True)

@@ -10,10 +10,11 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
-from hasten import api, cli, corpus, demo
+from hasten import api, cli, demo
 from hasten.cli.display import Display
 from hasten.cli.interrupts import accepting
 from hasten.errors import ChoiceError, EndedEarly
+from hasten.inputs import corpus
 from hasten.records import Standing
 from tests.scripted import Lab
 from tests.tiny import save_tiny, tiny_texts

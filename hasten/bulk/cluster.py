@@ -25,8 +25,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from hasten import __version__, durable, hardware
-from hasten import bundle as bundles
+from hasten import __version__, hardware
 from hasten.bulk.node import Order, temporary_name
 from hasten.bulk.plan import Job
 from hasten.bulk.progress import Meter
@@ -35,6 +34,8 @@ from hasten.bulk.source import PIPE
 from hasten.bulk.store import Store
 from hasten.errors import ChoiceError, EngineError, Unavailable
 from hasten.records import Candidate, Event, Progress, Receipt, Shard
+from hasten.runtime import bundle as bundles
+from hasten.storage import durable
 
 _BOOT = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[1]);"

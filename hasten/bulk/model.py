@@ -14,14 +14,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from hasten.batching import plan
 from hasten.bulk.columns import Naming
-from hasten.corpus import as_text
 from hasten.errors import EngineError, HastenError, InputError
-from hasten.formats import Rows
-from hasten.predictor import Predictor
+from hasten.inputs.corpus import as_text
+from hasten.inputs.formats import Rows
+from hasten.inputs.tokenization import TextTokenizer, Tokens
 from hasten.records import Shard, Tally
-from hasten.tokenization import TextTokenizer, Tokens
+from hasten.runtime.batching import plan
+from hasten.runtime.predictor import Predictor
 
 Batch = NDArray[np.int64]
 

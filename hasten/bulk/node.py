@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hasten import __version__, durable, errors
+from hasten import __version__, errors
 from hasten.bulk.columns import Naming
 from hasten.bulk.flow import flow
 from hasten.bulk.model import Model
@@ -23,11 +23,12 @@ from hasten.bulk.plan import Job, refuse_errors
 from hasten.bulk.source import Input
 from hasten.bulk.store import Store
 from hasten.bulk.target import Target
-from hasten.bundle import load
 from hasten.errors import BundleError, HastenError, InputError, StorageError
 from hasten.plain import from_json, to_json
-from hasten.predictor import Predictor
 from hasten.records import BulkPlan, Receipt, Shard
+from hasten.runtime.bundle import load
+from hasten.runtime.predictor import Predictor
+from hasten.storage import durable
 
 _SAME = "Install the same version on all nodes: pip install 'hasten[ray]=={version}'"
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hasten import formats, tasks
-from hasten.batching import CostModel
+from hasten import tasks
 from hasten.bulk.columns import Naming, choose
 from hasten.bulk.model import Answered
 from hasten.bulk.source import Input, schema_of, schema_text
 from hasten.bulk.target import Target
-from hasten.bundle import Bundle
 from hasten.errors import ChoiceError, HastenError
+from hasten.inputs import formats
 from hasten.records import ON_ERROR, BulkPlan
+from hasten.runtime.batching import CostModel
+from hasten.runtime.bundle import Bundle
 
 _VERSION = 1
 

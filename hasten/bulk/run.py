@@ -24,8 +24,8 @@ from hasten.bulk.source import PIPE, Input
 from hasten.bulk.store import Store
 from hasten.bulk.target import Target
 from hasten.errors import ChoiceError, InputError, StorageError
-from hasten.predictor import Predictor, verified
 from hasten.records import Event, Progress, Receipt, Summary
+from hasten.runtime.predictor import Predictor, verified
 
 
 def predict_file(

@@ -13,11 +13,11 @@ from typing import IO
 
 import pyarrow as pa
 
-from hasten import formats
-from hasten.corpus import no_such_file, text_column_of, unreadable
 from hasten.errors import ChoiceError, InputError
-from hasten.formats import Format, Reader, Rows
-from hasten.formats.records import Records
+from hasten.inputs import formats
+from hasten.inputs.corpus import no_such_file, text_column_of, unreadable
+from hasten.inputs.formats import Format, Reader, Rows
+from hasten.inputs.formats.records import Records
 from hasten.records import BulkPlan, Place, Receipt, Shard, Source
 
 PIPE = "-"

@@ -28,11 +28,12 @@ from typing import IO
 
 import filelock
 
-from hasten import durable, formats
 from hasten.bulk.source import BOOKS, PARTS
 from hasten.errors import InputError, ResumeError, StorageError
+from hasten.inputs import formats
 from hasten.plain import from_json, to_json
 from hasten.records import BulkPlan, Place, Receipt, Shard, Source, Tally
+from hasten.storage import durable
 
 SUCCESS = "_SUCCESS"
 _OPTIONS = {

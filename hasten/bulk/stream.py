@@ -13,12 +13,12 @@ import pyarrow as pa
 from hasten.bulk.columns import choose
 from hasten.bulk.flow import flow
 from hasten.bulk.model import Model
-from hasten.corpus import choose_text_column
 from hasten.errors import InputError
-from hasten.formats.tables import TableRows, row_bytes
-from hasten.formats.values import is_string, whole
-from hasten.predictor import Predictor, load
+from hasten.inputs.corpus import choose_text_column
+from hasten.inputs.formats.tables import TableRows, row_bytes
+from hasten.inputs.formats.values import is_string, whole
 from hasten.records import Place, Shard
+from hasten.runtime.predictor import Predictor, load
 
 _SHARD_ROWS = 8192
 _SHARD_BYTES = 32 << 20

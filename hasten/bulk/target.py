@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from hasten import formats
 from hasten.bulk.source import PIPE, Input
 from hasten.errors import ChoiceError
+from hasten.inputs import formats
 
 
 @dataclass(frozen=True, slots=True)

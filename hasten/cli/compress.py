@@ -99,7 +99,8 @@ def compress(  # noqa: PLR0917 - typer makes options of all of them
     and `hasten tune` has one more int8 recipe for it. An interrupted run
     continues when the same command is given.
     """
-    from hasten import api, corpus
+    from hasten import api
+    from hasten.inputs import corpus
 
     with reporting(debug):
         read = corpus.read(data, text_column=text_column, label_column=label_column)

@@ -10,12 +10,12 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from hasten import corpus
 from hasten.cli import options
 from hasten.cli.app import app
 from hasten.cli.display import Display, err, out, print_json, reporting
-from hasten.corpus import Corpus
 from hasten.errors import ChoiceError
+from hasten.inputs import corpus
+from hasten.inputs.corpus import Corpus
 from hasten.plain import to_json
 from hasten.records import Exported, Parity
 

@@ -96,7 +96,8 @@ def tune(  # noqa: PLR0917 - typer makes options of all of them
     interrupted run continues when the same command is given again. Once a first choice stands,
     Ctrl-C twice, or --accept-now after an interruption, ends with it.
     """
-    from hasten import api, corpus
+    from hasten import api
+    from hasten.inputs import corpus
 
     with reporting(debug):
         read = corpus.read(data, text_column=text_column, label_column=label_column)
@@ -181,7 +182,8 @@ def bench(  # noqa: PLR0917 - typer makes options of all of them
     at a time). Results are appended; the same command, or one that asks for more, continues.
     `hasten report` draws the pictures.
     """
-    from hasten import api, corpus
+    from hasten import api
+    from hasten.inputs import corpus
 
     with reporting(debug):
         read = corpus.read(data, text_column=text_column)
@@ -228,7 +230,8 @@ def run_demo(  # noqa: PLR0917 - typer makes options of all of them
     Trains a five-class news classifier on the packaged MiniLM encoder (once; it is kept in your
     cache folder), then tunes it on 1,000 texts from one-line sentences to whole articles.
     """
-    from hasten import api, corpus, demo
+    from hasten import api, demo
+    from hasten.inputs import corpus
 
     with reporting(debug):
         display = Display()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hasten.tokenization import Tokens
+from hasten.inputs.tokenization import Tokens
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hasten.errors import ModelError
-from hasten.reference import heads as attention
-from hasten.reference.heads import Attention
+from hasten.models import heads as attention
+from hasten.models.heads import Attention
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

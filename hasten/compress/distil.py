@@ -25,11 +25,11 @@ import numpy as np
 from hasten.compress import relations
 from hasten.compress.batches import BATCH_SIZE, Collate, Order, Texts
 from hasten.errors import StorageError
+from hasten.inputs.tokenization import Tokens
+from hasten.models import heads
+from hasten.models.folder import storing, storing_weights, write_json
+from hasten.models.module import quiet
 from hasten.plain import from_json, to_json
-from hasten.reference import heads
-from hasten.reference.folder import storing, storing_weights, write_json
-from hasten.reference.module import quiet
-from hasten.tokenization import Tokens
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

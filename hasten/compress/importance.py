@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasten.compress import blocks
-from hasten.reference.heads import Attention
+from hasten.models.heads import Attention
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -10,8 +10,8 @@ from typing import Any
 
 from hasten.compress.sizes import Wanted
 from hasten.errors import ResumeError
-from hasten.reference import Reference
-from hasten.reference.folder import write_json
+from hasten.models import ModelFolder
+from hasten.models.folder import write_json
 
 ASKED, SIZES, CHOICE = "asked.json", "sizes.json", "choice.json"
 STEPS, INT8_STEPS = "steps.json", "int8-steps.json"
@@ -48,7 +48,7 @@ def once(path: Path, decide: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 def take_up(
     work: Path,
-    reference: Reference,
+    reference: ModelFolder,
     texts: Sequence[str],
     labels: Sequence[str] | None,
     wanted: Wanted,

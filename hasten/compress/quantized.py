@@ -22,15 +22,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 from hasten.compress import blocks, distil
 from hasten.compress.distil import Lesson, Tell
-from hasten.records import Parity
-from hasten.reference.folder import TRAINED_RANGES, storing_weights
-from hasten.reference.quantized import (
+from hasten.models.folder import TRAINED_RANGES, storing_weights
+from hasten.models.quantized import (
     LARGEST_INPUT,
     LARGEST_WEIGHT,
     QuantizedLayer,
     save_trained,
     with_layers,
 )
+from hasten.records import Parity
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

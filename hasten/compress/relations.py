@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from math import gcd
 from typing import TYPE_CHECKING, Any
 
-from hasten.reference.heads import Attention
+from hasten.models.heads import Attention
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hasten import corpus, hardware, tasks
+from hasten import hardware, tasks
 from hasten.compress import (
     blocks,
     distil,
@@ -32,12 +32,13 @@ from hasten.compress.sizes import Sizes, Wanted, resolve, whole_sizes
 from hasten.compress.vocabulary import Vocabulary
 from hasten.engines._border import foreign_errors
 from hasten.errors import ChoiceError, HastenError, InputError, ModelError
+from hasten.inputs import corpus
+from hasten.inputs.tokenization import TextTokenizer
+from hasten.models import ModelFolder
+from hasten.models import heads as attention
+from hasten.models.folder import TOKENIZER_FILES, storing_weights, write_json
+from hasten.models.module import load_original, quiet
 from hasten.records import Event, Student
-from hasten.reference import Reference
-from hasten.reference import heads as attention
-from hasten.reference.folder import TOKENIZER_FILES, storing_weights, write_json
-from hasten.reference.module import load_original, quiet
-from hasten.tokenization import TextTokenizer
 
 if TYPE_CHECKING:
     from torch import nn
@@ -113,7 +114,7 @@ class _Chosen:
 
 @foreign_errors("PyTorch", "make the student", passing=(HastenError,))
 def make(
-    reference: Reference,
+    reference: ModelFolder,
     texts: Sequence[str],
     labels: Sequence[str] | None,
     wanted: Wanted,
@@ -194,7 +195,7 @@ def make(
 
 
 def _task(
-    reference: Reference, texts: Sequence[str], labels: Sequence[str] | None, wanted: Wanted
+    reference: ModelFolder, texts: Sequence[str], labels: Sequence[str] | None, wanted: Wanted
 ) -> _Task:
     original = _original(reference)
     whole = whole_sizes(original)
@@ -303,7 +304,7 @@ class _Teacher:
         return lambda: self.tell.spent_s > self.wanted.budget_s - end_s
 
 
-def _original(reference: Reference) -> Any:
+def _original(reference: ModelFolder) -> Any:
     if reference.kind != "huggingface":
         raise ModelError(
             f"{reference.info.name} is a custom module, and custom modules cannot be compressed",
@@ -312,7 +313,7 @@ def _original(reference: Reference) -> Any:
     return load_original(reference.folder / "module")
 
 
-def _fewer_words(task: _Task, reference: Reference, runner: Runner) -> Vocabulary:
+def _fewer_words(task: _Task, reference: ModelFolder, runner: Runner) -> Vocabulary:
     """The words that the texts which judge nothing need; a mere copy of the original is refused."""
     texts, new = task.making, runner.tokens(task.judging)
     words = vocabulary.reduce(reference, task.original, texts, runner.tokens(texts), new)
@@ -405,7 +406,7 @@ def _choice(
 
 
 def _gold(
-    reference: Reference,
+    reference: ModelFolder,
     texts: Sequence[str],
     labels: Sequence[str] | None,
     taught: Sequence[str],
@@ -427,7 +428,7 @@ def _gold(
 
 
 def _write(
-    student: Any, reference: Reference, words: Vocabulary | None, task: _Task, folder: Path
+    student: Any, reference: ModelFolder, words: Vocabulary | None, task: _Task, folder: Path
 ) -> None:
     """Write the student as an ordinary folder, with what made it."""
     with storing_weights(folder):

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasten import tasks
-from hasten.batching import plan
 from hasten.compress.distil import Look
-from hasten.parity import compare
+from hasten.inputs.tokenization import Tokens
+from hasten.judging.parity import compare
+from hasten.models import ModelFolder
 from hasten.records import Parity, Strategy
-from hasten.reference import Reference
-from hasten.tokenization import Tokens
+from hasten.runtime.batching import plan
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,7 +38,7 @@ class Lot:
 class Runner:
     """Runs models of one reference over texts."""
 
-    def __init__(self, reference: Reference) -> None:
+    def __init__(self, reference: ModelFolder) -> None:
         self._info = reference.info
         self._task = tasks.get(reference.info.task)
         self._tokenizer = reference.tokenizer()

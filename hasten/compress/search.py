@@ -17,9 +17,9 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from hasten.batching import CostModel, best_strategy, plan, predict_s
 from hasten.errors import ChoiceError
 from hasten.records import CostTable
+from hasten.runtime.batching import CostModel, best_strategy, plan, predict_s
 
 Seconds = Callable[["Shape", int, int], float]
 """Runs a batch of so many texts of so many tokens through a model of a shape, and times it."""

@@ -8,7 +8,7 @@ from typing import Any
 from hasten.compress import blocks
 from hasten.compress.search import MULTIPLE, rounded
 from hasten.errors import ChoiceError, ModelError
-from hasten.reference import heads as attention
+from hasten.models import heads as attention
 
 
 @dataclass(frozen=True, slots=True)

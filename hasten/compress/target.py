@@ -18,8 +18,8 @@ from hasten.compress.runner import Lot, Runner
 from hasten.compress.search import RUNGS, Shape, Speeds
 from hasten.compress.sizes import Wanted
 from hasten.errors import BudgetError, ChoiceError
+from hasten.models.folder import storing
 from hasten.records import Student
-from hasten.reference.folder import storing
 
 _ROUNDING = 1e-9
 

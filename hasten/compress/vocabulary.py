@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasten.errors import ModelError
-from hasten.reference import Reference
-from hasten.reference.folder import TOKENIZER_FILES, write_json
-from hasten.tokenization import TextTokenizer, Tokens
+from hasten.inputs.tokenization import TextTokenizer, Tokens
+from hasten.models import ModelFolder
+from hasten.models.folder import TOKENIZER_FILES, write_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -77,7 +77,7 @@ class Vocabulary:
 
 
 def reduce(
-    reference: Reference,
+    reference: ModelFolder,
     model: Any,
     texts: Sequence[str],
     tokens: Tokens,

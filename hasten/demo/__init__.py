@@ -30,10 +30,10 @@ import platformdirs
 
 from hasten.demo.training import Work, accuracy, lower_states, train
 from hasten.errors import Unavailable
+from hasten.inputs.tokenization import TextTokenizer
+from hasten.models.folder import storing, write_json
+from hasten.models.module import quiet
 from hasten.records import Progress
-from hasten.reference.folder import storing, write_json
-from hasten.reference.module import quiet
-from hasten.tokenization import TextTokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor

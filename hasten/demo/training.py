@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hasten.batching import plan
+from hasten.inputs.tokenization import Tokens
 from hasten.records import Progress, Strategy
-from hasten.tokenization import Tokens
+from hasten.runtime.batching import plan
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

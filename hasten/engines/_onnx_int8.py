@@ -24,7 +24,7 @@ from hasten.errors import EngineError
 from hasten.records import Candidate, Hardware
 
 if TYPE_CHECKING:
-    from hasten.reference import Reference
+    from hasten.models import ModelFolder
 
 _ROW_SCALES = "token"
 _DYNAMIC = ("dynamic", "dynamic-tensor")
@@ -56,7 +56,7 @@ def depends_on_batch(recipe: str) -> bool:
     return recipe.removesuffix(_REDUCED) in _DYNAMIC
 
 
-def quantize(exported: Path, path: Path, reference: Reference, candidate: Candidate) -> None:
+def quantize(exported: Path, path: Path, reference: ModelFolder, candidate: Candidate) -> None:
     """Write the fp32 model ``exported`` to ``path`` as the candidate's recipe wants it."""
     import onnx
 
@@ -109,7 +109,7 @@ def _dynamic(
 
 
 def _static(
-    exported: Path, path: Path, reference: Reference, kept: list[str], reduced: bool
+    exported: Path, path: Path, reference: ModelFolder, kept: list[str], reduced: bool
 ) -> None:
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 

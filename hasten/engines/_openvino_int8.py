@@ -14,7 +14,7 @@ from hasten.engines._border import nodes_of, quiet_logger
 from hasten.records import Candidate, Hardware
 
 if TYPE_CHECKING:
-    from hasten.reference import Reference
+    from hasten.models import ModelFolder
 
 
 def recipes(hardware: Hardware) -> tuple[str, ...]:
@@ -29,7 +29,7 @@ def not_worth_trying(hardware: Hardware) -> dict[str, str]:
     return dict.fromkeys(("static", "weights"), "without VNNI it is slower than OpenVINO's fp32")
 
 
-def quantize(model: Any, reference: Reference, candidate: Candidate) -> Any:
+def quantize(model: Any, reference: ModelFolder, candidate: Candidate) -> Any:
     """The converted fp32 ``model`` as the candidate's recipe wants it."""
     import nncf
 

@@ -18,9 +18,9 @@ from hasten.engines._border import foreign_errors, shape_of, why_not
 from hasten.engines.base import Engine, Outputs, Session
 from hasten.errors import EngineError
 from hasten.hardware import detect
+from hasten.models import ModelFolder, load_module, runs_code
 from hasten.plain import from_json, to_json
 from hasten.records import Candidate, Hardware, ModelInfo
-from hasten.reference import Reference, load_module, runs_code
 
 if TYPE_CHECKING:
     import torch
@@ -90,7 +90,7 @@ class WeightsEngine(Engine):
     def runs_code(self, folder: Path) -> bool:
         return runs_code(folder / "module")
 
-    def export(self, reference: Reference, candidate: Candidate, folder: Path) -> None:
+    def export(self, reference: ModelFolder, candidate: Candidate, folder: Path) -> None:
         with foreign_errors(self.title, "copy the weights"):
             reference.copy_module(folder)
             (folder / _INFO).write_text(json.dumps(to_json(reference.info)), encoding="utf-8")

@@ -22,7 +22,7 @@ from hasten.errors import EngineError, Unavailable
 from hasten.records import Candidate, Hardware
 
 if TYPE_CHECKING:
-    from hasten.reference import Reference
+    from hasten.models import ModelFolder
 
 Outputs = Mapping[str, NDArray[np.float32]]
 """Named outputs of one batch, such as ``logits: float32 [batch, labels]``."""
@@ -78,7 +78,7 @@ class Engine(ABC):
 
     trained_recipes: Sequence[str] = ()
     """Further ways to reach int8, for models that bring ranges from training, and only
-    those: see :func:`hasten.reference.load_trained`."""
+    those: see :func:`hasten.models.load_trained`."""
 
     extra: str
     """The extra in ``pyproject.toml`` that installs ``requires``."""
@@ -162,7 +162,7 @@ class Engine(ABC):
         return False
 
     @abstractmethod
-    def export(self, reference: Reference, candidate: Candidate, folder: Path) -> None:
+    def export(self, reference: ModelFolder, candidate: Candidate, folder: Path) -> None:
         """Write the artifact for ``candidate`` into the empty ``folder``.
 
         Raises:
@@ -176,7 +176,9 @@ class Engine(ABC):
         """
         return None
 
-    def derive(self, base: Path, reference: Reference, candidate: Candidate, folder: Path) -> None:
+    def derive(
+        self, base: Path, reference: ModelFolder, candidate: Candidate, folder: Path
+    ) -> None:
         """As :meth:`export`, from the artifact of :meth:`base` in the folder ``base``.
 
         Raises:
@@ -192,7 +194,7 @@ class Engine(ABC):
             EngineError: the artifact cannot be loaded; the framework's exception is chained.
         """
 
-    def usage(self, folder: Path, reference: Reference, candidate: Candidate) -> str:
+    def usage(self, folder: Path, reference: ModelFolder, candidate: Candidate) -> str:
         """Python that loads the artifact in ``folder``, for people to copy.
 
         By default with this library. Engines whose artifacts other tools load name those instead.

@@ -24,7 +24,7 @@ from hasten.errors import EngineError
 from hasten.records import Candidate, Hardware
 
 if TYPE_CHECKING:
-    from hasten.reference import Reference
+    from hasten.models import ModelFolder
 
 SCRIPT = "fake.json"
 
@@ -154,7 +154,7 @@ class Fake(Engine):
             return "fake runs on the CPU only"
         return _script(self._script or {}, candidate).unsupported
 
-    def export(self, reference: Reference, candidate: Candidate, folder: Path) -> None:
+    def export(self, reference: ModelFolder, candidate: Candidate, folder: Path) -> None:
         stored = reference.folder / SCRIPT
         table = json.loads(stored.read_text()) if stored.exists() else self._script or {}
         script = _script(table, candidate)

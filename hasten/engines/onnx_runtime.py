@@ -31,8 +31,8 @@ from hasten.records import Candidate, Hardware
 if TYPE_CHECKING:
     from torch import nn
 
-    from hasten.reference import Reference
-    from hasten.reference.module import Attention
+    from hasten.models import ModelFolder
+    from hasten.models.module import Attention
 
 # On the CPU, its provider has no bf16 kernels, and computes fp16 in fp32.
 _OFFERED = {"cpu": ("fp32", "int8"), "cuda": ("fp32", "fp16")}
@@ -134,7 +134,7 @@ class OnnxRuntime(Engine):
         # The same graph serves both devices.
         return f"{self.name}-{candidate.precision}"
 
-    def export(self, reference: Reference, candidate: Candidate, folder: Path) -> None:
+    def export(self, reference: ModelFolder, candidate: Candidate, folder: Path) -> None:
         if candidate.recipe == _TRAINED:
             self._export_trained(reference, candidate, folder)
             return
@@ -152,10 +152,10 @@ class OnnxRuntime(Engine):
                     return
                 _rewrite(Path(scratch, _MODEL), folder, candidate.precision, large)
 
-    def _export_trained(self, reference: Reference, candidate: Candidate, folder: Path) -> None:
+    def _export_trained(self, reference: ModelFolder, candidate: Candidate, folder: Path) -> None:
         # Here, as they are not needed where a bundle runs.
         from hasten.engines import _onnx_int8
-        from hasten.reference import load_trained
+        from hasten.models import load_trained
 
         module = load_trained(reference, candidate.spared, _ATTENTION)
         with (
@@ -170,14 +170,16 @@ class OnnxRuntime(Engine):
         derived = candidate.precision == "int8" and candidate.recipe != _TRAINED
         return exact if derived else None
 
-    def derive(self, base: Path, reference: Reference, candidate: Candidate, folder: Path) -> None:
+    def derive(
+        self, base: Path, reference: ModelFolder, candidate: Candidate, folder: Path
+    ) -> None:
         # Here, as it is not needed where a bundle runs.
         from hasten.engines import _onnx_int8
 
         with foreign_errors(self.title, f"quantize {reference.info.architecture}"):
             _onnx_int8.quantize(base / _MODEL, folder / _MODEL, reference, candidate)
 
-    def usage(self, folder: Path, reference: Reference, candidate: Candidate) -> str:
+    def usage(self, folder: Path, reference: ModelFolder, candidate: Candidate) -> str:
         provider = f"{candidate.device.upper()}ExecutionProvider"
         if reference.is_classifier:
             chosen = f', provider="{provider}"'
@@ -194,7 +196,7 @@ class OnnxRuntime(Engine):
             return OnnxSession(self.title, folder / _MODEL, candidate)
 
 
-def export_graph(module: nn.Module, reference: Reference, path: Path) -> None:
+def export_graph(module: nn.Module, reference: ModelFolder, path: Path) -> None:
     """Write ``module``, which has the reference's face, as an ONNX graph in fp32."""
     import torch
 

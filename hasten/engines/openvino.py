@@ -28,7 +28,7 @@ from hasten.hardware import missing_instructions
 from hasten.records import Candidate, Hardware
 
 if TYPE_CHECKING:
-    from hasten.reference import Reference
+    from hasten.models import ModelFolder
 
 # The plugin for GPUs is for Intel's; "cuda" it does not know.
 _OFFERED = {"cpu": ("fp32", "bf16", "int8")}
@@ -117,10 +117,10 @@ class OpenVino(Engine):
         # The fp32 weights; the precision is applied when the model is compiled.
         return self.name
 
-    def export(self, reference: Reference, candidate: Candidate, folder: Path) -> None:
+    def export(self, reference: ModelFolder, candidate: Candidate, folder: Path) -> None:
         # Here, as they are not needed where a bundle runs, and take a while to import.
         from hasten.engines import _torch
-        from hasten.reference import load_trained
+        from hasten.models import load_trained
 
         info, trained = reference.info, candidate.recipe == _TRAINED
         module = load_trained(reference, candidate.spared) if trained else reference.module()
@@ -143,7 +143,9 @@ class OpenVino(Engine):
         exact = replace(candidate, precision="fp32", recipe="", spared=())
         return exact if candidate.recipe not in ("", _TRAINED) else None
 
-    def derive(self, base: Path, reference: Reference, candidate: Candidate, folder: Path) -> None:
+    def derive(
+        self, base: Path, reference: ModelFolder, candidate: Candidate, folder: Path
+    ) -> None:
         doing = f"quantize {reference.info.architecture}"
         with foreign_errors(self.title, doing), _without_telemetry():
             import openvino
@@ -152,7 +154,7 @@ class OpenVino(Engine):
             model = _quantized(model, reference, candidate)
             openvino.save_model(model, str(folder / _MODEL), compress_to_fp16=False)
 
-    def usage(self, folder: Path, reference: Reference, candidate: Candidate) -> str:
+    def usage(self, folder: Path, reference: ModelFolder, candidate: Candidate) -> str:
         settings = f'{{"INFERENCE_PRECISION_HINT": "{_hint(candidate)}"}}'
         if reference.is_classifier:
             return with_optimum("optimum.intel", "OV", folder, f", ov_config={settings}")
@@ -186,7 +188,7 @@ def _hint(candidate: Candidate) -> str:
     return "bf16" if candidate.recipe.endswith(_REST_IN_BF16) else _HINTS[candidate.precision]
 
 
-def _quantized(model: Any, reference: Reference, candidate: Candidate) -> Any:
+def _quantized(model: Any, reference: ModelFolder, candidate: Candidate) -> Any:
     # Here, as it is not needed where a bundle runs, and takes a while to import.
     from hasten.engines import _openvino_int8
 

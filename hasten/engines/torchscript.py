@@ -14,8 +14,8 @@ from hasten.engines import _torch
 from hasten.engines._border import foreign_errors
 from hasten.engines.base import Engine, Session
 from hasten.errors import EngineError
+from hasten.models import ModelFolder
 from hasten.records import Candidate, Hardware
-from hasten.reference import Reference
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +40,7 @@ class TorchScript(Engine):
     def supports(self, candidate: Candidate, hardware: Hardware) -> str | None:
         return _torch.supports(self.title, candidate, hardware)
 
-    def export(self, reference: Reference, candidate: Candidate, folder: Path) -> None:
+    def export(self, reference: ModelFolder, candidate: Candidate, folder: Path) -> None:
         import torch
 
         jit = _torch.jit()

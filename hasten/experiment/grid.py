@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from hasten.batching import CostModel
 from hasten.records import Strategy
+from hasten.runtime.batching import CostModel
 from hasten.tuning.worker import TimeShape
 
 SHAPE_VISITS = 3

@@ -15,11 +15,11 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from hasten.batching import CostModel
-from hasten.corpus import stratified_sample
 from hasten.experiment import grid
 from hasten.experiment.series import Heat, Series
-from hasten.parity import verdict
+from hasten.inputs.corpus import stratified_sample
+from hasten.judging.parity import verdict
+from hasten.judging.stats import speed_up
 from hasten.records import (
     EXPERIMENTS,
     Bench,
@@ -30,7 +30,7 @@ from hasten.records import (
     ShapeTime,
     Strategy,
 )
-from hasten.stats import speed_up
+from hasten.runtime.batching import CostModel
 from hasten.tuning import candidates, ceiling, choose, original, proof, screening
 from hasten.tuning.context import Context
 from hasten.tuning.entrant import Entrant

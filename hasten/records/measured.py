@@ -46,7 +46,7 @@ class CostTable:
     ``latency_s[i][j]`` is the time that one batch of ``batch_sizes[i]`` texts, each of
     ``lengths[j]`` tokens, costs the machine: wall-clock time divided by the batches that ran
     side by side. Cells that were not measured are ``None`` and are filled in by
-    :class:`hasten.batching.CostModel`.
+    :class:`hasten.runtime.batching.CostModel`.
     """
 
     batch_sizes: tuple[int, ...]

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from hasten.judging.stats import independent_ratio_interval, percentile
 from hasten.records import Bench, EndToEnd, Interval, Row, Tuning
 from hasten.report import command, content, content_bench, figures
 from hasten.report.compose import filled, given
 from hasten.report.document import Axis, Document, Figure, Panel, Point, Section, Table
-from hasten.stats import independent_ratio_interval, percentile
 
 Result = Tuning | Bench
 Key = tuple[str, str, str]

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from hasten import engines
 from hasten.errors import ChoiceError
+from hasten.judging.stats import percentile
 from hasten.records import (
     Bench,
     Candidate,
@@ -24,7 +25,6 @@ from hasten.records import (
     Tuning,
 )
 from hasten.report.document import Table
-from hasten.stats import percentile
 
 HIGHEST_SHARE = 1.05
 """A larger share of the fastest matrix product means that the product was measured too low."""

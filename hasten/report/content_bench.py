@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from hasten.judging.stats import FEWEST_FOR_P99, percentile, speed_up
 from hasten.records import Bench, EndToEnd, Format, Interval, Row
 from hasten.report.content import engine, family, interval, layout, order, short, title
 from hasten.report.document import Table
 from hasten.report.figures_bench import arrival, shows_orders
 from hasten.report.headline import faster
-from hasten.stats import FEWEST_FOR_P99, percentile, speed_up
 
 Best = tuple[Format, EndToEnd]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import pairwise
 
+from hasten.judging.stats import speed_up
 from hasten.records import MODELS, PRECISIONS, Row, Tuning
 from hasten.report import content, figures
 from hasten.report.document import Table
-from hasten.stats import speed_up
 
 _RUN = ("chosen", "finalist")
 

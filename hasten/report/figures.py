@@ -8,10 +8,16 @@ from typing import Literal
 
 import numpy as np
 
+from hasten.judging.stats import (
+    FEWEST_FOR_P99,
+    mean_interval,
+    percentile,
+    percentile_interval,
+    speed_up,
+)
 from hasten.records import Candidate, Ceiling, EndToEnd, Interval, Row, ShapeTime
 from hasten.report import content
 from hasten.report.document import Axis, Figure, Panel, Point
-from hasten.stats import FEWEST_FOR_P99, mean_interval, percentile, percentile_interval, speed_up
 
 TIME = Axis("time per text (ms)", "log")
 LENGTH = "length of the texts (tokens)"

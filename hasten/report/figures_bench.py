@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from hasten.judging.stats import speed_up
 from hasten.records import Bench, EndToEnd, Format
 from hasten.report import content, figures
 from hasten.report.document import Axis, Figure, Panel, Point
-from hasten.stats import speed_up
 
 _ORDERED = ("sorted", "optimal")
 

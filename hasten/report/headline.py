@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from hasten.judging.stats import percentile, speed_up
 from hasten.records import EndToEnd, Interval, Row, Tuning
 from hasten.report import content_proof
 from hasten.report.content import (
@@ -16,7 +17,6 @@ from hasten.report.content import (
     model,
 )
 from hasten.report.content import rate as tokens_per_s
-from hasten.stats import percentile, speed_up
 
 
 def of(tuning: Tuning) -> tuple[str, ...]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hasten import bundle
 from hasten.errors import ChoiceError, StorageError
 from hasten.report import markdown, page, pictures
 from hasten.report.document import Document
+from hasten.runtime import bundle
 
 FORMATS = ("html", "md", "png", "svg")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from hasten import bundle
 from hasten.errors import InputError, StorageError
 from hasten.plain import from_json
 from hasten.records import Bench, Tuning
+from hasten.runtime import bundle
 
 BENCH = "bench.json"
 """The file in a bench's folder that holds its result."""

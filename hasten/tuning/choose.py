@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from hasten.engines.base import Engine
 from hasten.errors import NoCandidate
+from hasten.judging.stats import percentile, speed_up
 from hasten.records import MODELS, PRECISIONS, Candidate, EndToEnd, Interval, Row, Settings
-from hasten.stats import percentile, speed_up
 
 
 @dataclass(frozen=True, slots=True)

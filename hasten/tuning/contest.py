@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasten.errors import BudgetError, EndedEarly, NoCandidate
-from hasten.parity import is_constant, unprovable, unprovable_strictly
+from hasten.judging.parity import is_constant, unprovable, unprovable_strictly
 from hasten.records import FirstAnswer, Row, Standing, Tuning
 from hasten.tuning import (
     candidates,

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasten.engines.base import Engine
+from hasten.models.folder import TRAINED_RANGES
 from hasten.records import (
     MODELS,
     Candidate,
@@ -22,10 +23,9 @@ from hasten.records import (
     Progress,
     Settings,
 )
-from hasten.reference.folder import TRAINED_RANGES
+from hasten.storage.journal import Journal
 from hasten.tasks import Task
 from hasten.tuning import shares
-from hasten.tuning.journal import Journal
 from hasten.tuning.process import Connection
 
 Report = Callable[[Event], None]
@@ -91,7 +91,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model that candidates run: the folder that :func:`hasten.reference.prepare` made of it."""
+    """A model that candidates run: the folder that :func:`hasten.models.prepare` made of it."""
 
     reference: Path
     info: ModelInfo

@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hasten.batching import CostModel
 from hasten.errors import EngineError, StorageError
-from hasten.parity import compare_batchings
-from hasten.pipeline import PipelineRun
+from hasten.judging.parity import compare_batchings
 from hasten.plain import from_json, to_json
 from hasten.records import (
     Candidate,
@@ -30,6 +28,8 @@ from hasten.records import (
     Status,
     Strategy,
 )
+from hasten.runtime.batching import CostModel
+from hasten.runtime.pipeline import PipelineRun
 from hasten.tuning.context import Context
 from hasten.tuning.process import Connection
 from hasten.tuning.worker import Export, Load, Message, RunTexts, TimeShape

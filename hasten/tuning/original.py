@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hasten import probes
 from hasten.errors import EngineError, StorageError
-from hasten.parity import require_finite
+from hasten.judging.parity import require_finite
+from hasten.runtime import probes
 from hasten.tuning.context import Context
 from hasten.tuning.entrant import Entrant
 from hasten.tuning.worker import RunTexts

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hasten import batching
-from hasten.parity import verdict
+from hasten.judging.parity import verdict
 from hasten.records import Parity, Strategy
+from hasten.runtime import batching
 from hasten.tuning.context import Context
 from hasten.tuning.entrant import Batching, Entrant
 from hasten.tuning.finals import MOST_FINALISTS, exact_early

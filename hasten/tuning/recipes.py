@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from hasten import probes
 from hasten.engines.base import Engine
 from hasten.errors import ChoiceError, NoCandidate, Unavailable
-from hasten.parity import unprovable
+from hasten.judging.parity import unprovable
 from hasten.records import PRECISIONS, Candidate, Hardware, Parity, Row, Settings
+from hasten.runtime import probes
 from hasten.tuning import candidates, original, proof
 from hasten.tuning.context import Context
 from hasten.tuning.entrant import Entrant

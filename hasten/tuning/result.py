@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from hasten.judging.stats import speed_up
 from hasten.records import FirstAnswer, Plan, Row, Tuning
-from hasten.stats import speed_up
 from hasten.tuning import ceiling, choose, screening
 from hasten.tuning.context import Context
 from hasten.tuning.entrant import Entrant

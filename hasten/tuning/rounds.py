@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hasten.batching import TOKEN_BUDGETS, best_fixed
-from hasten.corpus import stratified_sample
 from hasten.errors import BudgetError, EngineError
+from hasten.inputs.corpus import stratified_sample
 from hasten.plain import from_json
 from hasten.records import Strategy
+from hasten.runtime.batching import TOKEN_BUDGETS, best_fixed
 from hasten.tuning.ceiling import Found, Gauge
 from hasten.tuning.context import Context
 from hasten.tuning.entrant import Entrant

@@ -9,12 +9,12 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from hasten import probes
-from hasten.batching import best_strategy, plan, predict_s
-from hasten.corpus import stratified_sample
-from hasten.parity import TENSOR_TOLERANCE, verdict
+from hasten.inputs.corpus import stratified_sample
+from hasten.judging.parity import TENSOR_TOLERANCE, verdict
+from hasten.judging.stats import clopper_pearson_lower
 from hasten.records import Candidate, Settings, Strategy
-from hasten.stats import clopper_pearson_lower
+from hasten.runtime import probes
+from hasten.runtime.batching import best_strategy, plan, predict_s
 from hasten.tuning.context import Context
 from hasten.tuning.entrant import Batching, Entrant, Shape
 from hasten.tuning.worker import RunTexts

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from hasten import engines
-from hasten.batching import CostModel
 from hasten.engines.base import Engine
 from hasten.errors import EngineError, HastenError
-from hasten.pipeline import Pipeline, PipelineRun, Streams
+from hasten.inputs.tokenization import TextTokenizer
+from hasten.models import ModelFolder, rank_layers
 from hasten.records import Candidate, CostTable, ModelInfo, StartUp, Strategy
-from hasten.reference import Reference, rank_layers
-from hasten.tokenization import TextTokenizer
+from hasten.runtime.batching import CostModel
+from hasten.runtime.pipeline import Pipeline, PipelineRun, Streams
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ class Worker:
                 engine = self.get_engine(message.candidate.engine)
                 return engine.ceiling_flops_per_s(message.candidate)
             case RankLayers():
-                return rank_layers(Reference.open(message.reference), message.threads)
+                return rank_layers(ModelFolder.open(message.reference), message.threads)
 
     def close(self) -> None:
         """Release the model."""
@@ -147,7 +147,7 @@ class Worker:
     def _export(self, message: Export) -> float:
         engine = self.get_engine(message.candidate.engine)
         begin = engine.clock()
-        reference = Reference.open(message.reference)
+        reference = ModelFolder.open(message.reference)
         message.folder.mkdir(parents=True)
         if message.base:
             engine.derive(message.base, reference, message.candidate, message.folder)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hasten import bundle, hardware
+from hasten import hardware
+from hasten.runtime import bundle
 from tests.scripted import Lab, save_bundle
 
 

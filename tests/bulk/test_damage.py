@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 import hasten
-from hasten import formats, hardware
+from hasten import hardware
 from hasten.bulk.source import Input, schema_text
 from hasten.bulk.store import Store
 from hasten.errors import EngineError, InputError
-from hasten.formats import Rows
+from hasten.inputs import formats
+from hasten.inputs.formats import Rows
 from hasten.records import BulkPlan, Receipt, Shard, Summary, Tally
 from tests.scripted import Lab, save_bundle
 from tests.tiny import tiny_texts, tiny_tokenizer

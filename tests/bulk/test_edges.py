@@ -22,10 +22,11 @@ from pyarrow import parquet
 from typer.testing import CliRunner
 
 import hasten
-from hasten import cli, durable, hardware
+from hasten import cli, hardware
 from hasten.bulk.store import Store
 from hasten.engines.fake import COLUMNS
 from hasten.errors import ChoiceError, InputError, StorageError
+from hasten.storage import durable
 from tests.bulk.test_run import expected, interrupt, predict, read_any, read_csv, write_csv
 from tests.scripted import INFO, Lab, save_bundle, save_reference
 from tests.tiny import tiny_texts, tiny_tokenizer

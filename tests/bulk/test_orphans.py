@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 import hasten
-from hasten import durable
 from hasten.bulk import cluster
 from hasten.bulk import target as targets
 from hasten.bulk.plan import decide
@@ -21,6 +20,7 @@ from hasten.bulk.source import Input
 from hasten.bulk.store import Store
 from hasten.errors import StorageError
 from hasten.records import BulkPlan, Receipt, Tally
+from hasten.storage import durable
 from tests.tiny import tiny_texts
 
 STALE = b'{"text":"of the old plan"}\n'

@@ -17,7 +17,7 @@ import torch
 from hasten.compress import blocks, distil, relations
 from hasten.compress.distil import Lesson, Look, Taught
 from hasten.errors import StorageError
-from hasten.tokenization import TextTokenizer
+from hasten.inputs.tokenization import TextTokenizer
 from tests.compress.test_blocks import INPUTS
 from tests.tiny import MAX_LENGTH, tiny_model, tiny_texts, tiny_tokenizer
 

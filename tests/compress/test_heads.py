@@ -13,9 +13,9 @@ import torch
 from hasten import engines
 from hasten.compress import blocks, importance
 from hasten.errors import ModelError
+from hasten.models import heads, prepare, sources
+from hasten.models.module import Attention, pretrained
 from hasten.records import Candidate
-from hasten.reference import heads, prepare, sources
-from hasten.reference.module import Attention, pretrained
 from tests.compress.test_blocks import INPUTS, logits
 from tests.tiny import FAMILIES, save_tiny_tokenizer, tiny_model
 

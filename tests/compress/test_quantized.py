@@ -12,13 +12,14 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from hasten import api, corpus, engines
+from hasten import api, engines
 from hasten.cli.display import show_student
 from hasten.compress import distil, quantized
 from hasten.errors import ChoiceError, EngineError, ModelError, Unavailable
+from hasten.inputs import corpus
+from hasten.models import ModelFolder, load_trained, prepare
+from hasten.models.folder import TRAINED_RANGES
 from hasten.records import Candidate, Hardware, Settings
-from hasten.reference import Reference, load_trained, prepare
-from hasten.reference.folder import TRAINED_RANGES
 from hasten.tuning import candidates
 from tests.tiny import save_tiny, tiny_model, tiny_texts, tiny_tokenizer
 
@@ -63,7 +64,7 @@ def student(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="module")
-def reference(student: Any, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+def reference(student: Any, tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
     return prepare(student[0], tmp_path_factory.mktemp("prepared") / "reference")
 
 
@@ -223,7 +224,7 @@ def test_what_is_missing_is_told(
 # --- the engines ------------------------------------------------------------------------------
 
 
-def run(engine: Any, reference: Reference, candidate: Candidate, folder: Path) -> np.ndarray:
+def run(engine: Any, reference: ModelFolder, candidate: Candidate, folder: Path) -> np.ndarray:
     folder.mkdir()
     engine.export(reference, candidate, folder)
     session = engine.load(folder, candidate)
@@ -238,7 +239,7 @@ def run(engine: Any, reference: Reference, candidate: Candidate, folder: Path) -
 
 @pytest.mark.parametrize("name", ["openvino", "onnx_runtime"])
 def test_an_artifact_answers_as_the_model_that_was_taught(
-    name: str, reference: Reference, tmp_path: Path
+    name: str, reference: ModelFolder, tmp_path: Path
 ) -> None:
     engine = engines.get(name)
     (recipe,) = engine.trained_recipes
@@ -257,7 +258,7 @@ def test_an_artifact_answers_as_the_model_that_was_taught(
 
 @pytest.mark.parametrize("name", ["openvino", "onnx_runtime"])
 def test_spared_layers_stay_in_floating_point(
-    name: str, reference: Reference, tmp_path: Path
+    name: str, reference: ModelFolder, tmp_path: Path
 ) -> None:
     few = Candidate(name, "int8", "cpu", 1, recipe="trained", spared=(QUERY,))
     engine = engines.get(name)
@@ -268,7 +269,7 @@ def test_spared_layers_stay_in_floating_point(
     assert not np.array_equal(outputs, whole)
 
 
-def test_weights_are_stored_as_integers(reference: Reference, tmp_path: Path) -> None:
+def test_weights_are_stored_as_integers(reference: ModelFolder, tmp_path: Path) -> None:
     import onnx
 
     candidate = Candidate("onnx_runtime", "int8", "cpu", 1, recipe="trained")
@@ -332,7 +333,7 @@ def test_a_student_s_ranges_are_its_own(
 
 
 def test_trained_ranges_travel_with_the_reference(
-    student: Any, model: Path, reference: Reference, tmp_path: Path
+    student: Any, model: Path, reference: ModelFolder, tmp_path: Path
 ) -> None:
     folder, _ = student
     assert reference.trained_ranges.read_bytes() == (folder / TRAINED_RANGES).read_bytes()
@@ -344,7 +345,7 @@ def test_trained_ranges_travel_with_the_reference(
     assert not other.trained_ranges.exists()
 
 
-def test_a_damaged_file_is_told(reference: Reference, tmp_path: Path) -> None:
+def test_a_damaged_file_is_told(reference: ModelFolder, tmp_path: Path) -> None:
     other = save_tiny(tmp_path / "model", labels=4)
     (other / "int8").mkdir()
     (other / TRAINED_RANGES).write_bytes(reference.trained_ranges.read_bytes())

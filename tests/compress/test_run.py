@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification
 
-from hasten import api, corpus, hardware
+from hasten import api, hardware
 from hasten.cli.display import show_student
 from hasten.compress import distil, kept, run
 from hasten.compress.distil import Look, Taught
@@ -29,8 +29,9 @@ from hasten.errors import (
     ResumeError,
     StorageError,
 )
-from hasten.reference import Reference, prepare
-from hasten.reference.module import pretrained
+from hasten.inputs import corpus
+from hasten.models import ModelFolder, prepare
+from hasten.models.module import pretrained
 from tests.tiny import save_tiny, save_tiny_tokenizer, tiny_texts
 
 TEXTS = tiny_texts(400)
@@ -273,7 +274,7 @@ def test_texts_that_judge_do_not_choose_the_vocabulary(model: Path, tmp_path: Pa
     assert student.after.max_abs_difference == pytest.approx(difference, abs=1e-4)
 
 
-def answer(reference: Reference, texts: list[str]) -> NDArray[np.float32]:
+def answer(reference: ModelFolder, texts: list[str]) -> NDArray[np.float32]:
     tokens = reference.tokenizer().encode(texts)
     ids, mask = tokens.pad(range(len(texts)), reference.info.pad_token_id)
     outputs = reference.module()(torch.from_numpy(ids), torch.from_numpy(mask))

@@ -15,7 +15,7 @@ from hasten.compress import distil, target
 from hasten.compress.search import RUNGS
 from hasten.compress.sizes import Wanted
 from hasten.errors import BudgetError, ChoiceError
-from hasten.parity import compare
+from hasten.judging.parity import compare
 from hasten.records import Student
 from tests.tiny import save_tiny, tiny_texts
 

@@ -13,10 +13,10 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from hasten.compress import vocabulary
-from hasten.corpus import profile
 from hasten.errors import ModelError
-from hasten.reference import Reference, prepare, require_comparable
-from hasten.reference.module import load_original
+from hasten.inputs.corpus import profile
+from hasten.models import ModelFolder, prepare, require_comparable
+from hasten.models.module import load_original
 from tests.tiny import save_tiny, tiny_model
 
 WORDS = ["".join(random.Random(seed).choices("abcdefghij", k=2 + seed % 7)) for seed in range(400)]
@@ -67,7 +67,7 @@ def trained(kind: str) -> Any:
     return tokenizer
 
 
-def reference_for(tokenizer: Any, folder: Path) -> Reference:
+def reference_for(tokenizer: Any, folder: Path) -> ModelFolder:
     from transformers import RobertaConfig, RobertaForSequenceClassification
 
     rows = tokenizer.get_vocab_size(with_added_tokens=True) + 3  # padded, as some models are
@@ -103,7 +103,7 @@ def reference_for(tokenizer: Any, folder: Path) -> Reference:
 KINDS = ["WordPiece", "byte-level BPE", "BPE with marked ends", "Unigram"]
 
 
-def answers(folder: Path, texts: list[str], out: Path) -> tuple[np.ndarray, Reference]:
+def answers(folder: Path, texts: list[str], out: Path) -> tuple[np.ndarray, ModelFolder]:
     reference = prepare(folder, out)
     tokenizer, model = reference.tokenizer(), reference.module()
     rows = []

@@ -31,8 +31,8 @@ from hasten import hardware
 from hasten.engines import discover
 from hasten.engines.base import Engine, Session
 from hasten.errors import EngineError
+from hasten.models import ModelFolder, prepare
 from hasten.records import PRECISIONS, Candidate, Gpu, Hardware
-from hasten.reference import Reference, prepare
 from tests.tiny import FAMILIES, MAX_LENGTH, save_tiny, tiny_texts
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +59,7 @@ Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
 class Case:
     engine: Engine
     candidate: Candidate
-    reference: Reference
+    reference: ModelFolder
     module: nn.Module
     artifact: Path
     session: Session
@@ -131,16 +131,16 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("engines")
 
 
-def reference_of(family: str, workshop: Path) -> Reference:
+def reference_of(family: str, workshop: Path) -> ModelFolder:
     folder = workshop / f"reference-{family}"
     if folder.exists():
-        return Reference.open(folder)
+        return ModelFolder.open(folder)
     reference = prepare(save_tiny(workshop / family, family), folder)
     reference.keep_calibration(tiny_texts(32, seed=7))
     return reference
 
 
-def artifact_of(engine: Engine, candidate: Candidate, reference: Reference, root: Path) -> Path:
+def artifact_of(engine: Engine, candidate: Candidate, reference: ModelFolder, root: Path) -> Path:
     folder = root / f"{reference.folder.name}-{engine.artifact_name(candidate)}"
     if not folder.exists():
         folder.mkdir()
@@ -360,7 +360,7 @@ class Unexportable(nn.Module):
 def test_a_model_that_cannot_be_exported_is_one_readable_line(
     name: str, workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Reference, "module", lambda *_: Unexportable())
+    monkeypatch.setattr(ModelFolder, "module", lambda *_: Unexportable())
     engine = ready(Candidate(name, "fp32", "cpu", 1))
     with pytest.raises(EngineError) as caught:
         engine.export(reference_of("bert", workshop), Candidate(name, "fp32", "cpu", 1), tmp_path)

@@ -12,9 +12,9 @@ from hasten import engines, hardware, tasks
 from hasten.engines._border import nodes_of
 from hasten.engines.base import Session
 from hasten.errors import EngineError, ModelError
-from hasten.parity import compare, verdict
+from hasten.judging.parity import compare, verdict
+from hasten.models import ModelFolder, prepare, rank_layers
 from hasten.records import Candidate, Hardware
-from hasten.reference import Reference, prepare, rank_layers
 from tests.tiny import save_tiny, tiny_texts
 
 HERE = hardware.detect()
@@ -24,21 +24,21 @@ QUERY = "bert.encoder.layer.1.attention.self.query"
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+def reference(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
     folder = tmp_path_factory.mktemp("int8")
     made = prepare(save_tiny(folder / "model"), folder / "reference")
     made.keep_calibration(tiny_texts(32, seed=7))
     return made
 
 
-def artifact(reference: Reference, candidate: Candidate, root: Path) -> Path:
+def artifact(reference: ModelFolder, candidate: Candidate, root: Path) -> Path:
     folder = root / candidate.format
     folder.mkdir()
     engines.get(candidate.engine).export(reference, candidate, folder)
     return folder
 
 
-def answers(session: Session, reference: Reference) -> np.ndarray:
+def answers(session: Session, reference: ModelFolder) -> np.ndarray:
     tokens = reference.tokenizer().encode(tiny_texts(60, seed=3))
     rows = []
     for index in range(len(tokens)):
@@ -47,7 +47,7 @@ def answers(session: Session, reference: Reference) -> np.ndarray:
     return np.concatenate(rows)
 
 
-def judge(reference: Reference, truth: np.ndarray, outputs: np.ndarray) -> str | None:
+def judge(reference: ModelFolder, truth: np.ndarray, outputs: np.ndarray) -> str | None:
     parity = compare(
         truth,
         outputs,
@@ -58,13 +58,13 @@ def judge(reference: Reference, truth: np.ndarray, outputs: np.ndarray) -> str |
     return verdict(parity, exact=False, max_flips=0.25, strict=False)
 
 
-def exact(reference: Reference, root: Path) -> np.ndarray:
+def exact(reference: ModelFolder, root: Path) -> np.ndarray:
     candidate = Candidate("onnx_runtime", "fp32", "cpu", 1)
     folder = artifact(reference, candidate, root)
     return answers(engines.get("onnx_runtime").load(folder, candidate), reference)
 
 
-def test_a_damaged_scale_is_refused(reference: Reference, tmp_path: Path) -> None:
+def test_a_damaged_scale_is_refused(reference: ModelFolder, tmp_path: Path) -> None:
     import onnx
 
     engine = engines.get("onnx_runtime")
@@ -94,7 +94,7 @@ def test_a_damaged_scale_is_refused(reference: Reference, tmp_path: Path) -> Non
     ],
 )
 def test_spared_layers_stay_in_floating_point(
-    reference: Reference, tmp_path: Path, engine: str, recipe: str
+    reference: ModelFolder, tmp_path: Path, engine: str, recipe: str
 ) -> None:
     all_of_it = Candidate(engine, "int8", "cpu", 1, recipe=recipe)
     spared = Candidate(engine, "int8", "cpu", 1, recipe=recipe, spared=(QUERY,))
@@ -110,7 +110,7 @@ def _bytes(folder: Path) -> int:
 
 @pytest.mark.parametrize("layer", [QUERY, "bert.pooler.dense", "classifier"])
 def test_every_spared_layer_is_a_product_of_integers_less(
-    reference: Reference, tmp_path: Path, layer: str
+    reference: ModelFolder, tmp_path: Path, layer: str
 ) -> None:
     import onnx
 
@@ -131,7 +131,7 @@ def test_a_model_without_linear_layers_does_not_become_int8() -> None:
         _torch.dynamic_int8(nn.Sequential(nn.Embedding(4, 4)), ())
 
 
-def test_weights_alone_can_be_spared_as_well(reference: Reference, tmp_path: Path) -> None:
+def test_weights_alone_can_be_spared_as_well(reference: ModelFolder, tmp_path: Path) -> None:
     import onnx
 
     counts = []
@@ -142,7 +142,7 @@ def test_weights_alone_can_be_spared_as_well(reference: Reference, tmp_path: Pat
     assert counts == [12, 11]
 
 
-def test_pytorch_spares_layers_as_well(reference: Reference, tmp_path: Path) -> None:
+def test_pytorch_spares_layers_as_well(reference: ModelFolder, tmp_path: Path) -> None:
     from hasten.engines import _torch
 
     module = _torch.dynamic_int8(reference.module(), (QUERY,))
@@ -156,7 +156,7 @@ def test_pytorch_spares_layers_as_well(reference: Reference, tmp_path: Path) -> 
 
 
 def test_a_layer_that_the_graph_does_not_have_is_an_error(
-    reference: Reference, tmp_path: Path
+    reference: ModelFolder, tmp_path: Path
 ) -> None:
     candidate = Candidate("onnx_runtime", "int8", "cpu", 1, recipe="dynamic", spared=("nowhere",))
     with pytest.raises(EngineError, match="no node of the layer nowhere"):

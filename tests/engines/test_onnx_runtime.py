@@ -12,15 +12,15 @@ import torch
 
 from hasten.engines import onnx_runtime
 from hasten.engines.onnx_runtime import ENGINE, OnnxSession
+from hasten.models import ModelFolder, prepare
 from hasten.records import Candidate
-from hasten.reference import Reference, prepare
 from tests.tiny import save_tiny
 
 BATCH = (np.full((3, 11), 5), np.tri(3, 11, 6, dtype=np.int64), np.zeros((3, 11), np.int64))
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+def reference(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
     folder = tmp_path_factory.mktemp("onnx")
     return prepare(save_tiny(folder / "model"), folder / "reference")
 
@@ -35,12 +35,12 @@ def load(folder: Path, wanted: Candidate) -> OnnxSession:
     return session
 
 
-def truth(reference: Reference) -> np.ndarray:
+def truth(reference: ModelFolder) -> np.ndarray:
     with torch.inference_mode():
         return reference.module()(*map(torch.from_numpy, BATCH)).numpy()
 
 
-def test_the_file_is_what_optimum_loads(reference: Reference, tmp_path: Path) -> None:
+def test_the_file_is_what_optimum_loads(reference: ModelFolder, tmp_path: Path) -> None:
     ENGINE.export(reference, candidate(), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
     session = load(tmp_path, candidate()).sessions[0]
@@ -56,7 +56,7 @@ def test_the_file_is_what_optimum_loads(reference: Reference, tmp_path: Path) ->
 
 @pytest.mark.parametrize("recipe", ["", "token"])
 def test_nothing_but_the_softmax_stands_between_the_products_of_attention(
-    recipe: str, reference: Reference, tmp_path: Path
+    recipe: str, reference: ModelFolder, tmp_path: Path
 ) -> None:
     precision = "int8" if recipe else "fp32"
     ENGINE.export(reference, replace(candidate(precision=precision), recipe=recipe), tmp_path)
@@ -66,7 +66,7 @@ def test_nothing_but_the_softmax_stands_between_the_products_of_attention(
 
 
 def test_weights_that_one_file_cannot_hold_go_into_a_second(
-    reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    reference: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnx_runtime, "_LARGEST_FILE_BYTES", 0)
     ENGINE.export(reference, candidate(), tmp_path)
@@ -79,7 +79,7 @@ def test_weights_that_one_file_cannot_hold_go_into_a_second(
 
 
 def test_half_precision_keeps_its_names_and_returns_float32(
-    reference: Reference, tmp_path: Path
+    reference: ModelFolder, tmp_path: Path
 ) -> None:
     # Made for GPUs; the CPU computes the same graph in fp32 around its fp16 weights.
     ENGINE.export(reference, candidate(precision="fp16"), tmp_path)
@@ -93,7 +93,7 @@ def test_half_precision_keeps_its_names_and_returns_float32(
 
 @pytest.mark.parametrize(("streams", "threads", "sessions"), [(1, 2, 1), (2, 1, 1), (2, 2, 2)])
 def test_every_stream_has_its_threads(
-    streams: int, threads: int, sessions: int, reference: Reference, tmp_path: Path
+    streams: int, threads: int, sessions: int, reference: ModelFolder, tmp_path: Path
 ) -> None:
     ENGINE.export(reference, candidate(), tmp_path)
     session = load(tmp_path, candidate(threads, streams))
@@ -105,7 +105,7 @@ def test_every_stream_has_its_threads(
         assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
-def test_threads_spin_where_the_candidate_says_so(reference: Reference, tmp_path: Path) -> None:
+def test_threads_spin_where_the_candidate_says_so(reference: ModelFolder, tmp_path: Path) -> None:
     ENGINE.export(reference, candidate(), tmp_path)
     (session,) = load(tmp_path, replace(candidate(2), spinning=True)).sessions
     entry = session.get_session_options().get_session_config_entry(

@@ -15,8 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 from hasten import engines
 from hasten.engines import _onnx_token
 from hasten.errors import EngineError
+from hasten.models import ModelFolder, prepare
 from hasten.records import Candidate
-from hasten.reference import Reference, prepare
 from tests.tiny import save_tiny, tiny_texts
 
 INPUTS, OUTPUTS = 64, 24
@@ -183,13 +183,13 @@ def test_a_graph_without_products_of_weights_says_so() -> None:
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+def reference(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
     folder = tmp_path_factory.mktemp("token")
     return prepare(save_tiny(folder / "model"), folder / "reference")
 
 
 @pytest.fixture(scope="module")
-def artifact(reference: Reference, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def artifact(reference: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("artifact")
     engines.get("onnx_runtime").export(reference, TOKEN, folder)
     return folder
@@ -201,7 +201,7 @@ def test_all_linear_layers_become_int8(artifact: Path) -> None:
     assert kinds(model).count("QuantizeLinear") == 2 * 4 + 2
 
 
-def test_answers_are_bit_equal_alone_and_in_batches(reference: Reference, artifact: Path) -> None:
+def test_answers_are_bit_equal_alone_and_in_batches(reference: ModelFolder, artifact: Path) -> None:
     session = engines.get("onnx_runtime").load(artifact, TOKEN)
     tokens = reference.tokenizer().encode(tiny_texts(40, seed=5))
     order = np.argsort(tokens.lengths)

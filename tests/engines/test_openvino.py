@@ -10,19 +10,19 @@ import pytest
 
 from hasten.engines import openvino as module
 from hasten.engines.openvino import ENGINE, OpenVinoSession
+from hasten.models import ModelFolder, prepare
 from hasten.records import Candidate
-from hasten.reference import Reference, prepare
 from tests.tiny import save_tiny
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+def reference(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
     folder = tmp_path_factory.mktemp("openvino")
     return prepare(save_tiny(folder / "model"), folder / "reference")
 
 
 @pytest.fixture(scope="module")
-def artifact(reference: Reference, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def artifact(reference: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("artifact")
     ENGINE.export(reference, Candidate("openvino", "fp32", "cpu", 1), folder)
     return folder
@@ -34,7 +34,7 @@ def load(folder: Path, candidate: Candidate) -> OpenVinoSession:
     return session
 
 
-def test_the_files_are_what_optimum_loads(reference: Reference, artifact: Path) -> None:
+def test_the_files_are_what_optimum_loads(reference: ModelFolder, artifact: Path) -> None:
     names = {path.name for path in artifact.iterdir()}
     assert names == {"openvino_model.xml", "openvino_model.bin"}
     # Not compressed to fp16: four bytes for nearly all parameters (some are never read).

@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from hasten.engines import _torch, get
+from hasten.models import ModelFolder, prepare
 from hasten.records import Candidate, Hardware
-from hasten.reference import Reference, prepare
 from tests.tiny import save_tiny
 
 ONES = np.ones((2, 9), np.int64)
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+def reference(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
     folder = tmp_path_factory.mktemp("torch")
     return prepare(save_tiny(folder / "model"), folder / "reference")
 
@@ -27,7 +27,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
 @pytest.mark.parametrize("name", ["torch_eager", "torchscript"])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_every_calling_thread_gets_the_candidates_threads(
-    name: str, threads: int, reference: Reference, tmp_path: Path
+    name: str, threads: int, reference: ModelFolder, tmp_path: Path
 ) -> None:
     candidate = Candidate(name, "fp32", "cpu", threads, streams=2)
     get(name).export(reference, candidate, tmp_path)
@@ -44,7 +44,7 @@ def test_every_calling_thread_gets_the_candidates_threads(
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_other_precisions_compute_in_theirs_and_return_float32(
-    precision: str, reference: Reference
+    precision: str, reference: ModelFolder
 ) -> None:
     exact = reference.module()(*map(torch.from_numpy, (ONES, ONES, ONES)))
     module = _torch.in_precision(reference.module(), precision)
@@ -85,7 +85,7 @@ def test_without_a_compiler_the_reason_says_so(monkeypatch: pytest.MonkeyPatch) 
     assert get("torch_eager").supports(candidate, machine) is None
 
 
-def test_example_inputs_are_padded_and_follow_the_models_inputs(reference: Reference) -> None:
+def test_example_inputs_are_padded_and_follow_the_models_inputs(reference: ModelFolder) -> None:
     ids, mask, types = _torch.example_inputs(reference.info)
     assert ids.shape == mask.shape == types.shape == (2, 7)
     assert (ids[mask == 0] == reference.info.pad_token_id).all()

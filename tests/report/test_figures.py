@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from hasten.judging.stats import ratio_interval, speed_up
 from hasten.records import (
     Candidate,
     Ceiling,
@@ -21,7 +22,6 @@ from hasten.records import (
 )
 from hasten.report import compose, content, figures
 from hasten.report.document import Figure
-from hasten.stats import ratio_interval, speed_up
 from tests.report.results import benched, tuned
 
 OPENVINO = Candidate("openvino", "fp32", "cpu", 1, streams=2)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from hasten import bundle
 from hasten.errors import BundleError, InputError
 from hasten.plain import to_json
 from hasten.records import Bench
 from hasten.report import stored
+from hasten.runtime import bundle
 from tests.report.results import SCRIPT, benched
 from tests.scripted import Lab
 

@@ -11,8 +11,8 @@ import pytest
 
 from hasten.errors import EndedEarly
 from hasten.records import Standing, Tuning
+from hasten.storage.journal import Journal
 from hasten.tuning import contest
-from hasten.tuning.journal import Journal
 from hasten.tuning.process import Connection
 from hasten.tuning.worker import Load, Message, RunTexts
 from tests.scripted import Lab

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hasten import parity, tasks
-from hasten.parity import compare, compare_batchings, verdict
+from hasten import tasks
+from hasten.judging import parity
+from hasten.judging.parity import compare, compare_batchings, verdict
+from hasten.judging.stats import clopper_pearson_upper
 from hasten.records import Candidate, Parity, Row, Tuning
-from hasten.stats import clopper_pearson_upper
 from hasten.tuning import proof
 from hasten.tuning.entrant import Entrant
 from hasten.tuning.proof import Tries

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hasten import job
 from hasten.errors import ChoiceError
 from hasten.records import Settings, Tuning
 from hasten.report import headline
+from hasten.tuning import job
 from hasten.tuning.worker import RankLayers
 from tests.scripted import Lab
 

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hasten import api, bundle, engines
-from hasten.predictor import Predictor
+from hasten import api, engines
 from hasten.records import Candidate, Row, Tuning
+from hasten.runtime import bundle
+from hasten.runtime.predictor import Predictor
 from hasten.tuning.worker import Export, Load, RankLayers
 from tests.scripted import INFO, Lab
 

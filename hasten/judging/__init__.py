@@ -1,0 +1,1 @@
+"""Whether answers are still the original's, and how sure that is; pure numpy."""

@@ -1,0 +1,122 @@
+"""What a loaded bundle takes as texts: everything that the text-classification pipeline takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from hasten.errors import ChoiceError, InputError
+from hasten.inputs.tokenization import Tokens
+
+READ_AHEAD = 256
+NO_TRUNCATION = (False, None, "do_not_truncate")
+"""Values of the pipeline's ``truncation`` that leave texts whole."""
+
+_TRUNCATION = (True, "longest_first", "only_first", *NO_TRUNCATION)
+
+_TAKEN = (
+    "Give a str, a dict with 'text', a sequence, array or series of these, or a generator or "
+    "dataset of them."
+)
+
+
+def check_arguments(top_k: object, truncation: object) -> None:
+    """Refuse what the pipeline would take for something else, or would not take.
+
+    Raises:
+        ChoiceError: a value that the argument cannot have.
+    """
+    if top_k is not None and not (isinstance(top_k, int | np.integer) and top_k >= 1):
+        raise ChoiceError(f"top_k is {top_k!r}", fix="It must be at least 1, or None for all.")
+    if truncation not in _TRUNCATION:
+        raise ChoiceError(
+            f"truncation is {truncation!r}",
+            fix="It must be True, False, longest_first, only_first or do_not_truncate.",
+        )
+
+
+def as_text(item: object, place: int | None = None) -> str:
+    """A text, or that of ``{"text": ...}``.
+
+    Raises:
+        InputError: it is something else, or one of a pair of texts.
+    """
+    where = "the text" if place is None else f"text {place}"
+    if isinstance(item, Mapping):
+        if item.get("text_pair") is not None:
+            raise InputError(
+                f"{where} has a text_pair, and pairs of texts are not supported yet",
+                fix="Run models of pairs with transformers.pipeline.",
+            )
+        item = item.get("text")
+    if not isinstance(item, str):
+        raise InputError(f"{where} is {type(item).__name__}, not str", fix=_TAKEN)
+    return item
+
+
+def listed(texts: object) -> list[str] | None:
+    """The texts of a sequence, array or series; None for what has to be read step by step.
+
+    Raises:
+        InputError: it holds something that is not text.
+    """
+    if hasattr(texts, "tolist") and not hasattr(texts, "__next__"):
+        texts = texts.tolist()
+    if isinstance(texts, Sequence) and not isinstance(texts, str | bytes):
+        return [as_text(item, place) for place, item in enumerate(texts)]
+    return None
+
+
+def streamed(texts: object) -> Iterator[str]:
+    """The texts of a generator, an iterator or a dataset, read one at a time.
+
+    Raises:
+        InputError: it is none of these; later, an item that is not text.
+    """
+    items: Any = texts
+    if isinstance(texts, str | bytes):
+        raise InputError(f"texts are {type(texts).__name__}", fix=_TAKEN)
+    if isinstance(texts, Iterable):
+        source: Iterable[object] = items
+    elif hasattr(texts, "__len__") and hasattr(texts, "__getitem__"):
+        source = (items[place] for place in range(len(items)))  # a torch Dataset
+    else:
+        raise InputError(f"texts are {type(texts).__name__}", fix=_TAKEN)
+    return (as_text(item, place) for place, item in enumerate(source))
+
+
+def answered(
+    texts: Iterator[str], answers: Callable[[Sequence[str]], list[Any]], read_ahead: int | None
+) -> Iterator[Any]:
+    """Answer texts as they are read, ``read_ahead`` of them at a time.
+
+    Raises:
+        ChoiceError: ``read_ahead`` is below 1.
+    """
+    count = READ_AHEAD if read_ahead is None else read_ahead
+    if count < 1:
+        raise ChoiceError(f"batch_size is {count}", fix="It must be at least 1.")
+
+    def run() -> Iterator[Any]:
+        while some := list(islice(texts, count)):
+            yield from answers(some)
+
+    return run()
+
+
+def refuse_long(tokens: Tokens, begin: int) -> None:
+    """Refuse texts that would be cut off; ``begin`` is the place of the first one.
+
+    Raises:
+        InputError: the first of them.
+    """
+    long = np.flatnonzero(tokens.truncated)
+    if len(long):
+        raise InputError(
+            f"text {begin + int(long[0])} is longer than {int(tokens.lengths[long[0]])} tokens, "
+            "and truncation is off",
+            fix="Pass truncation=True to read its beginning, or split it.",
+        )

@@ -1,0 +1,252 @@
+"""A loaded bundle answers texts as ``transformers.pipeline("text-classification")`` does."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from hasten import engines, tasks
+from hasten.errors import ChoiceError, InputError
+from hasten.inputs.tokenization import TextTokenizer
+from hasten.runtime import arguments, probes
+from hasten.runtime import bundle as bundles
+from hasten.runtime.batching import CostModel
+from hasten.runtime.pipeline import Pipeline, Streams
+
+# As many texts are planned together; more would not pad less, and need memory without bound.
+_WINDOW = 8192
+
+_UNSET: Any = object()
+
+
+class Predictor:
+    """A model that is loaded and planned, ready for texts.
+
+    Safe to call from several threads; calls take turns, since each uses all the cores it was
+    given. Also a context manager that releases the model at its end.
+
+    Attributes:
+        bundle: where it comes from, and how this machine differs from the one it was tuned on.
+        task: what its outputs mean.
+        cost: what batches cost, if that was measured.
+        streams: what runs them.
+
+    Raises:
+        BundleError: this machine does not compute what the bundle was proved to compute.
+    """
+
+    def __init__(self, bundle: bundles.Bundle) -> None:
+        candidate = bundle.plan.candidate
+        engine = engines.get(candidate.engine)
+        missing = engine.missing()
+        if missing:
+            raise missing
+        tokenizer = TextTokenizer.load(bundle.tokenizer, bundle.model.max_length, candidate.threads)
+        session = engine.load(bundle.folder, candidate)
+        streams = Streams(session, candidate.streams, bundle.model)
+        table = bundle.plan.cost_table
+        self.bundle = bundle
+        self.streams = streams
+        self.cost = CostModel(table, candidate.streams) if table else None
+        self.task = tasks.get(bundle.model.task)
+        self._pipeline = Pipeline(tokenizer, streams)
+        self._shorter: Pipeline | None = None
+        self._turn = threading.Lock()
+        self._check(engine.versions())
+
+    def _check(self, versions: Mapping[str, str]) -> None:
+        """Once on every machine, see that it computes what was proved; see `probes`."""
+        bundle = self.bundle
+        memory = probes.Memory(bundle.digest, bundle.here, versions)
+        if bundle.probes is None or memory.holds:
+            return
+        precision = bundle.plan.candidate.precision
+        try:
+            probes.check(
+                bundle.probes, self._pipeline, bundle.model, precision, where=bundle.folder
+            )
+        except BaseException:
+            self.close()
+            raise
+        memory.keep()
+
+    def __call__(
+        self,
+        texts: object,
+        top_k: int | None = _UNSET,
+        *,
+        function_to_apply: str | None = None,
+        return_all_scores: bool | None = None,
+        truncation: bool | str | None = True,
+        max_length: int | None = None,
+        batch_size: int | None = None,
+        padding: object = None,
+        num_workers: int | None = None,
+    ) -> Any:
+        """Answer one text or many, with the arguments of the text-classification pipeline.
+
+        Args:
+            texts: a text, or ``{"text": ...}``; a sequence, an array or a series of either; or a
+                generator, an iterator or a dataset, which are read as their answers are.
+            top_k: how many labels to return, best first; None for all. Without it, the best
+                label alone, not wrapped in a list.
+            function_to_apply: ``"softmax"``, ``"sigmoid"`` or ``"none"``, instead of what the
+                model's config says.
+            return_all_scores: all labels, in the model's order.
+            truncation: True cuts longer texts at ``max_length``; False refuses them.
+            max_length: the most tokens of a text; at most, and by default, the model's.
+            batch_size: how many texts of a generator or dataset are read ahead, by default 256;
+                1 answers each as it comes. Batches are planned in any case.
+            padding: ignored; texts are padded to the longest of their batch.
+            num_workers: ignored.
+
+        Returns:
+            For each text, in the input's order, ``{"label": str, "score": float}``, or a list
+            of such where ``top_k`` is given. For a single text the same shapes as the pipeline:
+            a list with one dict, or the list of its ``top_k`` labels. For what is read as it is
+            answered, an iterator over these.
+
+        Raises:
+            InputError: something that is not text, or a text that is too long.
+            ChoiceError: a value that an argument cannot have.
+            EngineError: the engine failed.
+        """
+        del padding, num_workers
+        arguments.check_arguments(None if top_k is _UNSET else top_k, truncation)
+        bare = top_k is _UNSET and not return_all_scores
+        if function_to_apply is not None:
+            tasks.applied(function_to_apply, np.zeros((1, 1), np.float32))
+        read = partial(self._outputs, truncation=truncation, max_length=max_length)
+
+        def answers(some: Sequence[str]) -> list[Any]:
+            named: list[Any] = self.task.answers(
+                read(some),
+                self.bundle.model.labels,
+                (None if return_all_scores else 1) if top_k is _UNSET else top_k,
+                bare=bare,
+                function=function_to_apply,
+                ranked=not return_all_scores,
+            )
+            return named
+
+        if isinstance(texts, str | Mapping):
+            (answer,) = answers([arguments.as_text(texts)])
+            # The pipeline's own shapes: it wraps the answer to a plain text alone.
+            wrapped = isinstance(texts, str) and top_k is _UNSET
+            return [answer] if wrapped else answer
+        given = arguments.listed(texts)
+        if given is not None:
+            return answers(given)
+        return arguments.answered(arguments.streamed(texts), answers, batch_size)
+
+    def table(self, texts: Sequence[str] | pa.Array | pa.ChunkedArray) -> pa.Table:
+        """Answer texts as Arrow columns, for data frames and databases.
+
+        Args:
+            texts: a sequence of str, or an Arrow array of strings; null counts as the empty text.
+
+        Returns:
+            One row a text, in order: of a classifier ``label``, ``score``, and ``scores`` of all
+            labels by name.
+
+        Raises:
+            InputError: something that is not text.
+            EngineError: the engine failed.
+        """
+        if isinstance(texts, pa.Array | pa.ChunkedArray):
+            texts = ["" if text is None else text for text in texts.to_pylist()]
+        return self.task.table(self.outputs(texts), self.bundle.model.labels)
+
+    def outputs(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """The model's raw outputs, float32 [texts, k], in the input's order."""
+        given = arguments.listed(texts)
+        if given is None or isinstance(texts, str):
+            kind = type(texts).__name__
+            raise InputError(f"texts must be a sequence of str, not {kind}")
+        return self._outputs(given)
+
+    def _outputs(
+        self,
+        texts: Sequence[str],
+        *,
+        truncation: bool | str | None = True,
+        max_length: int | None = None,
+    ) -> NDArray[np.float32]:
+        parts = [] if len(texts) else [np.empty((0, self.bundle.columns), dtype=np.float32)]
+        with self._turn:
+            pipeline = self._pipeline_for(max_length)
+            for begin in range(0, len(texts), _WINDOW):
+                window = texts[begin : begin + _WINDOW]
+                if truncation in arguments.NO_TRUNCATION:
+                    arguments.refuse_long(pipeline.tokenizer.encode(window), begin)
+                parts.append(self._run(pipeline, window))
+        return np.concatenate(parts)
+
+    def _pipeline_for(self, max_length: int | None) -> Pipeline:
+        """The pipeline that cuts texts at ``max_length``."""
+        longest = self.bundle.model.max_length
+        if max_length is None or max_length == longest:
+            return self._pipeline
+        if max_length not in range(1, longest + 1):
+            raise ChoiceError(
+                f"max_length is {max_length!r}", fix=f"It must be from 1 to {longest}, the model's."
+            )
+        if self._shorter is None or self._shorter.tokenizer.max_length != max_length:
+            threads = self.bundle.plan.candidate.threads
+            tokenizer = TextTokenizer.load(self.bundle.tokenizer, max_length, threads)
+            self._shorter = Pipeline(tokenizer, self.streams)
+        return self._shorter
+
+    def _run(self, pipeline: Pipeline, texts: Sequence[str]) -> NDArray[np.float32]:
+        plan = self.bundle.plan
+        limit_s = plan.max_batch_latency_s
+        run = pipeline.run(texts, plan.strategy, self.cost, max_batch_latency_s=limit_s)
+        return run.outputs
+
+    def close(self) -> None:
+        """Release the model and its threads."""
+        self.streams.close()
+
+    def __enter__(self) -> Predictor:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def load(folder: str | PathLike[str], *, trust: bool = False) -> Predictor:
+    """Load a bundle that ``hasten tune`` made.
+
+    Needs neither torch nor transformers, unless the winner does.
+
+    Args:
+        folder: the bundle.
+        trust: accept an artifact that can run code when it is loaded, whoever made it.
+
+    Raises:
+        BundleError: no bundle, a damaged one, one that must not or cannot run here.
+        Unavailable: the winner's engine is not installed; the message says what to install.
+        EngineError: the engine cannot load the artifact.
+    """
+    return Predictor(verified(folder, trust=trust))
+
+
+def verified(folder: str | PathLike[str], *, trust: bool = False) -> bundles.Bundle:
+    """A bundle whose files are what was saved; warns where this machine is another one.
+
+    Raises:
+        BundleError: no bundle, a damaged one, one that must not or cannot run here.
+    """
+    bundle = bundles.load(Path(folder), trust=trust)
+    for difference in bundle.differences:
+        warnings.warn(f"{folder}: {difference}", stacklevel=3)
+    return bundle

@@ -1,0 +1,478 @@
+"""From what the user gives to a question that can be measured: checks, texts, a folder, a context.
+
+What ``tune`` and ``bench`` have in common before the first measurement.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from hasten import __version__, engines, hardware, tasks
+from hasten.errors import (
+    ChoiceError,
+    EndedEarly,
+    HastenError,
+    InputError,
+    StorageError,
+    Unavailable,
+)
+from hasten.inputs.corpus import digest, label_text, profile, stratified_sample
+from hasten.inputs.tokenization import Tokens
+from hasten.models import ModelFolder, prepare, reading_notice, require_comparable
+from hasten.records import Briefing, Event, LengthProfile, ModelInfo, Settings
+from hasten.runtime import probes
+from hasten.storage.journal import Journal
+from hasten.tuning import candidates
+from hasten.tuning.context import Budget, Context, Subject
+from hasten.tuning.original import TRUTH
+from hasten.tuning.process import Connection, WorkerProcess
+
+if TYPE_CHECKING:
+    from torch import nn
+
+RESULTS = "results.jsonl"
+LOGS = "logs"
+
+# The length profile of more texts than this would not differ, and takes longer to count.
+_MOST_PROFILED = 20_000
+MARKER = ".hasten.lock"
+_OURS = (RESULTS, LOGS, TRUTH, "reference", "artifacts", "bench.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The model as the user names it; the fields are the arguments of :func:`hasten.tune`."""
+
+    model: str | PathLike[str] | nn.Module
+    tokenizer: Any = None
+    weights: str | PathLike[str] | None = None
+    task: str | None = None
+    random_weights: bool = False
+    allow_pickle: bool = False
+
+    def prepare(self, folder: Path, seed: int) -> ModelFolder:
+        """The model as a folder that every process can open."""
+        model = self.model
+        return prepare(
+            model if isinstance(model, str) or not isinstance(model, PathLike) else Path(model),
+            folder,
+            tokenizer=self.tokenizer,
+            weights=self.weights,
+            task=self.task,
+            random_weights=self.random_weights,
+            allow_pickle=self.allow_pickle,
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """The texts that are judged, with what is known about all of them.
+
+    ``calibration`` are others, held apart from those, to set the ranges of int8 candidates, and
+    ``taught`` is how many there were, copies included, that a student was made with.
+    """
+
+    texts: tuple[str, ...]
+    gold: tuple[str, ...] | None
+    tokens: Tokens
+    profile: LengthProfile
+    calibration: tuple[str, ...] = ()
+    calibration_lengths: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    taught: int = 0
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over texts and gold labels."""
+        content = json.dumps([self.texts, self.gold, self.calibration]).encode()
+        return hashlib.sha256(content).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is asked, of which model, over which texts; ``begin_s`` is when it was asked.
+
+    Where there is a ``reference``, the answers are compared with that model's instead of the
+    source's own, and both are measured.
+    """
+
+    source: Source
+    texts: Sequence[str]
+    labels: Sequence[str] | None
+    settings: Settings
+    report: Callable[[Event], None]
+    begin_s: float = field(default_factory=time.monotonic)
+    reference: Source | None = None
+
+    def open(
+        self, work: Path, header: Mapping[str, Any], budget_s: float, *, accept_now: bool = False
+    ) -> Context:
+        """Prepare the model and the texts in ``work``, and open the journal there.
+
+        Args:
+            work: the folder for what is measured.
+            header: what must be the same for stored results to mean the same, beside the model,
+                the texts, the machine and the versions.
+            budget_s: how long it may take; may be infinite.
+            accept_now: measure no more than the journal holds.
+
+        Raises:
+            HastenError: the model or the texts cannot be used, or ``work`` belongs to others.
+        """
+        reference, student = self._prepare(work)
+        taught = self._taught(reference, student)
+        chosen = choose_texts(reference, self.texts, self.labels, self.settings, taught)
+        if student:
+            texts = (*chosen.texts, *chosen.calibration)
+            require_comparable(reference, student, texts, chosen.profile)
+        if chosen.calibration:
+            for prepared in filter(None, (reference, student)):
+                prepared.keep_calibration(chosen.calibration)
+        info = self._noticed(reference)
+        here, versions = hardware.detect(), _versions()
+        threads = self.settings.threads or here.usable_cores
+        identity = {
+            "model": (student or reference).fingerprint(),
+            **({"reference": reference.fingerprint()} if student else {}),
+            "texts": chosen.digest,
+            "calibration": len(chosen.calibration),
+            "machine": hardware.fingerprint(here),
+            "threads": threads,
+            "seed": self.settings.seed,
+            "versions": versions,
+        }
+        # The budget covers what has been done since the call, not only what is measured.
+        header = {**identity, **header}
+        journal = Journal(work / RESULTS, header, begin_s=self.begin_s, complete=accept_now)
+        context = Context(
+            settings=self.settings,
+            hardware=here,
+            engines=engines.discover(),
+            versions=versions,
+            info=info,
+            task=tasks.get(reference.info.task),
+            reference=reference.folder,
+            texts=chosen.texts,
+            gold=chosen.gold,
+            lengths=chosen.tokens.lengths,
+            profile=chosen.profile,
+            folder=work,
+            journal=journal,
+            budget=Budget(budget_s, journal),
+            report=self.report,
+            spawn=_refuse_to_measure if accept_now else partial(_spawn, work / LOGS, threads),
+            calibration_lengths=chosen.calibration_lengths,
+            student=Subject(student.folder, student.info) if student else None,
+            taught_texts=chosen.taught,
+            first_look=_first_look(chosen, self.settings.seed),
+        )
+        self.report(
+            Briefing(
+                info,
+                chosen.profile,
+                context.hardware,
+                len(chosen.texts),
+                context.journal.resumed,
+                len(chosen.calibration),
+                len(set(chosen.texts)),
+                student.info if student else None,
+                chosen.taught,
+            )
+        )
+        return context
+
+    def _noticed(self, reference: ModelFolder) -> ModelInfo:
+        """The original with what its texts show about it: whether its files agree on them."""
+        notice = reading_notice(reference, self.texts)
+        info = reference.info
+        return replace(info, notices=(*info.notices, notice)) if notice else info
+
+    def _taught(self, reference: ModelFolder, student: ModelFolder | None) -> frozenset[str]:
+        """Digests of the texts that the student was trained on, which may not judge it."""
+        made = [student] if student else []
+        # Of a model whose answers are the truth, only the integers were made to agree.
+        if reference.trained_ranges.exists() and candidates.tries_int8(self.settings):
+            made.append(reference)
+        return frozenset[str]().union(*(model.taught() for model in made))
+
+    def _prepare(self, work: Path) -> tuple[ModelFolder, ModelFolder | None]:
+        """The original, and the student that is tuned beside it if a reference was named."""
+        for name in ("reference", "student"):
+            shutil.rmtree(work / name, ignore_errors=True)
+        seed = self.settings.seed
+        if self.reference is None:
+            return self.source.prepare(work / "reference", seed), None
+        original = self.reference.prepare(work / "reference", seed)
+        return original, self.source.prepare(work / "student", seed)
+
+
+def check(settings: Settings, rounds: str = "--rounds", fewest: int = 5) -> None:
+    """Refuse settings that mean nothing, before anything is loaded.
+
+    Args:
+        settings: what was asked for.
+        rounds: what the option with the number of rounds is called.
+        fewest: how many of them there must be.
+
+    Raises:
+        ChoiceError: which one, and what is allowed.
+    """
+    candidates.check(settings, engines.names())
+    if settings.max_latency_ms is not None and settings.objective == "latency":
+        raise ChoiceError(
+            "--max-latency-ms limits the batches of the objective 'throughput'",
+            fix="Leave it out, or use --objective throughput.",
+        )
+    limits: list[tuple[str, float | None, float, float]] = [
+        ("--max-latency-ms", settings.max_latency_ms, 1e-3, 1e9),
+        ("--max-flips", settings.max_flips, 0.0, 1.0),
+        ("--threads", settings.threads, 1, 4096),
+        ("--texts", settings.texts, 1, 10**9),
+        # None at all is a choice as well.
+        ("--calibration", settings.calibration or None, candidates.FEWEST_CALIBRATION, 10**6),
+        (rounds, settings.rounds, fewest, 10_000),
+        ("--seed", settings.seed, 0, 2**32 - 1),
+        *(("--batch-sizes", size, 1, 4096) for size in settings.batch_sizes),
+    ]
+    for name, value, low, high in limits:
+        if value is not None and not low <= value <= high:
+            none = "; 0 holds no texts apart" if name == "--calibration" else ""
+            raise ChoiceError(
+                f"{name} is {value}", fix=f"It must be from {low:,} to {high:,}{none}."
+            )
+
+
+def require_tune_extra() -> None:
+    """Say what to install where the original itself cannot run.
+
+    Raises:
+        Unavailable: PyTorch or transformers is missing.
+    """
+    missing = engines.get("torch_eager").missing()
+    if missing:
+        raise Unavailable(
+            f"tuning compares everything with the original in PyTorch; {missing.message}",
+            fix="pip install 'hasten[tune]'",
+        )
+
+
+def choose_texts(
+    reference: ModelFolder,
+    texts: Sequence[str],
+    labels: Sequence[str] | None,
+    settings: Settings,
+    taught: Set[str] = frozenset(),
+) -> Texts:
+    """Tokenize, profile, and take a stratified sample of the texts to be judged.
+
+    ``taught`` are the digests of texts that may calibrate and must not judge.
+
+    Raises:
+        InputError: there are no texts, not one label for each, or none that may judge.
+    """
+    if not len(texts):
+        raise InputError("texts is empty", fix="Give texts of the kind the model will see.")
+    if labels is not None and len(labels) != len(texts):
+        raise InputError(f"there are {len(texts)} texts and {len(labels)} labels")
+    rng = np.random.default_rng(settings.seed)
+    known = np.arange(len(texts), dtype=np.int64)
+    if len(texts) > _MOST_PROFILED:
+        known = np.sort(rng.choice(len(texts), _MOST_PROFILED, replace=False))
+    tokens = reference.tokenizer(settings.threads).encode([texts[int(index)] for index in known])
+    looked_at = [texts[int(index)] for index in known]
+    seen = np.array([bool(taught) and digest(text) in taught for text in looked_at], np.bool_)
+    if seen.all():
+        raise InputError(
+            f"all {len(seen):,} texts were used to make the student, so none of them can judge it",
+            fix="Give the whole file that it was made with, of which two in ten were left out, "
+            "or other texts.",
+        )
+    apart, rest = _held_apart(looked_at, tokens.lengths, settings, seen)
+    calibration = tuple(texts[int(known[place])] for place in apart)
+    sample = rest[stratified_sample(tokens.lengths[rest], settings.texts, settings.seed)]
+    indices = [int(known[place]) for place in sample]
+    return Texts(
+        texts=tuple(texts[index] for index in indices),
+        gold=None if labels is None else tuple(_gold(labels[index]) for index in indices),
+        tokens=tokens.select(sample),
+        profile=profile(
+            tokens.lengths, tokens.truncated, reference.info.max_length, given=len(texts)
+        ),
+        calibration=calibration,
+        calibration_lengths=tokens.lengths[apart],
+        taught=int(seen.sum()),
+    )
+
+
+def _gold(label: object) -> str:
+    """A label as the task reads it.
+
+    Raises:
+        InputError: it is neither a label nor a list of labels.
+    """
+    text = label_text(label)
+    if text is None:
+        raise InputError(
+            f"labels holds {str(label)[:60]}",
+            fix="A label is text, a number, or a list of texts.",
+        )
+    return text
+
+
+def _held_apart(
+    texts: Sequence[str],
+    lengths: NDArray[np.int64],
+    settings: Settings,
+    seen: NDArray[np.bool_],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which of the texts calibrate, and which are left to judge.
+
+    Texts that made the student (``seen``) calibrate first, since they judge nothing anyway. Where
+    they are fewer than would be held apart of texts that are all new, a stratified sample of the
+    others joins them. Copies count once, and those of a calibration text are left out altogether:
+    what set the ranges must not judge them. None calibrate where there are too few different texts.
+    """
+    judging = np.flatnonzero(~seen)
+    if not candidates.tries_int8(settings):
+        return judging[:0], judging
+    first = {text: place for place, text in reversed(list(enumerate(texts)))}
+    different = np.array(sorted(first.values()), np.int64)
+
+    def draw(places: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+        if count <= 0:
+            return places[:0]
+        return places[stratified_sample(lengths[places], count, settings.seed)]
+
+    apart = draw(different[seen[different]], settings.calibration)
+    wanted = min(settings.calibration, int(candidates.CALIBRATION_SHARE * len(different)))
+    joining = draw(different[~seen[different]], wanted - len(apart))
+    joined = {texts[place] for place in joining.tolist()}
+    rest = np.array([p for p in judging.tolist() if texts[p] not in joined], np.int64)
+    # Where most are copies of a few, too little would be left of what the user's texts are like.
+    if 2 * len(rest) < len(judging):
+        joining, rest = joining[:0], judging
+    apart = np.sort(np.concatenate([apart, joining]))
+    if len(apart) < candidates.FEWEST_CALIBRATION:
+        return judging[:0], judging
+    return apart, rest
+
+
+def _first_look(chosen: Texts, seed: int) -> tuple[str, ...]:
+    """Calibration texts, of all lengths, on which candidates are looked at before the proof."""
+    if not chosen.calibration:
+        return ()
+    sample = stratified_sample(chosen.calibration_lengths, probes.TEXTS, seed)
+    return tuple(chosen.calibration[int(place)] for place in sample)
+
+
+def _spawn(logs: Path, threads: int, name: str) -> Connection:
+    return WorkerProcess(name, logs / f"{name}.log", threads)
+
+
+def _refuse_to_measure(name: str) -> Connection:
+    raise EndedEarly(name)
+
+
+@contextmanager
+def held(
+    work: Path, *, restart: bool, ours: Sequence[str] = (), worth: Sequence[str] = ()
+) -> Iterator[None]:
+    """Hold the folder ``work`` for one run's measurements, and keep other runs out of it.
+
+    Where the run is refused before anything was measured, no new folder stays behind.
+
+    Args:
+        work: is made if it does not exist. One with anything in it must have been made here: a
+            marker in it says so, which is also the lock.
+        restart: throw away what an earlier run left in it.
+        ours: names in it that may be thrown away as well.
+        worth: names of files or folders that, like measurements, are kept when the run fails.
+
+    Raises:
+        StorageError: it holds something else, another run holds it, or it cannot be written.
+    """
+    lock, new = FileLock(work / MARKER, timeout=0), not work.exists()
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        if any(work.iterdir()) and not (work / MARKER).exists():
+            raise StorageError(
+                f"{work} holds something else, and this is where the run keeps its results",
+                fix="Choose another -o, or move it away.",
+            )
+        lock.acquire()
+        if restart:
+            remove(work, *_OURS, *ours)
+    except Timeout:
+        raise StorageError(
+            f"another run is writing to {work}", fix="Wait for it to end, or choose another -o."
+        ) from None
+    except OSError as error:
+        raise StorageError(f"cannot write {work}: {error.strerror}") from error
+    try:
+        yield
+    except HastenError:
+        if new and not _has_results(work, worth):
+            with suppress(OSError):
+                discard(work)
+        raise
+    finally:
+        lock.release()
+
+
+def _has_results(work: Path, worth: Sequence[str]) -> bool:
+    """Whether anything is there that another start would go on from."""
+    if any(path.name in worth for path in work.rglob("*")):
+        return True
+    try:
+        with (work / RESULTS).open("rb") as lines:
+            return len(list(islice(lines, 2))) > 1  # the first is the header
+    except OSError:
+        return False
+
+
+def remove(work: Path, *names: str) -> None:
+    """Remove these files and folders of ours, as far as they are there."""
+    for path in (work / name for name in names):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def discard(work: Path) -> None:
+    """Remove a folder that is :func:`held`; what cannot be removed is in nobody's way."""
+    # Moved away first, so that a run that begins at once finds nothing that is about to go.
+    gone = work.with_name(f"{work.name}.{os.getpid()}.gone")
+    work.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def ignore_event(event: Event) -> None:
+    """Do nothing: the default for ``on_event``."""
+    del event
+
+
+def _versions() -> dict[str, str]:
+    """Versions of everything installed that measurements depend on."""
+    versions = {"hasten": __version__, "python": platform.python_version()}
+    for engine in engines.discover().values():
+        if not engine.missing():
+            versions |= engine.versions()
+    return versions
