@@ -1,0 +1,120 @@
+"""What a protocol is made of: operations on a served model, and how refusals are told."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from pydantic import BaseModel, ConfigDict
+from starlette.requests import Request
+from starlette.responses import Response
+
+from hasten.errors import EngineError, HastenError, InputError
+from hasten.serve.scheduler import Overloaded, TooLarge
+from hasten.serve.service import DeadlineExceeded, Draining, Service
+
+
+class Body(BaseModel):
+    """What a request holds. Fields that a protocol has and hasten does not are ignored."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal(Exception):
+    """Why a request is not answered, as the protocols tell it each in its own form.
+
+    Attributes:
+        status: of HTTP.
+        kind: a word for programs: ``validation``, ``overloaded`` ...
+        message: for people.
+        headers: of the response.
+    """
+
+    status: int
+    kind: str
+    message: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request, its body read and checked."""
+
+    service: Service
+    body: Any
+    request: Request
+
+
+Handler = Callable[[Call], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One path of a protocol.
+
+    Attributes:
+        method: ``GET`` or ``POST``.
+        path: as in ``/v1/embeddings``.
+        summary: one sentence for the OpenAPI document.
+        handler: answers a call.
+        body: what the request must hold; None without a body.
+        example: a body, for the document.
+        kinds: the tasks that have this operation, by their names; empty for all.
+    """
+
+    method: str
+    path: str
+    summary: str
+    handler: Handler
+    body: type[BaseModel] | None = None
+    example: Any = None
+    kinds: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """One way in which clients speak to servers of models.
+
+    Attributes:
+        name: as in ``tei``.
+        title: as its makers write it.
+        operations: its paths.
+        refused: the body of a refusal.
+    """
+
+    name: str
+    title: str
+    operations: tuple[Operation, ...]
+    refused: Callable[[Refusal], Any]
+
+
+def reply(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON response; numpy arrays become lists."""
+    body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(body, status, dict(headers or {}), "application/json")
+
+
+def refusal(error: Exception) -> Refusal:
+    """What an error of ours means in HTTP."""
+    match error:
+        case Refusal():
+            return error
+        case Overloaded():
+            wait_s = str(max(1, round(error.retry_after_s)))
+            return Refusal(429, "overloaded", str(error), {"Retry-After": wait_s})
+        case TooLarge():
+            return Refusal(413, "too_large", f"{error}; split it")
+        case Draining():
+            return Refusal(503, "unhealthy", "the server is shutting down", {"Retry-After": "5"})
+        case DeadlineExceeded():
+            return Refusal(504, "timeout", str(error))
+        case InputError():
+            return Refusal(422, "validation", str(error))
+        case EngineError():
+            return Refusal(424, "backend", error.message)
+        case HastenError():
+            return Refusal(400, "bad_request", str(error))
+    raise error
