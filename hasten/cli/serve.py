@@ -18,7 +18,7 @@ from hasten.errors import ChoiceError, Unavailable
     "`hasten serve news=news-bundle topics=topics-bundle --port 9000 --api-key $KEY`\n\n"
     '`curl localhost:8080/predict -d \'{"inputs": "I like you."}\'`'
 )
-def serve(
+def serve(  # noqa: PLR0917 - typer makes options of all of them
     bundles: Annotated[
         list[str],
         typer.Argument(
@@ -48,18 +48,20 @@ def serve(
                 "hasten serve needs uvicorn", fix="pip install 'hasten[serve]'"
             ) from None
         from hasten.serve.app import Access, create
+        from hasten.serve.metrics import Metrics
         from hasten.serve.service import Limits, Service
 
         named = dict(_named(bundle) for bundle in bundles)
         limits = Limits(queue_s=max_queue_seconds, deadline_s=deadline)
 
-        def opened() -> dict[str, Service]:
-            return {
-                name: Service.open(name, folder, limits, trust=trust_bundle)
-                for name, folder in named.items()
-            }
-
-        application = create(opened, Access(api_key))
+        metrics = Metrics()
+        models = {
+            name: Service.open(
+                name, folder, limits, trust=trust_bundle, on_batch=metrics.on_batch(name)
+            )
+            for name, folder in named.items()
+        }
+        application = create(models, Access(api_key), metrics)
         uvicorn.run(application, host=host, port=port, access_log=False, log_level="warning")
 
 

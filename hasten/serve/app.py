@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hmac
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from starlette.routing import Route
 
 from hasten.serve import protocols
 from hasten.serve.calls import Call, Operation, Protocol, Refusal, refusal, reply
+from hasten.serve.metrics import CONTENT_TYPE, Metrics
 from hasten.serve.service import Service
 
 log = logging.getLogger(__name__)
@@ -36,55 +38,82 @@ class Access:
     drain_s: float = 30.0
 
 
-def create(opened: Callable[[], Mapping[str, Service]], access: Access = Access()) -> Starlette:
+def create(
+    models: Mapping[str, Service], access: Access = Access(), metrics: Metrics | None = None
+) -> Starlette:
     """The application.
 
     Args:
-        opened: loads the models, by their names, when the server starts; the first is the one
-            that requests without a name are answered by.
+        models: by their names; the first answers the requests that name none. They are closed
+            when the server ends.
         access: who may ask.
+        metrics: what is counted, the services' batches included.
     """
-    models: dict[str, Service] = {}
+    metrics = metrics or Metrics()
+    for name, service in models.items():
+        metrics.serving(name, service)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        models.update(opened())
         yield
         for service in models.values():
             await service.drain(access.drain_s)
 
     known = protocols.discover()
+    serving = _Serving(models, access, metrics, known)
     routes = [
-        Route(
-            operation.path,
-            _endpoint(operation, protocol, known, models, access),
-            methods=[operation.method],
-        )
+        Route(path, _endpoint(operation, protocol, serving), methods=[operation.method])
         for protocol in known
         for operation in protocol.operations
+        for path in (operation.path, f"/models/{{model}}{operation.path.rstrip('/')}")
     ]
-    return Starlette(routes=[*routes, *_health(models)], lifespan=lifespan)
+    return Starlette(routes=[*routes, *_operations(serving)], lifespan=lifespan)
+
+
+@dataclass(frozen=True, slots=True)
+class _Serving:
+    """What every endpoint needs."""
+
+    models: Mapping[str, Service]
+    access: Access
+    metrics: Metrics
+    protocols: Sequence[Protocol]
+
+    def named(self, name: str | None) -> Service:
+        """The model of that name, or the only one where the name is another server's."""
+        if name is None or (name not in self.models and len(self.models) == 1):
+            return next(iter(self.models.values()))
+        if name not in self.models:
+            there = ", ".join(self.models)
+            raise Refusal(404, "not_found", f"no model {name!r}; there are: {there}")
+        return self.models[name]
 
 
 def _endpoint(
-    operation: Operation,
-    protocol: Protocol,
-    known: Sequence[Protocol],
-    models: Mapping[str, Service],
-    access: Access,
+    operation: Operation, protocol: Protocol, serving: _Serving
 ) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
+        begin = time.perf_counter()
+        name = request.path_params.get("model") or next(iter(serving.models))
         try:
-            _require_key(request, access)
-            service = next(iter(models.values()))
-            _require_task(operation, service, known)
-            body = await _body(request, operation, access)
-            return await operation.handler(Call(service, body, request))
+            _require_key(request, serving.access)
+            body = await _body(request, operation, serving.access)
+            service = serving.named(
+                request.path_params.get("model") or getattr(body, "model", None)
+            )
+            name = service.name
+            serving.metrics.asked(name, protocol.name)
+            _require_task(operation, service, serving.protocols)
+            call = Call(service, body, request)
+            response = await operation.handler(call)
         except ClientDisconnect:
             return Response(status_code=499)
         except Exception as error:  # noqa: BLE001 - refusal() raises what is not ours
             told = refusal(error)
+            serving.metrics.failed(name, told.kind)
             return reply(protocol.refused(told), told.status, told.headers)
+        serving.metrics.answered(name, time.perf_counter() - begin, call.answered)
+        return response
 
     return endpoint
 
@@ -133,8 +162,11 @@ async def _body(request: Request, operation: Operation, access: Access) -> objec
         raise Refusal(422, "validation", f"{where}: {first['msg']}") from None
 
 
-def _health(models: Mapping[str, Service]) -> list[Route]:
+def _operations(serving: _Serving) -> list[Route]:
     async def live(_: Request) -> Response:
-        return Response(status_code=200 if models else 503)
+        return Response(status_code=200)
 
-    return [Route("/health", live), Route("/live", live)]
+    async def metrics(_: Request) -> Response:
+        return Response(serving.metrics.text(), media_type=CONTENT_TYPE)
+
+    return [Route("/health", live), Route("/live", live), Route("/metrics", metrics)]

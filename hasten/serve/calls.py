@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from hasten.errors import EngineError, HastenError, InputError
 from hasten.serve.scheduler import Overloaded, TooLarge
-from hasten.serve.service import DeadlineExceeded, Draining, Service
+from hasten.serve.service import Answered, DeadlineExceeded, Draining, Service
 
 
 class Body(BaseModel):
@@ -39,13 +39,19 @@ class Refusal(Exception):
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
-    """One request, its body read and checked."""
+    """One request, its body read and checked; ``answered`` once its texts have run."""
 
     service: Service
     body: Any
     request: Request
+    answered: Answered | None = None
+
+    async def answer(self, texts: Sequence[str], *, truncate: bool = True) -> Answered:
+        """The outputs for these texts; see :meth:`Service.answer`."""
+        self.answered = await self.service.answer(texts, truncate=truncate)
+        return self.answered
 
 
 Handler = Callable[[Call], Awaitable[Response]]
@@ -93,7 +99,7 @@ class Protocol:
 
 def reply(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON response; numpy arrays become lists."""
-    body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+    body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
     return Response(body, status, dict(headers or {}), "application/json")
 
 

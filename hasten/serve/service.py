@@ -362,9 +362,9 @@ class Service:
             self._closing = True
             self._changed.notify_all()
         end = self._clock() + patience_s
-        while self._requests and self._clock() < end:
+        while self._requests and self._clock() < end:  # noqa: ASYNC110 - threads change it
             await asyncio.sleep(0.02)
-        self.close()
+        await asyncio.to_thread(self.close)
 
     def close(self) -> None:
         """Release the model. Texts that still wait are given up."""

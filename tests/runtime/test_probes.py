@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import platformdirs
 import pytest
-from tests.runtime.test_bundle import FAST
 
 import hasten
 from hasten.errors import BundleError
 from hasten.records import Probes, Tuning
 from hasten.runtime import bundle, predictor, probes
 from hasten.runtime.probes import Memory
+from tests.runtime.test_bundle import FAST
 from tests.scripted import MACHINE, Lab, save_bundle
 
 

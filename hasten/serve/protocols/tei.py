@@ -28,7 +28,7 @@ async def _predict(call: Call) -> Response:
     body: Predict = call.body
     single = isinstance(body.inputs, str)
     texts = [body.inputs] if isinstance(body.inputs, str) else [_text(i) for i in body.inputs]
-    answered = await call.service.answer(texts, truncate=body.truncate)
+    answered = await call.answer(texts, truncate=body.truncate)
     predictor = call.service.predictor
     answers = predictor.task.answers(
         answered.outputs,

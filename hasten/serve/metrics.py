@@ -1,0 +1,101 @@
+"""What the server counts, in Prometheus' form; names follow those of text-embeddings-inference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+
+if TYPE_CHECKING:
+    from hasten.serve.service import Answered, Ran, Service
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+_TOKENS = (16, 64, 256, 1024, 4096, 16384)
+_SHARES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+
+
+class Metrics:
+    """Counters of one server, each labelled with the model's name."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(
+                f"hasten_{name}", text, ("model", *labels), registry=self.registry, buckets=buckets
+            )
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"hasten_{name}", text, ("model", *labels), registry=self.registry)
+
+        self._requests = counter("request_count", "Requests.", "protocol")
+        self._failures = counter("request_failure", "Requests that were refused or failed.", "kind")
+        self._successes = counter("request_success", "Requests that were answered.")
+        self._request_s = histogram("request_duration_seconds", "From body to answer.", _SECONDS)
+        self._tokenize_s = histogram(
+            "request_tokenization_duration_seconds", "Until the tokens were there.", _SECONDS
+        )
+        self._queue_s = histogram(
+            "request_queue_duration_seconds", "Until the first text ran.", _SECONDS
+        )
+        self._inference_s = histogram(
+            "request_inference_duration_seconds", "From then to the last answer.", _SECONDS
+        )
+        self._batch_s = histogram("batch_duration_seconds", "Of one batch.", _SECONDS, "stage")
+        self._batch_size = histogram("batch_size", "Texts of a batch.", _SIZES, "stage")
+        self._batch_tokens = histogram("batch_tokens", "Tokens of a batch.", _TOKENS, "stage")
+        self._padding = histogram("batch_padding_ratio", "Padding of a batch.", _SHARES, "stage")
+        self._queue_cost = Gauge(
+            "hasten_queue_cost_seconds", "Work that waits.", ("model",), registry=self.registry
+        )
+        self._queue_size = Gauge(
+            "hasten_queue_size", "Texts that wait.", ("model",), registry=self.registry
+        )
+        self._bundle = Info("hasten_bundle", "What is served.", ("model",), registry=self.registry)
+
+    def serving(self, model: str, service: Service) -> None:
+        """Follow a model's queue, and say what it is."""
+        self._queue_cost.labels(model).set_function(lambda: service.backlog_s)
+        self._queue_size.labels(model).set_function(lambda: service.waiting)
+        bundle = service.predictor.bundle
+        self._bundle.labels(model).info(
+            {"task": bundle.model.task, "candidate": bundle.plan.candidate.label}
+        )
+
+    def on_batch(self, model: str) -> Callable[[Ran], None]:
+        """What a service tells of its batches; called on the streams' threads."""
+
+        def ran(batch: Ran) -> None:
+            stage = str(batch.stage + 1)
+            self._batch_s.labels(model, stage).observe(batch.latency_s)
+            self._batch_size.labels(model, stage).observe(batch.texts)
+            self._batch_tokens.labels(model, stage).observe(batch.tokens)
+            padding = 1.0 - batch.tokens / max(batch.padded_tokens, 1)
+            self._padding.labels(model, stage).observe(padding)
+
+        return ran
+
+    def asked(self, model: str, protocol: str) -> None:
+        """A request came."""
+        self._requests.labels(model, protocol).inc()
+
+    def answered(self, model: str, total_s: float, answered: Answered | None) -> None:
+        """A request was answered; ``answered`` says where its time went, if texts ran."""
+        self._successes.labels(model).inc()
+        self._request_s.labels(model).observe(total_s)
+        if answered:
+            self._tokenize_s.labels(model).observe(answered.tokenize_s)
+            self._queue_s.labels(model).observe(answered.queue_s)
+            self._inference_s.labels(model).observe(answered.inference_s)
+
+    def failed(self, model: str, kind: str) -> None:
+        """A request was refused, or failed."""
+        self._failures.labels(model, kind).inc()
+
+    def text(self) -> bytes:
+        """All of them, as Prometheus reads them."""
+        return generate_latest(self.registry)
