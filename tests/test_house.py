@@ -39,6 +39,21 @@ FRAMEWORKS = {
 # What changes a mapping, and what `os` has to change the environment below it.
 MUTATORS = {"clear", "pop", "popitem", "putenv", "setdefault", "unsetenv", "update"}
 
+# Older than the rule, and on their way out. A name that is needed no longer fails its test.
+LONG_FUNCTIONS = {
+    "api.bench",
+    "api.compress",
+    "api.tune",
+    "compress.compress",
+    "export.export",
+    "exports.export",
+    "parity.compare",
+    "predict.predict",
+    "run.predict_file",
+    "tuning.tune",
+}
+LONG_FILES = {"api", "distil", "figures", "job", "run", "sources", "tasks"}
+
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -47,14 +62,10 @@ def trees() -> Iterator[tuple[str, ast.Module]]:
         yield str(path.relative_to(ROOT)), ast.parse(path.read_text(encoding="utf-8"))
 
 
-def code_lines(function: Function) -> int:
-    """Lines of a function's body without its docstring.
-
-    Docstrings may explain at length, and parameters stand one to a line: a command's options are
-    a table, whatever the command then does.
-    """
-    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
-    return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+def lines_of(function: Function) -> int:
+    """From the first decorator to the last line: parameters and docstring have to be read too."""
+    first = min(node.lineno for node in (function, *function.decorator_list))
+    return (function.end_lineno or first) - first + 1
 
 
 def requirements(extra: str) -> dict[str, Requirement]:
@@ -86,19 +97,38 @@ def run_python(code: str) -> Any:
 
 def test_functions_are_short() -> None:
     lengths = {
-        f"{name}:{node.name}": code_lines(node)
+        f"{name}:{node.name}:{node.lineno}": lines_of(node)
         for name, tree in trees()
         for node in ast.walk(tree)
         if isinstance(node, Function)
     }
-    long = sorted((name for name in lengths if lengths[name] >= 35), key=lengths.__getitem__)
-    assert not [(name, lengths[name]) for name in long if lengths[name] > 80]
+    long = sorted(name for name, lines in lengths.items() if lines >= 30)
     assert len(long) <= len(lengths) / 10, [(name, lengths[name]) for name in long]
 
 
+def test_no_function_is_over_80_lines() -> None:
+    too_long = {
+        f"{Path(name).stem}.{node.name}"
+        for name, tree in trees()
+        for node in ast.walk(tree)
+        if isinstance(node, Function) and lines_of(node) > 80
+    }
+    assert too_long == LONG_FUNCTIONS, "a function that is short again leaves the list"
+
+
 def test_files_are_short() -> None:
-    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
-    assert not {str(path): length for path, length in lengths.items() if length >= 500}
+    too_long = {
+        path.stem for path in FILES if len(path.read_text(encoding="utf-8").splitlines()) >= 450
+    }
+    assert too_long == LONG_FILES, "a file that is short again leaves the list"
+
+
+def test_the_length_of_a_function_includes_decorators_signature_and_docstring() -> None:
+    (function,) = ast.parse(
+        '@cached\ndef f(\n    a: int,\n) -> int:\n    """One."""\n    return a'
+    ).body
+    assert isinstance(function, Function)
+    assert lines_of(function) == 6
 
 
 def test_no_file_is_named_after_nothing() -> None:
