@@ -52,7 +52,7 @@ LONG_FUNCTIONS = {
     "run.predict_file",
     "tuning.tune",
 }
-LONG_FILES = {"api", "distil", "figures", "job", "run", "sources", "tasks"}
+LONG_FILES = {"api", "job", "sources", "tasks"}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

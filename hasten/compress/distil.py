@@ -1,10 +1,6 @@
 """Training a student on the original's answers (distillation), with ``transformers.Trainer``.
 
-The loss is the usual one for such students: the divergence of the softened answers (Hinton et al.,
-"Distilling the Knowledge in a Neural Network", 2015), and the squared distance of the hidden states
-behind the blocks that both have (Sanh et al., "DistilBERT", 2019; Jiao et al., "TinyBERT", 2020).
-To these comes the divergence of the attention's relations in the last of these blocks (see
-:mod:`hasten.compress.relations`). Unlabelled texts suffice.
+What is minimized is in :mod:`hasten.compress.objective`. Unlabelled texts suffice.
 """
 
 from __future__ import annotations
@@ -13,30 +9,23 @@ import copy
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hasten.compress import relations
 from hasten.compress.batches import BATCH_SIZE, Collate, Order, Texts
+from hasten.compress.lesson import Lesson, Look, Taught, Tell
+from hasten.compress.objective import loss
 from hasten.errors import StorageError
-from hasten.inputs.tokenization import Tokens
-from hasten.models import heads
 from hasten.models.folder import storing, storing_weights, write_json
 from hasten.models.module import quiet
 from hasten.plain import from_json, to_json
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-TEMPERATURE = 2.0
-LEARNING_RATE = 1e-4
-"""At its highest, of a model as wide as BERT-base."""
+    from torch import nn
 
 CHECKS = 10
 """How often the student is looked at, and a checkpoint is kept; at most."""
@@ -44,91 +33,8 @@ CHECKS = 10
 PATIENCE = 4
 """Looks without a better one after which the rest is spared."""
 
-RELATIONS = 1.0
-"""Weight of the relations beside the answers and the hidden states, which have 1; 0 leaves them
-out. Those of queries, keys and values weigh alike, as in Wang et al. (2021)."""
-
 _CHECKPOINTS = 3
 """On the disk at a time: the best, the last, and the one that is being written."""
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """How far a student has come, on texts that are not trained on.
-
-    Attributes:
-        agreement: share of the answers that are the original's, 0 to 1.
-        closeness: 1 less the mean difference of the outputs, in units of their spread. It tells
-            two students apart long before a few hundred answers do, so it decides which is best.
-    """
-
-    agreement: float
-    closeness: float
-
-
-@dataclass(frozen=True, slots=True)
-class Taught:
-    """The outcome of a training phase: its steps, and the evaluations, in order."""
-
-    steps: int
-    looks: tuple[Look, ...]
-
-    @property
-    def best(self) -> Look:
-        """The look at what was kept."""
-        return max(self.looks, key=lambda look: look.closeness)
-
-
-def learning_rate(hidden_size: int) -> float:
-    """At its highest: as Adam's best rate, in inverse proportion to the model's width.
-
-    The proportion is that of Yang et al., "Tensor Programs V" (2022).
-
-    >>> learning_rate(768), learning_rate(384)
-    (0.0001, 0.0002)
-    """
-    return LEARNING_RATE * 768 / hidden_size
-
-
-Tell = Callable[[int, Look | None], None]
-"""Is given the steps that are done, and the last look."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lesson:
-    """What is trained, by which teacher, on which texts.
-
-    Attributes:
-        original: the teacher; never changed.
-        student: changed in place.
-        layers: which of the original's blocks the student's are.
-        tokens: of the training texts.
-        pad_token_id: of the tokenizer.
-        gold: the right class of each training text, int64, where labels are known.
-        task: how outputs are read; a name of :mod:`hasten.tasks`.
-        look: at a model, the student's state of that moment.
-        steps: batches in all.
-        seed: for the order of the texts.
-        learning_rate: at its highest.
-        relations: weight of the attention's relations in the loss.
-        bf16: whether products are computed in bfloat16; weights stay float32.
-        overdue: whether the time is over. Asked after each step; ends the lesson.
-    """
-
-    original: nn.Module
-    student: nn.Module
-    layers: Sequence[int]
-    tokens: Tokens
-    pad_token_id: int
-    gold: Sequence[int] | None
-    task: str
-    look: Callable[[nn.Module], Look]
-    steps: int
-    seed: int
-    learning_rate: float = LEARNING_RATE
-    relations: float = RELATIONS
-    bf16: bool = False
-    overdue: Callable[[], bool] = bool
 
 
 def teach(lesson: Lesson, folder: Path, tell: Tell) -> Taught:
@@ -274,62 +180,6 @@ def time_checkpoint(lesson: Lesson, folder: Path) -> float:
 def looks_every(steps: int) -> int:
     """After how many steps the student is looked at."""
     return max(1, -(-steps // CHECKS))
-
-
-def loss(lesson: Lesson, student: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Any]:
-    """The loss of one batch, and the student's outputs."""
-    import torch
-    from torch.nn import functional
-
-    gold = inputs.pop("gold", None)
-    mask = inputs["attention_mask"].bool()
-    with ExitStack() as stack:
-        # Weights and the loss stay float32: only products are computed in bfloat16.
-        stack.enter_context(torch.autocast("cpu", torch.bfloat16, enabled=lesson.bf16))
-        watched = _watch_relations(lesson, student, stack) if lesson.relations else None
-        outputs: Any = student(**inputs, output_hidden_states=True)
-        with torch.no_grad():
-            truth: Any = lesson.original(**inputs, output_hidden_states=True)
-    outputs.logits = outputs.logits.float()
-    total = _divergence(lesson.task, outputs.logits, truth.logits.float())
-    tokens = mask[:, :, None]
-    for own, index in zip(outputs.hidden_states[1:], lesson.layers, strict=True):
-        other = truth.hidden_states[index + 1].float().masked_select(tokens)
-        distance = functional.mse_loss(own.float().masked_select(tokens), other)
-        total = total + distance / len(lesson.layers) / other.var()
-    if watched is not None:
-        total = total + lesson.relations * relations.difference(*watched, mask)
-    if gold is not None:
-        total = total + functional.cross_entropy(outputs.logits, gold)
-    return total, outputs
-
-
-def _watch_relations(
-    lesson: Lesson, student: nn.Module, stack: ExitStack
-) -> tuple[relations.Watched, relations.Watched] | None:
-    """The student's last block and the original's that it was, where their parts are known."""
-    ours, theirs = heads.find(student), heads.find(lesson.original)
-    if ours is None or theirs is None:
-        return None
-    own = relations.watching(student, ours, len(lesson.layers) - 1)
-    other = relations.watching(lesson.original, theirs, lesson.layers[-1])
-    return stack.enter_context(own), stack.enter_context(other)
-
-
-def _divergence(task: str, logits: Tensor, truth: Tensor) -> Tensor:
-    """Of the answers, softened, averaged over the texts; of numbers, the squared distance."""
-    import torch
-    from torch.nn import functional
-
-    own, other = logits / TEMPERATURE, truth / TEMPERATURE
-    if task == "single_label":
-        own, other = functional.log_softmax(own, dim=1), functional.log_softmax(other, dim=1)
-    elif task == "multi_label":  # each label is a choice of its own: yes or no
-        own, other = (functional.logsigmoid(torch.stack([each, -each])) for each in (own, other))
-    else:
-        return functional.mse_loss(logits, truth)
-    pointwise = other.exp() * (other - own)
-    return pointwise.sum() / len(logits) * TEMPERATURE**2
 
 
 def _arguments(lesson: Lesson, folder: Path) -> Any:

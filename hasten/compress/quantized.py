@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from hasten.compress import blocks, distil
-from hasten.compress.distil import Lesson, Tell
+from hasten.compress.lesson import Lesson, Tell
 from hasten.models.folder import TRAINED_RANGES, storing_weights
 from hasten.models.quantized import (
     LARGEST_INPUT,

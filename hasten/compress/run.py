@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hasten import hardware, tasks
 from hasten.compress import (
@@ -25,15 +23,15 @@ from hasten.compress import (
     target,
     vocabulary,
 )
-from hasten.compress.distil import Lesson, Taught
+from hasten.compress.lesson import Lesson, Taught, learning_rate
+from hasten.compress.lots import Lots, corpus_of, split
 from hasten.compress.runner import Lot, Runner
-from hasten.compress.schedule import FEWEST_TEXTS, Phase, Teller, Upkeep
+from hasten.compress.schedule import Phase, Teller, Upkeep
 from hasten.compress.sizes import Sizes, Wanted, resolve, whole_sizes
 from hasten.compress.vocabulary import Vocabulary
 from hasten.engines._border import foreign_errors
-from hasten.errors import ChoiceError, HastenError, InputError, ModelError
+from hasten.errors import ChoiceError, HastenError, ModelError
 from hasten.inputs import corpus
-from hasten.inputs.tokenization import TextTokenizer
 from hasten.models import ModelFolder
 from hasten.models import heads as attention
 from hasten.models.folder import TOKENIZER_FILES, storing_weights, write_json
@@ -43,32 +41,11 @@ from hasten.records import Event, Student
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Wanted", "make", "split"]
-
-_JUDGING = (0.2, 1000)
-"""Share of the texts that judge the result, and how many at most."""
-
-_WATCHING = (0.1, 300)
-"""Share of the texts by which training is watched, and blocks are chosen."""
+__all__ = ["Wanted", "make"]
 
 _INT8_SHARE = 0.3
 """Share of the training time, where fp32 is trained too: rounding moves the answers far less
 than leaving blocks or units out does, and ranges settle within a few hundred steps."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Lots:
-    """The texts that watch, by which is chosen and stopped, and those that judge."""
-
-    watch: Lot
-    judge: Lot
-
-    def read_by(self, tokenizer: TextTokenizer) -> _Lots:
-        """The same texts as another tokenizer reads them."""
-        watch, judge = (
-            replace(lot, tokens=tokenizer.encode(lot.texts)) for lot in (self.watch, self.judge)
-        )
-        return _Lots(watch, judge)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +126,7 @@ def make(
     tell = Teller(report, begin_s, wanted.budget_s)
     tell("choose", "what can be left out")
     words = _fewer_words(task, reference, runner) if wanted.embeddings else None
-    lots = _Lots(runner.lot(original, task.watched), runner.lot(original, task.judging))
+    lots = Lots(runner.lot(original, task.watched), runner.lot(original, task.judging))
     chosen = _choose(task, runner, lots.watch, work, tell)
     student = blocks.cut(original, chosen.layers, chosen.units, chosen.heads)
     if wanted.freeze_embeddings:
@@ -168,7 +145,7 @@ def make(
         look=partial(runner.look, lots.watch),
         steps=0,
         seed=wanted.seed,
-        learning_rate=distil.learning_rate(original.config.hidden_size),
+        learning_rate=learning_rate(original.config.hidden_size),
         bf16=hardware.detect().has_bf16,
     )
     teacher = _Teacher(runner, wanted, work, tell, compare_s)
@@ -220,7 +197,7 @@ class _Teacher:
     tell: Teller
     compare_s: float
 
-    def teach(self, lesson: Lesson, lots: _Lots) -> Taught:
+    def teach(self, lesson: Lesson, lots: Lots) -> Taught:
         """Train in floating point what was pruned.
 
         Raises:
@@ -250,7 +227,7 @@ class _Teacher:
         told = self.tell.teaching("train", lesson.steps, end_s, self.runner.seen)
         return distil.teach_once(lesson, folder, told)
 
-    def teach_int8(self, lesson: Lesson, lots: _Lots, *, alone: bool) -> dict[str, Any]:
+    def teach_int8(self, lesson: Lesson, lots: Lots, *, alone: bool) -> dict[str, Any]:
         """Train the student, as it is written, with 8-bit integers; the record's fields of it.
 
         All the time that is left goes into it: an earlier lesson may have ended before its time.
@@ -280,7 +257,7 @@ class _Teacher:
         parity = partial(self.runner.parity, judge=lots.judge)
         return quantized.teach(rounding, self.work, parity, told)
 
-    def _int8_phase(self, rounding: Lesson, lots: _Lots, share: float) -> Phase:
+    def _int8_phase(self, rounding: Lesson, lots: Lots, share: float) -> Phase:
         begin_s = time.monotonic()
         self.runner.outputs(rounding.student, lots.watch.tokens)
         look_s = time.monotonic() - begin_s
@@ -295,7 +272,7 @@ class _Teacher:
             phases,
             budget_s=self.wanted.budget_s,
             spent_s=self.tell.spent_s,
-            given=_given,
+            given=corpus_of,
             strict=strict,
         )
 
@@ -448,38 +425,3 @@ def _write(
 
 def _parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def split(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Split the texts into training, watching (early stopping) and judging.
-
-    Raises:
-        InputError: there are too few.
-
-    >>> train, watch, judge = split(1000, seed=0)
-    >>> len(train), len(watch), len(judge), len(set(train) | set(watch) | set(judge))
-    (700, 100, 200, 1000)
-    """
-    if count < FEWEST_TEXTS:
-        raise InputError(
-            f"there are {count} different texts, and a student needs at least {FEWEST_TEXTS}",
-            fix="Give more; they need no labels.",
-        )
-    order = np.random.default_rng(seed).permutation(count)
-    judging, watching = _apart(count)
-    return order[judging + watching :], order[judging : judging + watching], order[:judging]
-
-
-def _apart(count: int) -> tuple[int, int]:
-    """Of ``count`` texts, how many judge and how many watch."""
-    judging, watching = (min(int(share * count), most) for share, most in (_JUDGING, _WATCHING))
-    return judging, watching
-
-
-def _given(teaching: int) -> int:
-    """Largest corpus whose training split has at most ``teaching`` texts.
-
-    >>> _given(700), _given(20_000)
-    (998, 21300)
-    """
-    return next(n for n in itertools.count(teaching) if n + 1 - sum(_apart(n + 1)) > teaching)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasten import tasks
-from hasten.compress.distil import Look
+from hasten.compress.lesson import Look
 from hasten.inputs.tokenization import Tokens
 from hasten.judging.parity import compare
 from hasten.models import ModelFolder

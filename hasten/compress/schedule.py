@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hasten.compress import distil
 from hasten.compress.batches import BATCH_SIZE
-from hasten.compress.distil import Lesson, Look, Tell
+from hasten.compress.lesson import Lesson, Look, Tell
 from hasten.errors import BudgetError
 from hasten.records import Event, Progress
 

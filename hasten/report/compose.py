@@ -13,6 +13,7 @@ from hasten.report import (
     content_proof,
     figures,
     figures_bench,
+    figures_cells,
     headline,
 )
 from hasten.report.document import Document, Figure, Section, Table
@@ -85,7 +86,9 @@ def _tuning_figures(tuning: Tuning) -> Drawn:
         dict.fromkeys(content.family(row.candidate) for row in (*rows, tuning.baseline))
     )
     measured = {
-        row.candidate: figures.cells(row, (), seed) for row in rows if row.cost_table and row.runs
+        row.candidate: figures_cells.cells(row, (), seed)
+        for row in rows
+        if row.cost_table and row.runs
     }
     one_by_one = tuning.settings.objective == "latency"
     timed = [row for row in rows if row.runs]
@@ -95,7 +98,7 @@ def _tuning_figures(tuning: Tuning) -> Drawn:
             figures.margins(rows, formats),
         ),
         "batching": given(figures.orders(tuning.chosen, tuning.baseline.main, seed)),
-        "length": figures.over_length(measured, formats),
+        "length": figures_cells.over_length(measured, formats),
         "latency": given(figures.latency(timed, formats) if one_by_one else None),
         "machine": (
             *given(figures.ceiling(rows, tuning.ceilings, formats)),

@@ -7,7 +7,7 @@ from typing import Any
 
 from hasten.judging.stats import speed_up
 from hasten.records import Bench, EndToEnd, Format
-from hasten.report import content, figures
+from hasten.report import content, figures, figures_cells
 from hasten.report.document import Axis, Figure, Panel, Point
 
 _ORDERED = ("sorted", "optimal")
@@ -115,9 +115,11 @@ def over_length(bench: Bench) -> tuple[Figure, ...]:
     seed = bench.settings.seed
     # Every format has a cost table of its first shapes; the experiment is what has samples.
     measured = {
-        f.row.candidate: figures.cells(f.row, f.shapes, seed) for f in bench.formats if f.shapes
+        f.row.candidate: figures_cells.cells(f.row, f.shapes, seed)
+        for f in bench.formats
+        if f.shapes
     }
-    return figures.over_length(measured, families(bench))
+    return figures_cells.over_length(measured, families(bench))
 
 
 def _sizes(bench: Bench) -> Axis:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from hasten.compress import blocks, distil, relations
-from hasten.compress.distil import Lesson, Look, Taught
+from hasten.compress.lesson import Lesson, Look, Taught
 from hasten.errors import StorageError
 from hasten.inputs.tokenization import TextTokenizer
 from tests.compress.test_blocks import INPUTS

@@ -17,8 +17,8 @@ from transformers import AutoModelForSequenceClassification
 
 from hasten import api, hardware
 from hasten.cli.display import show_student
-from hasten.compress import distil, kept, run
-from hasten.compress.distil import Look, Taught
+from hasten.compress import distil, kept, lots
+from hasten.compress.lesson import Look, Taught
 from hasten.errors import (
     BudgetError,
     ChoiceError,
@@ -253,7 +253,7 @@ def test_a_smaller_vocabulary_alone_changes_nothing(model: Path, tmp_path: Path)
 def test_texts_that_judge_do_not_choose_the_vocabulary(model: Path, tmp_path: Path) -> None:
     """The words with a "b" are in no other texts: they are lost, and that is counted."""
     texts = list(dict.fromkeys(text.replace("b", "k") for text in TEXTS))
-    *_, judging = run.split(len(texts), seed=0)
+    *_, judging = lots.split(len(texts), seed=0)
     for place in judging[:20].tolist():
         texts[place] += " bab"
     student = compress(model, tmp_path / "student", texts=texts, layers=None, embeddings=True)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hasten.compress import distil, schedule
-from hasten.compress.distil import Look
+from hasten.compress.lesson import Look
 from hasten.compress.schedule import Teller, Upkeep
 from hasten.errors import BudgetError
 

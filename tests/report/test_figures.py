@@ -20,7 +20,7 @@ from hasten.records import (
     StartUp,
     Strategy,
 )
-from hasten.report import compose, content, figures
+from hasten.report import compose, content, figures, figures_cells
 from hasten.report.document import Figure
 from tests.report.results import benched, tuned
 
@@ -77,7 +77,7 @@ def test_hover_says_what_a_run_was() -> None:
 
 def test_cells_with_samples_come_before_the_cost_table(tmp_path: Path) -> None:
     shape = ShapeTime(4, 16, Measurement((0.4, 0.4)))
-    (cell,) = figures.cells(Row(OPENVINO, "finalist"), (shape,), 0)
+    (cell,) = figures_cells.cells(Row(OPENVINO, "finalist"), (shape,), 0)
     assert (cell.batch_size, cell.length, cell.samples) == (4, 16, 2)
     assert cell.per_text_s.estimate == pytest.approx(0.1)
     assert cell.words["Tokens"] == "160 tokens/s"
@@ -85,21 +85,21 @@ def test_cells_with_samples_come_before_the_cost_table(tmp_path: Path) -> None:
     table = tuning.chosen.cost_table
     assert table is not None
     known = [cell for times in table.latency_s for cell in times if cell is not None]
-    assert len(figures.cells(tuning.chosen, (), 0)) == len(known)
+    assert len(figures_cells.cells(tuning.chosen, (), 0)) == len(known)
 
 
 def test_two_layouts_of_a_format_are_told_apart() -> None:
-    cells = figures.cells(
+    cells = figures_cells.cells(
         Row(OPENVINO, "finalist"), (ShapeTime(4, 16, Measurement((0.4, 0.4))),), 0
     )
     other = replace(OPENVINO, intra_op_num_threads=2, streams=1)
-    _, formats = figures.over_length({OPENVINO: cells, EAGER: cells}, FORMATS)
+    _, formats = figures_cells.over_length({OPENVINO: cells, EAGER: cells}, FORMATS)
     assert (formats.legend, formats.present) == ("format", FORMATS)
-    within, layouts = figures.over_length({OPENVINO: cells, other: cells}, FORMATS)
+    within, layouts = figures_cells.over_length({OPENVINO: cells, other: cells}, FORMATS)
     assert layouts.legend == "candidate"
     assert layouts.present == ("OpenVINO fp32 2x1", "OpenVINO fp32 1x2")
     assert [panel.about for panel in within.panels] == ["OpenVINO fp32"] * 2
-    assert len(figures.over_length({OPENVINO: cells, other: []}, FORMATS)) == 1
+    assert len(figures_cells.over_length({OPENVINO: cells, other: []}, FORMATS)) == 1
 
 
 def test_a_distribution_rises_and_has_a_p99_only_from_enough_calls() -> None:
