@@ -20,13 +20,16 @@ JOBS ?= 2
 
 BIN := .venv/bin
 STAMP := .venv/.installed
+DOCS_STAMP := .venv/.installed-docs
 
-.PHONY: help setup demo check test test-faults bench bench-quick experiment
+.PHONY: help setup demo check test test-faults docs dist bench bench-quick experiment
+
+##@ Start
 
 help: ## list the targets
 	@echo "hasten: the fastest way to run your transformer encoder that still gives the same answers"
-	@echo
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@awk -F ':.*## ' '/^##@ / { print "\n" substr($$0, 5) } \
+	    /^[a-z-]+:.*## / { printf "  make %-12s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make .venv with pinned packages (about 2 minutes, once)
 
@@ -47,6 +50,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup ## tune a real model on a real corpus and show the report
 	@$(BIN)/hasten demo
 
+##@ Check
+
 check: setup ## lint, formatting, types, import layers (about 15 s; longer the first time)
 	@echo "check 1/4  ruff check (1 s)"
 	@$(BIN)/ruff check .
@@ -64,6 +69,24 @@ test: setup check ## all checks and all tests, doctests included (about 8 minute
 test-faults: setup ## kill, starve and corrupt bulk runs, hundreds of times (about 30 minutes)
 	@echo "test-faults  pytest -m faults (about 30 minutes on two cores)"
 	@$(BIN)/python -m pytest -m faults
+
+##@ Build
+
+docs: $(DOCS_STAMP) ## build the documentation's site in build/docs (half a minute)
+	@$(BIN)/zensical build --clean --strict
+	@echo "docs       open build/docs/index.html; to search: python3 -m http.server -d build/docs"
+
+$(DOCS_STAMP): $(STAMP)
+	@echo "docs       installing what builds the site (half a minute, once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	    --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
+dist: setup ## build wheel and source distribution in dist (10 s)
+	@rm -rf dist
+	@$(BIN)/python -m build --no-isolation
+
+##@ Measure
 
 bench: setup ## measure the figures of README and docs, and put them there (35 minutes, quiet machine)
 	@$(BIN)/python benchmarks/bench.py $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON)) $(PARTS)

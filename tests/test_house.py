@@ -237,6 +237,7 @@ def test_extras_are_there() -> None:
         "compress",
         "demo",
         "dev",
+        "docs",
         "onnx",
         "openvino",
         "ray",
@@ -255,7 +256,9 @@ def test_constraints_pin_what_is_declared_within_its_bounds() -> None:
         for name, _, version in (line.partition("==") for line in lines if "==" in line)
     }
     base = {canonicalize_name(r.name): r for r in map(Requirement, PROJECT["dependencies"])}
-    for name, requirement in (base | requirements("all") | requirements("dev")).items():
+    for name, requirement in (
+        base | requirements("all") | requirements("dev") | requirements("docs")
+    ).items():
         assert name in pins, f"{name} is not pinned"
         assert requirement.specifier.contains(pins[name]), requirement
 
