@@ -258,6 +258,7 @@ def student_t_quantile(probability: float, degrees: int) -> float:
     return math.sqrt(degrees) * math.tan((low + high) / 2)
 
 
+@cache
 def clopper_pearson_upper(successes: int, trials: int, confidence: float = 0.95) -> float:
     """Exact one-sided upper bound on a proportion, after ``successes`` out of ``trials``.
 
@@ -299,6 +300,37 @@ def clopper_pearson_lower(successes: int, trials: int, confidence: float = 0.95)
         ValueError: no trials, or more successes than trials.
     """
     return 1.0 - clopper_pearson_upper(trials - successes, trials, confidence)
+
+
+@cache
+def binomial_cdf(trials: int, rate: float) -> NDArray[np.float64]:
+    """How probable it is to see at most k successes, for k from 0 to ``trials``.
+
+    The array, float64 [trials + 1], is shared between callers and cannot be written to.
+
+    >>> binomial_cdf(2, 0.5).round(4).tolist()
+    [0.25, 0.75, 1.0]
+    """
+    counts = np.arange(trials + 1)
+    if 0.0 < rate < 1.0:
+        logs = _log_binomials(trials, trials)
+        logs += counts * math.log(rate) + (trials - counts) * math.log1p(-rate)
+        below: NDArray[np.float64] = np.minimum(np.cumsum(np.exp(logs)), 1.0)
+    else:  # no success at all, or nothing else
+        below = (counts >= (trials if rate >= 1.0 else 0)).astype(np.float64)
+    below.flags.writeable = False
+    return below
+
+
+def fewest_trials(rate: float, confidence: float = 0.95) -> int | None:
+    """How many trials without a success bound the rate by ``rate``; None if no number does.
+
+    >>> fewest_trials(0.01), fewest_trials(0.005)
+    (299, 598)
+    """
+    if rate <= 0.0:
+        return None
+    return 1 if rate >= 1.0 else math.ceil(math.log(1.0 - confidence) / math.log1p(-rate))
 
 
 def mcnemar_p(only_first_right: int, only_second_right: int) -> float:

@@ -15,6 +15,7 @@ from hasten.records.bulk import (
     Summary,
     Tally,
 )
+from hasten.records.cascade import CascadeProof, Reading, Step
 from hasten.records.events import (
     Briefing,
     Event,
@@ -80,6 +81,7 @@ __all__ = [
     "Briefing",
     "BulkPlan",
     "Candidate",
+    "CascadeProof",
     "Ceiling",
     "CostTable",
     "EndToEnd",
@@ -102,6 +104,7 @@ __all__ = [
     "Probes",
     "Progress",
     "Quality",
+    "Reading",
     "Receipt",
     "Row",
     "Settings",
@@ -111,6 +114,7 @@ __all__ = [
     "Standing",
     "StartUp",
     "Status",
+    "Step",
     "Strategy",
     "Student",
     "Summary",

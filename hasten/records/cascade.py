@@ -1,0 +1,58 @@
+"""What the thresholds of a cascade were tested on, and what they promise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a candidate answered to some texts under one batching, as far as cascades need it.
+
+    ``sureness`` is the task's, at least 0; -1 where an output is NaN or infinite. ``flips`` are the
+    places of the texts whose answer is not the original's, ascending.
+    """
+
+    sureness: tuple[float, ...]
+    flips: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One choice of thresholds on the way down, and what the evaluation texts say about it.
+
+    Every stage but the last has a threshold; a text of which the stage is less sure goes to the
+    next. ``deferred`` holds, for each of these stages, the share of all texts that go further than
+    it. ``flips`` counts the texts whose final answer is not the original's, under the worst of the
+    tested batchings, and ``p_value`` is the probability of so few of them if the true share were
+    the largest that is allowed.
+    """
+
+    thresholds: tuple[float, ...]
+    deferred: tuple[float, ...]
+    flips: int
+    p_value: float
+
+
+@dataclass(frozen=True, slots=True)
+class CascadeProof:
+    """The test of a cascade's thresholds; see :mod:`hasten.judging.cascade`.
+
+    ``steps`` is the whole path, fixed before the evaluation texts were looked at, and the first
+    ``passed`` steps passed in a row. ``compared`` counts the different evaluation texts. All
+    ``tries`` cascades that these texts test keep their promises together with 95 % confidence.
+    ``flip_upper_bound`` is the exact (Clopper-Pearson) bound at the chosen thresholds, with the
+    same confidence; it is 1 where none passed.
+    """
+
+    steps: tuple[Step, ...]
+    passed: int
+    compared: int
+    max_flips: float
+    tries: int = 1
+    flip_upper_bound: float = 1.0
+
+    @property
+    def chosen(self) -> Step | None:
+        """The last step that passed; None where not even the first did."""
+        return self.steps[self.passed - 1] if self.passed else None
