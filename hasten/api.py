@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -13,13 +12,23 @@ from functools import partial
 from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Unpack
 
 from hasten.errors import ChoiceError, EndedEarly, StorageError, Unavailable
 from hasten.experiment.run import Experiment, Wanted
 from hasten.models.folder import storing
+from hasten.options import (
+    BenchOptions,
+    CompressOptions,
+    Model,
+    TuneOptions,
+    choose,
+    documented,
+    record,
+)
+from hasten.options.choices import SHORTEST
 from hasten.plain import to_json
-from hasten.records import EXPERIMENTS, Bench, Event, ModelInfo, Settings, Student, Tuning
+from hasten.records import Bench, Event, ModelInfo, Settings, Student, Tuning
 from hasten.report import compose, markdown, stored
 from hasten.report.notebook import progress
 from hasten.report.stored import BENCH
@@ -29,43 +38,18 @@ from hasten.tuning import contest, job
 from hasten.tuning.context import Context
 from hasten.tuning.job import Job, Source
 
-if TYPE_CHECKING:
-    from torch import nn
-
-_SHORTEST = 4
 _DECISIVE = ("objective", "max_latency_ms", "batch_sizes", "rounds")
 
 
+@documented(TuneOptions)
 def tune(
-    model: str | PathLike[str] | nn.Module,
-    tokenizer: Any = None,
-    texts: Sequence[str] = (),
+    model: Model,
+    texts: Sequence[str],
     *,
     labels: Sequence[str] | None = None,
-    output: str | PathLike[str] = "bundle",
-    weights: str | PathLike[str] | None = None,
-    task: str | None = None,
-    random_weights: bool = False,
-    allow_pickle: bool = False,
-    reference: str | PathLike[str] | nn.Module | None = None,
-    budget: str | float = "10m",
-    objective: str = "throughput",
-    max_latency_ms: float | None = None,
-    max_flips: float = 0.01,
-    strict: bool = False,
-    engines: Sequence[str] | None = None,
-    precisions: Sequence[str] | None = None,
-    batch_sizes: Sequence[int] | None = None,
-    threads: int | None = None,
-    device: str = "auto",
-    max_texts: int = 1000,
-    calibration: int = 300,
-    rounds: int = 5,
-    seed: int = 0,
-    restart: bool = False,
-    accept_now: bool = False,
     command: str | None = None,
     on_event: Callable[[Event], None] | None = None,
+    **options: Unpack[TuneOptions],
 ) -> Tuning:
     """Find the fastest way to run ``model`` on this machine that keeps its answers; save it.
 
@@ -75,35 +59,8 @@ def tune(
     Args:
         model: a Hugging Face folder or hub id, ``package.module:factory``, or a module whose
             forward takes ``input_ids`` and ``attention_mask``.
-        tokenizer: a folder, a ``tokenizer.json``, or a tokenizer object; by default the model's.
         texts: your own texts, of the kind that the model will see.
         labels: the right label of each text, if known; accuracies are then reported.
-        output: the bundle's folder; an earlier bundle there is replaced.
-        weights: a state_dict for a factory's module.
-        task: ``single_label``, ``multi_label``, ``regression`` or ``tensors``, where the model
-            itself does not say.
-        random_weights: measure an architecture's speed from its ``config.json`` alone.
-        allow_pickle: accept a folder whose weights are a pickle.
-        reference: the original model, where ``model`` is its student. Answers are compared with the
-            original's, and both are measured side by side; a
-            student is then lossy in every precision. ``tokenizer`` and ``task`` are for both.
-        budget: how long it may take, in seconds or as ``"90s"``, ``"10m"``, ``"1h"``.
-        objective: ``throughput``, or ``latency`` of one text at a time.
-        max_latency_ms: with ``throughput``, the longest that a batch may take.
-        max_flips: the largest acceptable share of flipped labels, for lossy precisions.
-        strict: hold the upper confidence bound of that share against ``max_flips``.
-        engines: names of the engines to try; all by default.
-        precisions: precisions to try; all that the machine has by default.
-        batch_sizes: batch sizes to try.
-        threads: how many threads every candidate gets; by default all usable cores.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        max_texts: as many texts are judged, a stratified sample if there are more.
-        calibration: as many other texts set the ranges of int8 candidates; at most three in ten.
-        rounds: interleaved end-to-end rounds, at least; more where the budget holds them.
-        seed: for sampling and resampling.
-        restart: throw an interrupted run's results away instead of continuing it.
-        accept_now: measure no more; end an interrupted run with the choice that stands. Its results
-            are kept, and the same call without it continues the search.
         command: what to show as the command that repeats it.
         on_event: called with what is being done and how much time is left; in a notebook, a
             progress bar by default.
@@ -114,38 +71,17 @@ def tune(
     Raises:
         HastenError: see :mod:`hasten.errors`; the message says what to do.
     """
-    settings = Settings(
-        budget_s=parse_duration(budget),
-        objective=objective,
-        max_latency_ms=max_latency_ms,
-        max_flips=max_flips,
-        strict=strict,
-        engines=tuple(engines or ()),
-        precisions=tuple(precisions or ()),
-        batch_sizes=tuple(sorted(set(batch_sizes or Settings().batch_sizes))),
-        threads=threads,
-        device=device,
-        texts=max_texts,
-        calibration=calibration,
-        rounds=rounds,
-        seed=seed,
-    )
+    options = choose("hasten.tune", TuneOptions, options)
+    settings = record(Settings, TuneOptions, options)
     job.check(settings)
     job.require_tune_extra()
-    folder = Path(output).resolve()
+    folder = Path(options["output"]).resolve()
     bundle.refuse_foreign_folder(folder)
     work = folder.with_name(folder.name + ".tuning")
-    source = Source(model, tokenizer, weights, task, random_weights, allow_pickle)
-    original = None
-    if reference is not None:
-        if random_weights:
-            raise ChoiceError(
-                "--random-weights measures speed alone, and --reference compares answers",
-                fix="Leave one of them out.",
-            )
-        original = Source(reference, tokenizer, None, task, allow_pickle=allow_pickle)
+    source, original = _sources(model, options)
     # What a stage leaves out depends on these; a resumed run must leave out the same.
     header = {name: getattr(settings, name) for name in _DECISIVE}
+    restart, accept_now = options["restart"], options["accept_now"]
     if accept_now:
         _require_interrupted(work, restart=restart)
     with job.held(work, restart=restart), progress(on_event, job.ignore_event) as report:
@@ -156,6 +92,19 @@ def tune(
         if not tuning.ended_early:
             job.discard(work)
     return tuning
+
+
+def _sources(model: Model, options: TuneOptions) -> tuple[Source, Source | None]:
+    """The model, and the original where the model is its student."""
+    source = record(Source, TuneOptions, options, model=model)
+    if options["reference"] is None:
+        return source, None
+    if source.random_weights:
+        raise ChoiceError(
+            "--random-weights measures speed alone, and --reference compares answers",
+            fix="Leave one of them out.",
+        )
+    return source, replace(source, model=options["reference"], weights=None)
 
 
 def _require_interrupted(work: Path, *, restart: bool) -> None:
@@ -184,29 +133,18 @@ def _run(context: Context, *, accept_now: bool) -> Tuning:
         ) from None
 
 
+@documented(CompressOptions)
 def compress(
     model: str | PathLike[str],
     texts: Sequence[str],
     *,
     labels: Sequence[str] | None = None,
-    output: str | PathLike[str] = "student",
-    layers: int | None = None,
-    ffn_width: int | None = None,
-    heads: int | None = None,
-    embeddings: bool = False,
-    freeze_embeddings: bool = True,
-    int8: bool = False,
-    target: str | float | None = None,
-    target_flips: float | None = None,
-    budget: str | float = "1h",
-    allow_pickle: bool = False,
-    seed: int = 0,
-    restart: bool = False,
     on_event: Callable[[Event], None] | None = None,
+    **options: Unpack[CompressOptions],
 ) -> Student:
     """Make a smaller model that answers as ``model`` does, and save it as an ordinary folder.
 
-    Blocks, feed-forward units and attention heads that matter least are really taken out of the
+    The least important blocks, feed-forward units and attention heads are removed from the
     weights; the rest is trained on your texts to answer as the original does (distillation).
     While it runs, checkpoints are kept in ``<output>.training``; the same call continues from
     there if it was interrupted.
@@ -215,23 +153,6 @@ def compress(
         model: a Hugging Face folder or hub id.
         texts: of the kind that the model will see; unlabelled ones suffice.
         labels: the right label of each text, if known.
-        output: the folder for the student; it must be new or empty.
-        layers: how many blocks stay; which ones is chosen by their agreement.
-        ffn_width: how many feed-forward units stay in each block, rounded down to a multiple of 16.
-        heads: how many attention heads stay in each block.
-        embeddings: leave words out of the vocabulary that none of ``texts`` has, those that judge
-            aside; special tokens and single characters stay, so that other words are split smaller.
-        freeze_embeddings: leave the embeddings as they are while the rest is trained.
-        int8: also train it with 8-bit integers, and keep their ranges beside the weights, where
-            :func:`tune` finds them.
-        target: instead of sizes, how many times as fast the student should be, as ``"3x"``; which
-            sizes are, is predicted in PyTorch.
-        target_flips: instead of that, the largest acceptable share of flipped labels: students
-            are made from mild to strong within the budget, and the last that keeps it is taken.
-        budget: how long it may take, in seconds or as ``"45m"``, ``"1h"``.
-        allow_pickle: accept a folder whose weights are a pickle.
-        seed: of everything that is drawn.
-        restart: throw an interrupted run's work away.
         on_event: called with what is being done and how much time is left; in a notebook, a
             progress bar by default.
 
@@ -246,42 +167,23 @@ def compress(
     from hasten.compress import target as targets
 
     begin_s = time.monotonic()
-    targets.check(
-        {
-            "--target": target,
-            "--target-flips": target_flips,
-            "--layers": layers,
-            "--ffn-width": ffn_width,
-            "--heads": heads,
-        }
-    )
-    wanted = compression.Wanted(
-        layers,
-        ffn_width,
-        parse_duration(budget),
-        seed,
-        heads,
-        embeddings,
-        freeze_embeddings,
-        int8,
-        None if target is None else targets.parse(target),
-    )
-    job.require_tune_extra()
-    if find_spec("accelerate") is None:
-        raise Unavailable(
-            "training a student needs accelerate, which is not installed",
-            fix="pip install 'hasten[compress]'",
-        )
-    folder = Path(output).resolve()
+    options = choose("hasten.compress", CompressOptions, options)
+    targets.check(options)
+    wanted = record(compression.Wanted, CompressOptions, options)
+    target_flips = options["target_flips"]
+    _require_compress_extra()
+    folder = Path(options["output"]).resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise StorageError(f"{folder} already exists", fix="Choose another -o, or remove it.")
     work = folder.with_name(folder.name + ".training")
     with (
-        job.held(work, restart=restart, ours=kept.FILES, worth=kept.WORTH),
+        job.held(work, restart=options["restart"], ours=kept.FILES, worth=kept.WORTH),
         progress(on_event, job.ignore_event) as report,
     ):
         shutil.rmtree(work / "reference", ignore_errors=True)
-        reference = Source(model, allow_pickle=allow_pickle).prepare(work / "reference", seed)
+        reference = record(Source, CompressOptions, options, model=model).prepare(
+            work / "reference", wanted.seed
+        )
         if target_flips is not None:
             targets.require_decisions(reference.info.task)
         make = partial(compression.make, reference, texts, labels, report=report)
@@ -289,66 +191,48 @@ def compress(
             student = make(wanted, work=work, begin_s=begin_s)
         else:
             student = targets.fastest_within(target_flips, wanted, make, work=work, begin_s=begin_s)
-        with storing(folder):
-            student_json = json.dumps(to_json(student), indent=1)
-            (work / kept.STUDENT / "student.json").write_text(student_json, encoding="utf-8")
-            durable.sync_tree(work / kept.STUDENT)
-            (work / kept.STUDENT).replace(folder)
-            durable.sync_folder(folder.parent)
+        _save_student(folder, student, work / kept.STUDENT)
         job.discard(work)
     return student
 
 
+def _save_student(folder: Path, student: Student, made: Path) -> None:
+    """Move the finished model to where it was asked for, with what is known about it."""
+    with storing(folder):
+        student_json = json.dumps(to_json(student), indent=1)
+        (made / "student.json").write_text(student_json, encoding="utf-8")
+        durable.sync_tree(made)
+        made.replace(folder)
+        durable.sync_folder(folder.parent)
+
+
+def _require_compress_extra() -> None:
+    job.require_tune_extra()
+    if find_spec("accelerate") is None:
+        raise Unavailable(
+            "training a student needs accelerate, which is not installed",
+            fix="pip install 'hasten[compress]'",
+        )
+
+
+@documented(BenchOptions)
 def bench(
-    model: str | PathLike[str] | nn.Module,
-    tokenizer: Any = None,
-    texts: Sequence[str] = (),
+    model: Model,
+    texts: Sequence[str],
     *,
-    output: str | PathLike[str] = "bench",
-    weights: str | PathLike[str] | None = None,
-    task: str | None = None,
-    random_weights: bool = False,
-    allow_pickle: bool = False,
-    experiments: Sequence[str] | None = None,
-    batch_sizes: Sequence[int] | None = None,
-    lengths: Sequence[int] | None = None,
-    runs: int = 5,
-    max_texts: int = 1000,
-    engines: Sequence[str] | None = None,
-    precisions: Sequence[str] | None = None,
-    threads: int | None = None,
-    device: str = "auto",
-    seed: int = 0,
-    restart: bool = False,
     command: str | None = None,
     on_event: Callable[[Event], None] | None = None,
+    **options: Unpack[BenchOptions],
 ) -> Bench:
     """Measure every format over batch sizes, lengths and batching orders; choose nothing.
 
     Engines, workers and statistics are those of :func:`tune`. Results are appended to
-    ``results.jsonl`` in ``output``; the same call, or one that asks for more, continues there.
+    ``results.jsonl`` in ``output``, which :mod:`hasten.report` renders; the same call, or one that
+    asks for more, continues there.
 
     Args:
-        model: as for :func:`tune`, like all that is not described here otherwise.
-        tokenizer: as for ``tune``.
-        texts: as for ``tune``.
-        weights: as for ``tune``.
-        task: as for ``tune``.
-        random_weights: as for ``tune``.
-        allow_pickle: as for ``tune``.
-        output: the folder for the results, which :mod:`hasten.report` renders.
-        experiments: which of :data:`hasten.records.EXPERIMENTS`; all by default.
-        batch_sizes: 1, 2, 4 ... 64 by default.
-        lengths: tokens, for the experiment ``length``; 8, 16, 32 ... the model's maximum by
-            default.
-        runs: interleaved runs over the texts.
-        max_texts: as many texts are used, a stratified sample if there are more.
-        engines: as for ``tune``.
-        precisions: as for ``tune``, but int8 only where it is named.
-        threads: as for ``tune``.
-        device: as for ``tune``.
-        seed: as for ``tune``.
-        restart: throw earlier results in the folder away.
+        model: as for :func:`tune`.
+        texts: as for :func:`tune`.
         command: what to show as the command that repeats it.
         on_event: called with what is being done and how much time is left; in a notebook, a
             progress bar by default.
@@ -359,23 +243,17 @@ def bench(
     Raises:
         HastenError: see :mod:`hasten.errors`; the message says what to do.
     """
-    settings = Settings(
-        engines=tuple(engines or ()),
-        precisions=tuple(precisions or ()),
-        batch_sizes=tuple(sorted(set(batch_sizes or Settings().batch_sizes))),
-        threads=threads,
-        device=device,
-        texts=max_texts,
-        integers=False,
-        rounds=runs,
-        seed=seed,
-    )
-    wanted = Wanted(tuple(experiments or EXPERIMENTS), tuple(lengths or ()), command)
-    _check_experiments(settings, wanted)
+    options = choose("hasten.bench", BenchOptions, options)
+    settings = record(Settings, BenchOptions, options, integers=False)
+    wanted = record(Wanted, BenchOptions, options, command=command)
+    job.check(settings)
     job.require_tune_extra()
-    folder = Path(output).resolve()
-    source = Source(model, tokenizer, weights, task, random_weights, allow_pickle)
-    with job.held(folder, restart=restart), progress(on_event, job.ignore_event) as report:
+    folder = Path(options["output"]).resolve()
+    source = record(Source, BenchOptions, options, model=model)
+    with (
+        job.held(folder, restart=options["restart"]),
+        progress(on_event, job.ignore_event) as report,
+    ):
         earlier = _finished(folder)
         if earlier:
             wanted, settings = wanted.with_all_of(earlier), _with_sizes_of(earlier, settings)
@@ -394,40 +272,12 @@ def bench(
     return result
 
 
-def parse_duration(value: str | float) -> float:
-    """Seconds from a number or from text such as ``90s``, ``10m``, ``1.5h``.
-
-    >>> parse_duration("10m"), parse_duration("90"), parse_duration(5)
-    (600.0, 90.0, 5.0)
-
-    Raises:
-        ChoiceError: it is not a duration, or not above zero.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", str(value))
-    seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
-    if seconds <= 0:
-        raise ChoiceError(
-            f"{value!r} is not a duration above zero",
-            fix="Write 90s, 10m or 1.5h; a number alone is seconds.",
-        )
-    return seconds
-
-
-def _check_experiments(settings: Settings, wanted: Wanted) -> None:
-    job.check(settings, "--runs", fewest=2)
-    for name in wanted.experiments:
-        if name not in EXPERIMENTS:
-            raise ChoiceError(
-                f"unknown experiment {name!r}", fix=f"Choose from: {', '.join(EXPERIMENTS)}."
-            )
-
-
 def _check_lengths(wanted: Wanted, model: ModelInfo) -> None:
     for length in wanted.lengths:
-        if not _SHORTEST <= length <= model.max_length:
+        if length > model.max_length:
             raise ChoiceError(
                 f"--lengths has {length}",
-                fix=f"{model.name} takes {_SHORTEST} to {model.max_length} tokens.",
+                fix=f"{model.name} takes {SHORTEST} to {model.max_length} tokens.",
             )
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Unpack
 
 from hasten import engines, hardware
-from hasten.api import parse_duration
 from hasten.errors import StorageError
 from hasten.inputs import corpus
 from hasten.models.folder import TOKENIZER_FILES, ModelFolder, storing
+from hasten.options import ExportOptions, Model, choose, documented, record
 from hasten.plain import to_json
 from hasten.records import Event, Exported, Settings
 from hasten.tuning import job, recipes
@@ -21,33 +20,17 @@ from hasten.tuning.context import Context
 from hasten.tuning.job import Job, Source
 from hasten.tuning.recipes import Accepted
 
-if TYPE_CHECKING:
-    from torch import nn
-
 MANIFEST = "export.json"
 
 
+@documented(ExportOptions)
 def export(
-    model: str | PathLike[str] | nn.Module,
-    tokenizer: Any = None,
+    model: Model,
     texts: Sequence[str] = (),
     *,
-    engine: str,
-    precision: str = "fp32",
     labels: Sequence[str] | None = None,
-    output: str | PathLike[str] = "export",
-    weights: str | PathLike[str] | None = None,
-    task: str | None = None,
-    allow_pickle: bool = False,
-    max_flips: float = 0.01,
-    force: bool = False,
-    budget: str | float = "1m",
-    threads: int | None = None,
-    device: str = "cpu",
-    max_texts: int = 200,
-    calibration: int = 100,
-    seed: int = 0,
     on_event: Callable[[Event], None] | None = None,
+    **options: Unpack[ExportOptions],
 ) -> Exported:
     """Export ``model`` to one engine, and check that it still gives the original's answers.
 
@@ -56,25 +39,10 @@ def export(
     tokenizer, and ``export.json`` with what is returned here. Nothing is timed.
 
     Args:
-        model: as for :func:`hasten.tune`, like everything that is not described here.
-        tokenizer: as for ``tune``.
+        model: as for :func:`hasten.tune`.
         texts: texts of the kind that the model will see. Without any, built-in ones in many
             languages are used, which prove less.
-        engine: the engine's name; `hasten doctor` lists them.
-        precision: fp32, bf16, fp16 or int8.
         labels: the right label of each text, if known; accuracies are then compared as well.
-        output: the folder; an earlier export there is replaced.
-        weights: as for ``tune``.
-        task: as for ``tune``.
-        allow_pickle: as for ``tune``.
-        max_flips: the largest acceptable share of flipped labels, for lossy precisions.
-        force: write the best recipe even if it fails the check.
-        budget: no further recipe is started after this time.
-        threads: how many threads to check with; all usable cores by default.
-        device: ``cpu`` or ``cuda``.
-        max_texts: compare on at most this many texts, a stratified sample if there are more.
-        calibration: at most this many other texts set int8 ranges.
-        seed: for sampling.
         on_event: receives progress.
 
     Returns:
@@ -84,23 +52,20 @@ def export(
         NoCandidate: no recipe passes the check.
         HastenError: see :mod:`hasten.errors`; the message says what to do.
     """
-    settings = Settings(
-        budget_s=parse_duration(budget),
-        max_flips=max_flips,
-        engines=(engine,),
-        precisions=(precision,),
-        threads=threads,
-        device=device,
-        texts=max_texts,
-        calibration=calibration,
-        seed=seed,
+    options = choose("hasten.export", ExportOptions, options)
+    settings = record(
+        Settings,
+        ExportOptions,
+        options,
+        engines=(options["engine"],),
+        precisions=(options["precision"],),
     )
     job.check(settings)
     recipes.require_runnable(hardware.detect(), settings, engines.discover())
     job.require_tune_extra()
-    folder = Path(output).resolve()
+    folder = Path(options["output"]).resolve()
     _refuse_foreign_folder(folder)
-    source = Source(model, tokenizer, weights, task, allow_pickle=allow_pickle)
+    source = record(Source, ExportOptions, options, model=model)
     own_texts = len(texts) > 0
     asked = Job(
         source,
@@ -113,7 +78,7 @@ def export(
     with job.held(work, restart=True):
         try:
             context = asked.open(work, {"kind": "export"}, settings.budget_s)
-            accepted = recipes.first_accepted(context, force=force)
+            accepted = recipes.first_accepted(context, force=options["force"])
             return _save(folder, context, accepted, own_texts=own_texts)
         finally:
             job.discard(work)

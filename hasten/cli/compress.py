@@ -4,92 +4,41 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Unpack
 
 import typer
 
-from hasten.cli import options
-from hasten.cli.app import app
+from hasten.cli import shared
+from hasten.cli.command import command
 from hasten.cli.display import (
     Display,
     reporting,
     show_student,
 )
+from hasten.options import CompressOptions
 
 
-@app.command(
-    epilog="**Examples**\n\n"
-    "`hasten compress ./my-model --data texts.csv -o student --layers 6`\n\n"
-    "`hasten compress ./my-model --data texts.csv -o student --layers 4 --ffn-width 768 "
-    "--budget 45m`\n\n"
-    "`hasten compress ./my-model --data texts.csv -o student --heads 6 --embeddings`\n\n"
-    "`hasten compress ./my-model --data texts.csv -o student --int8`\n\n"
-    "`hasten compress ./my-model --data texts.csv -o student --target 2x`\n\n"
-    "`hasten tune student --reference ./my-model --data texts.csv -o bundle`"
+@command(
+    "hasten compress ./my-model --data texts.csv -o student --layers 6",
+    "hasten compress ./my-model --data texts.csv -o student --layers 4 --ffn-width 768 "
+    "--budget 45m",
+    "hasten compress ./my-model --data texts.csv -o student --heads 6 --embeddings",
+    "hasten compress ./my-model --data texts.csv -o student --int8",
+    "hasten compress ./my-model --data texts.csv -o student --target 2x",
+    "hasten tune student --reference ./my-model --data texts.csv -o bundle",
 )
-def compress(  # noqa: PLR0917 - typer makes options of all of them
+def compress(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A Hugging Face folder or hub id.")],
-    data: options.Data,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="A new folder for the student.")
-    ] = Path("student"),
-    layers: Annotated[
-        int | None, typer.Option(help="Number of blocks to keep; which ones is measured.")
-    ] = None,
-    ffn_width: Annotated[
-        int | None, typer.Option(help="Feed-forward units to keep in each block.")
-    ] = None,
-    heads: Annotated[
-        int | None,
-        typer.Option(
-            help="Attention heads to keep in each block; transformers 5 alone "
-            "cannot load such a student, hasten and transformers 4 can."
-        ),
-    ] = None,
-    embeddings: Annotated[
-        bool,
-        typer.Option(
-            "--embeddings",
-            help="Leave out the words that none of your texts has, those that judge aside; in new "
-            "texts they are split smaller, or unknown.",
-        ),
-    ] = False,
-    freeze_embeddings: Annotated[
-        bool,
-        typer.Option(
-            "--freeze-embeddings/--train-embeddings",
-            help="Whether the embeddings stay as they are: words that your texts lack then "
-            "still fit the rest.",
-        ),
-    ] = True,
-    int8: Annotated[
-        bool,
-        typer.Option(
-            "--int8", help="Add quantization-aware training; tune then tries the int8 model."
-        ),
-    ] = False,
-    target: Annotated[
-        str | None,
-        typer.Option(help="Instead of sizes: the speed-up to reach, as in 3x."),
-    ] = None,
-    target_flips: Annotated[
-        float | None,
-        typer.Option(
-            help="Instead of sizes: the largest share of flipped labels, as in 0.02; students "
-            "are made from mild to strong."
-        ),
-    ] = None,
-    text_column: options.TextColumn = None,
+    data: shared.Data,
+    *,
+    text_column: shared.TextColumn = None,
     label_column: Annotated[
         str | None,
         typer.Option(help="Optional column with the right labels, for single-label models."),
     ] = None,
-    budget: options.Budget = "1h",
-    allow_pickle: options.AllowPickle = False,
-    seed: options.Seed = 0,
-    restart: options.Restart = False,
-    as_json: options.AsJson = False,
-    debug: options.Debug = False,
+    as_json: shared.AsJson = False,
+    debug: shared.Debug = False,
+    **options: Unpack[CompressOptions],
 ) -> None:
     """Make a smaller model that answers as MODEL does, from unlabelled texts.
 
@@ -102,31 +51,16 @@ def compress(  # noqa: PLR0917 - typer makes options of all of them
     from hasten import api
     from hasten.inputs import corpus
 
+    output = Path(options["output"])
     with reporting(debug):
         read = corpus.read(data, text_column=text_column, label_column=label_column)
         display = Display()
         with display.live():
             student = api.compress(
-                model,
-                read.texts,
-                labels=read.labels,
-                output=output,
-                layers=layers,
-                ffn_width=ffn_width,
-                heads=heads,
-                embeddings=embeddings,
-                freeze_embeddings=freeze_embeddings,
-                int8=int8,
-                target=target,
-                target_flips=target_flips,
-                budget=budget,
-                allow_pickle=allow_pickle,
-                seed=seed,
-                restart=restart,
-                on_event=display,
+                model, read.texts, labels=read.labels, on_event=display, **options
             )
         column = [] if text_column is None else ["--text-column", text_column]
-        column += ["--allow-pickle"] if allow_pickle else []
+        column += ["--allow-pickle"] if options["allow_pickle"] else []
         words = ["--reference", model, "--data", str(data), *column, "-o", "bundle"]
         following = shlex.join(["hasten", "tune", str(output), *words])
         show_student(student, output, following, as_json=as_json)

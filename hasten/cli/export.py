@@ -5,17 +5,18 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Unpack
 
 import typer
 from rich.markup import escape
 
-from hasten.cli import options
-from hasten.cli.app import app
+from hasten.cli import shared
+from hasten.cli.command import command
 from hasten.cli.display import Display, err, out, print_json, reporting
 from hasten.errors import ChoiceError
 from hasten.inputs import corpus
 from hasten.inputs.corpus import Corpus
+from hasten.options import ExportOptions
 from hasten.plain import to_json
 from hasten.records import Exported, Parity
 
@@ -23,17 +24,15 @@ _FEW_TEXTS = 100
 _WIDTH = 9  # of the names at the left
 
 
-@app.command(
-    epilog="**Examples**\n\n"
-    "`hasten export ./my-model --engine onnx_runtime -o onnx`\n\n"
-    "`hasten export ./my-model --engine openvino --precision int8 --data texts.csv -o int8`\n\n"
-    "`hasten export ./my-model --engine onnx_runtime --precision int8 --data texts.csv "
-    "--max-flips 0.03`"
+@command(
+    "hasten export ./my-model --engine onnx_runtime -o onnx",
+    "hasten export ./my-model --engine openvino --precision int8 --data texts.csv -o int8",
+    "hasten export ./my-model --engine onnx_runtime --precision int8 --data texts.csv "
+    "--max-flips 0.03",
 )
-def export(  # noqa: PLR0917 - typer makes options of all of them
-    model: options.Model,
-    engine: Annotated[str, typer.Option(help="The engine, one of those in `hasten doctor`.")],
-    precision: Annotated[str, typer.Option(help="fp32, bf16, fp16 or int8.")] = "fp32",
+def export(
+    model: shared.Model,
+    *,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -42,37 +41,13 @@ def export(  # noqa: PLR0917 - typer makes options of all of them
             help="Your texts, in any format that tune reads; built-in ones otherwise.",
         ),
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the artifact.")] = Path(
-        "export"
-    ),
-    text_column: options.TextColumn = None,
+    text_column: shared.TextColumn = None,
     label_column: Annotated[
         str | None, typer.Option(help="Column with the right labels, to compare accuracies.")
     ] = None,
-    tokenizer: options.Tokenizer = None,
-    weights: options.Weights = None,
-    task: options.Task = None,
-    allow_pickle: options.AllowPickle = False,
-    max_flips: Annotated[
-        float, typer.Option(help="Largest acceptable share of flipped labels.")
-    ] = 0.01,
-    force: Annotated[
-        bool, typer.Option("--force", help="Write the artifact even if it fails the check.")
-    ] = False,
-    budget: Annotated[str, typer.Option(help="Start no further recipe after this time.")] = "1m",
-    threads: Annotated[
-        int | None, typer.Option(help="Threads to check with; all usable cores by default.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    texts: Annotated[
-        int, typer.Option(help="Compare on this many texts, a stratified sample if more are given.")
-    ] = 200,
-    calibration: Annotated[
-        int, typer.Option(help="Set int8 ranges with at most this many other texts.")
-    ] = 100,
-    seed: options.Seed = 0,
-    as_json: options.AsJson = False,
-    debug: options.Debug = False,
+    as_json: shared.AsJson = False,
+    debug: shared.Debug = False,
+    **options: Unpack[ExportOptions],
 ) -> None:
     """Export MODEL to one engine, and check that it still gives the original's answers.
 
@@ -87,29 +62,15 @@ def export(  # noqa: PLR0917 - typer makes options of all of them
         with display.live():
             exported = exports.export(
                 model,
-                tokenizer,
                 read.texts if read else (),
-                engine=engine,
-                precision=precision,
                 labels=read.labels if read else None,
-                output=output,
-                weights=weights,
-                task=task,
-                allow_pickle=allow_pickle,
-                max_flips=max_flips,
-                force=force,
-                budget=budget,
-                threads=threads,
-                device=device,
-                max_texts=texts,
-                calibration=calibration,
-                seed=seed,
                 on_event=display,
+                **options,
             )
         if as_json:
             print_json(to_json(exported))
         else:
-            _show(exported, output)
+            _show(exported, Path(options["output"]))
 
 
 def _read(data: Path | None, text_column: str | None, label_column: str | None) -> Corpus | None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hasten.cli import options
+from hasten.cli import shared
 from hasten.cli.app import app, names
 from hasten.cli.display import (
     Display,
@@ -45,7 +45,7 @@ def predict(  # noqa: PLR0917 - typer makes options of all of them
             "standard output.",
         ),
     ],
-    text_column: options.TextColumn = None,
+    text_column: shared.TextColumn = None,
     columns: Annotated[
         str | None,
         typer.Option(
@@ -84,8 +84,8 @@ def predict(  # noqa: PLR0917 - typer makes options of all of them
     trust_bundle: Annotated[
         bool, typer.Option("--trust-bundle", help="Accept an artifact that can run code.")
     ] = False,
-    as_json: options.AsJson = False,
-    debug: options.Debug = False,
+    as_json: shared.AsJson = False,
+    debug: shared.Debug = False,
 ) -> None:
     """Answer every row of INPUT with BUNDLE's model.
 

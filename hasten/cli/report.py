@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hasten.cli import options
+from hasten.cli import shared
 from hasten.cli.app import app, names
 from hasten.cli.display import (
     out,
@@ -38,9 +38,9 @@ def report(  # noqa: PLR0917 - typer makes options of all of them
         str | None,
         typer.Option("--format", help="With commas: html,md,png,svg.  [default: html]"),
     ] = None,
-    verbose: options.Verbose = False,
-    as_json: options.AsJson = False,
-    debug: options.Debug = False,
+    verbose: shared.Verbose = False,
+    as_json: shared.AsJson = False,
+    debug: shared.Debug = False,
 ) -> None:
     """Show results again, and write them as one HTML page that opens anywhere.
 
@@ -70,7 +70,7 @@ def report(  # noqa: PLR0917 - typer makes options of all of them
 
 
 @app.command()
-def doctor(as_json: options.AsJson = False, debug: options.Debug = False) -> None:
+def doctor(as_json: shared.AsJson = False, debug: shared.Debug = False) -> None:
     """Show what this machine is, which engines can run here, and what would add the others."""
     from hasten import engines, hardware
     from hasten.report import doctor as checkup

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -19,6 +18,7 @@ from hasten.compress.search import RUNGS, Shape, Speeds
 from hasten.compress.sizes import Wanted
 from hasten.errors import BudgetError, ChoiceError
 from hasten.models.folder import storing
+from hasten.options import CompressOptions
 from hasten.records import Student
 
 _ROUNDING = 1e-9
@@ -165,41 +165,19 @@ def _not_even(speed: float, agreement: float, max_flips: float) -> BudgetError:
     )
 
 
-def parse(target: str | float) -> float:
-    """A speed as a number of times.
-
-    >>> parse("3x"), parse("1.5"), parse(2)
-    (3.0, 1.5, 2.0)
-
-    Raises:
-        ChoiceError: it is none, or not above 1.
-    """
-    try:
-        speed = float(str(target).strip().lower().removesuffix("x"))
-    except ValueError:
-        speed = 0.0
-    if not 1.0 < speed < float("inf"):
-        raise ChoiceError(f"--target is {target!r}", fix="How many times as fast: 2x, 3x.")
-    return speed
-
-
-def check(options: Mapping[str, object]) -> None:
-    """Refuse sizes beside a target, two targets, and shares that are none.
-
-    Args:
-        options: what cannot go together, by name; None is what was not given.
+def check(options: CompressOptions) -> None:
+    """Refuse sizes beside a target, and two targets.
 
     Raises:
         ChoiceError: which.
     """
-    given = [name for name, value in options.items() if value is not None]
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in ("target", "target_flips", "layers", "ffn_width", "heads")
+        if options.get(name) is not None
+    ]
     if len(given) > 1 and given[0].startswith("--target"):
         raise ChoiceError(
-            f"{given[0]} decides the sizes, and {' and '.join(given[1:])} does so too",
+            f"{given[0]} already decides the sizes, so {' and '.join(given[1:])} cannot be given",
             fix="Leave one of them out.",
-        )
-    share = options["--target-flips"]
-    if share is not None and not (isinstance(share, float) and 0.0 < share < 1.0):
-        raise ChoiceError(
-            f"--target-flips is {share!r}", fix="It is a share, such as 0.02 for 2 %."
         )

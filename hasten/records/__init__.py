@@ -5,8 +5,8 @@ A record is validated once, when it is made, and does no I/O. Units stand in the
 derived from them is a property. :mod:`hasten.plain` turns records into JSON values and back.
 """
 
+from hasten.options.choices import DEVICES, EXPERIMENTS, OBJECTIVES, ON_ERROR, PRECISIONS
 from hasten.records.bulk import (
-    ON_ERROR,
     BulkPlan,
     Place,
     Receipt,
@@ -25,10 +25,7 @@ from hasten.records.events import (
 )
 from hasten.records.exported import Exported
 from hasten.records.machine import (
-    DEVICES,
     MODELS,
-    OBJECTIVES,
-    PRECISIONS,
     WORTH_TRYING,
     Candidate,
     Ceiling,
@@ -56,7 +53,6 @@ from hasten.records.model import (
     example_ids,
 )
 from hasten.records.results import (
-    EXPERIMENTS,
     Bench,
     FirstAnswer,
     Format,

@@ -6,9 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-ON_ERROR = ("stop", "record")
-"""What can be done about a row that cannot be read or answered."""
-
 
 @dataclass(frozen=True, slots=True, order=True)
 class Place:

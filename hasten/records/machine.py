@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-PRECISIONS = ("fp32", "bf16", "fp16", "int8")
-"""Known precisions, the most exact first."""
-
-DEVICES = ("cpu", "cuda")
+from hasten.options.choices import DEVICES, PRECISIONS
 
 WORTH_TRYING = {"cpu": ("fp32", "bf16", "int8"), "cuda": ("fp32", "bf16", "fp16")}
 """Precisions that are tried on a device unless others are asked for."""
-
-OBJECTIVES = ("throughput", "latency")
 
 MODELS = ("original", "student")
 """Whose weights a candidate runs: those that all answers are compared with, or a smaller model's

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from hasten.options import TuneOptions, default
 from hasten.records.machine import Candidate, Ceiling, Hardware
 from hasten.records.measured import (
     CostTable,
@@ -68,26 +69,26 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the user asked ``tune`` for; the same names as on the command line.
+    """What ``tune`` or ``bench`` was asked for, from their :mod:`hasten.options`.
 
     Without ``integers``, int8 is tried only where ``precisions`` names it.
     """
 
-    budget_s: float = 600.0
-    objective: str = "throughput"
-    max_latency_ms: float | None = None
-    max_flips: float = 0.01
-    strict: bool = False
-    engines: tuple[str, ...] = ()
-    precisions: tuple[str, ...] = ()
-    batch_sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
-    threads: int | None = None
-    device: str = "auto"
-    texts: int = 1000
-    calibration: int = 300
+    budget_s: float = default(TuneOptions, "budget")
+    objective: str = default(TuneOptions, "objective")
+    max_latency_ms: float | None = default(TuneOptions, "max_latency_ms")
+    max_flips: float = default(TuneOptions, "max_flips")
+    strict: bool = default(TuneOptions, "strict")
+    engines: tuple[str, ...] = default(TuneOptions, "engines")
+    precisions: tuple[str, ...] = default(TuneOptions, "precisions")
+    batch_sizes: tuple[int, ...] = default(TuneOptions, "batch_sizes")
+    threads: int | None = default(TuneOptions, "threads")
+    device: str = default(TuneOptions, "device")
+    texts: int = default(TuneOptions, "max_texts")
+    calibration: int = default(TuneOptions, "calibration")
     integers: bool = True
-    rounds: int = 5
-    seed: int = 0
+    rounds: int = default(TuneOptions, "rounds")
+    seed: int = default(TuneOptions, "seed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,16 +155,6 @@ class Tuning:
         if self.student is None or self.plan.candidate.model == "original":
             return self.model
         return self.student
-
-
-EXPERIMENTS = ("batch-size", "length", "order", "latency")
-"""What ``hasten bench`` can measure.
-
-``batch-size``  every format over the user's texts, in arrival order, at several batch sizes
-``length``      every format at several batch sizes and lengths
-``order``       arrival order, sorted by length, and optimal batches, for the fastest format
-``latency``     one text at a time, every format
-"""
 
 
 @dataclass(frozen=True, slots=True)

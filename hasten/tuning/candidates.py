@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from hasten.engines.base import Engine
-from hasten.errors import ChoiceError
+from hasten.options.choices import FEWEST_CALIBRATION
 from hasten.records import (
     DEVICES,
     MODELS,
-    OBJECTIVES,
     PRECISIONS,
     WORTH_TRYING,
     Candidate,
@@ -20,7 +19,6 @@ from hasten.records import (
     Settings,
 )
 
-FEWEST_CALIBRATION = 32
 CALIBRATION_SHARE = 0.3
 """At most this part of the texts is held apart; ranges found on fewer texts say little."""
 
@@ -87,18 +85,6 @@ def enumerate_rows(
     # A student's fp32 right after the original's: it is there to show what each precision gains.
     possible.sort(key=lambda c: (PRECISIONS.index(c.precision), MODELS.index(c.model)))
     return possible, unavailable
-
-
-def check(settings: Settings, engines: Iterable[str]) -> None:
-    """Refuse engines, precisions and devices that do not exist.
-
-    Raises:
-        ChoiceError: which one, and which there are.
-    """
-    _check("engine", settings.engines, tuple(engines))
-    _check("precision", settings.precisions, PRECISIONS)
-    _check("device", (settings.device,), ("auto", *DEVICES))
-    _check("objective", (settings.objective,), OBJECTIVES)
 
 
 def layouts(threads: int, objective: str) -> list[tuple[int, int]]:
@@ -169,9 +155,3 @@ def _waiting(engine: Engine, settings: Settings, threads: int) -> tuple[bool, ..
 
 def _worth_trying(device: str, settings: Settings) -> list[str]:
     return [p for p in WORTH_TRYING[device] if p != "int8" or settings.integers]
-
-
-def _check(what: str, asked: tuple[str, ...], allowed: tuple[str, ...]) -> None:
-    for name in asked:
-        if name not in allowed:
-            raise ChoiceError(f"unknown {what} {name!r}", fix=f"Choose from: {', '.join(allowed)}.")

@@ -223,40 +223,21 @@ class Job:
         return original, self.source.prepare(work / "student", seed)
 
 
-def check(settings: Settings, rounds: str = "--rounds", fewest: int = 5) -> None:
-    """Refuse settings that mean nothing, before anything is loaded.
-
-    Args:
-        settings: what was asked for.
-        rounds: what the option with the number of rounds is called.
-        fewest: how many of them there must be.
+def check(settings: Settings) -> None:
+    """Refuse engines that do not exist, and settings that contradict each other.
 
     Raises:
         ChoiceError: which one, and what is allowed.
     """
-    candidates.check(settings, engines.names())
+    known = engines.names()
+    for name in settings.engines:
+        if name not in known:
+            raise ChoiceError(f"unknown engine {name!r}", fix=f"Choose from: {', '.join(known)}.")
     if settings.max_latency_ms is not None and settings.objective == "latency":
         raise ChoiceError(
             "--max-latency-ms limits the batches of the objective 'throughput'",
             fix="Leave it out, or use --objective throughput.",
         )
-    limits: list[tuple[str, float | None, float, float]] = [
-        ("--max-latency-ms", settings.max_latency_ms, 1e-3, 1e9),
-        ("--max-flips", settings.max_flips, 0.0, 1.0),
-        ("--threads", settings.threads, 1, 4096),
-        ("--texts", settings.texts, 1, 10**9),
-        # None at all is a choice as well.
-        ("--calibration", settings.calibration or None, candidates.FEWEST_CALIBRATION, 10**6),
-        (rounds, settings.rounds, fewest, 10_000),
-        ("--seed", settings.seed, 0, 2**32 - 1),
-        *(("--batch-sizes", size, 1, 4096) for size in settings.batch_sizes),
-    ]
-    for name, value, low, high in limits:
-        if value is not None and not low <= value <= high:
-            none = "; 0 holds no texts apart" if name == "--calibration" else ""
-            raise ChoiceError(
-                f"{name} is {value}", fix=f"It must be from {low:,} to {high:,}{none}."
-            )
 
 
 def require_tune_extra() -> None:

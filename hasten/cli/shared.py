@@ -70,3 +70,6 @@ AcceptNow = Annotated[
     bool,
     typer.Option("--accept-now", help="End an interrupted run with the choice that stands so far."),
 ]
+LabelColumn = Annotated[
+    str | None, typer.Option(help="Column with the right labels, to report accuracies.")
+]

@@ -1,0 +1,537 @@
+"""Every option of the library and of the command line, written once.
+
+An option has a name, a type, a default, a help text and a check. The functions of the library take
+it as a keyword, the command line as ``--name``, and :class:`hasten.records.Settings` stores it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import TYPE_CHECKING, Annotated, Any, Required, TypeAlias, TypedDict
+
+from hasten.options.base import Defined, Option, choose, default, defined, documented, record
+from hasten.options.checks import (
+    duration,
+    names,
+    number,
+    one_of,
+    share,
+    speed_up,
+    whole_number,
+    whole_numbers,
+)
+from hasten.options.choices import (
+    DEVICES,
+    EXPERIMENTS,
+    FEWEST_CALIBRATION,
+    OBJECTIVES,
+    ON_ERROR,
+    PRECISIONS,
+    SHORTEST,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    Model: TypeAlias = str | PathLike[str] | nn.Module
+    """A Hugging Face folder or hub id, ``package.module:factory``, or a module whose forward takes
+    ``input_ids`` and ``attention_mask``."""
+else:
+    Model = Any
+
+__all__ = [
+    "BenchOptions",
+    "CompressOptions",
+    "Defined",
+    "ExportOptions",
+    "Model",
+    "Option",
+    "PredictOptions",
+    "TuneOptions",
+    "choose",
+    "default",
+    "defined",
+    "documented",
+    "record",
+]
+
+FilePath: TypeAlias = str | PathLike[str]
+
+_MODEL = "Model"
+_ANSWERS = "Same answers"
+_SEARCH = "Search and budget"
+_OUTPUT = "Output"
+_SIZES = "Size of the student"
+_TRAINING = "Training"
+
+# --- options that several functions share -----------------------------------------------------
+
+Tokenizer = Annotated[
+    FilePath | Any,
+    Option(
+        "A tokenizer.json, its folder, or a tokenizer object; the model's own by default.",
+        panel=_MODEL,
+    ),
+]
+Weights = Annotated[
+    FilePath | None,
+    Option("A state_dict (.pt, .safetensors) for a factory's module.", panel=_MODEL),
+]
+Task = Annotated[
+    str | None,
+    Option("For custom modules: single_label, multi_label, regression or tensors.", panel=_MODEL),
+]
+RandomWeights = Annotated[
+    bool,
+    Option("Measure the speed of an architecture from its config.json alone.", False, panel=_MODEL),
+]
+AllowPickle = Annotated[
+    bool, Option("Accept a folder whose weights are a pickle.", False, panel=_MODEL)
+]
+MaxFlips = Annotated[
+    float,
+    Option(
+        "Largest acceptable share of flipped labels, for lossy precisions.",
+        0.01,
+        check=number(0.0, 1.0),
+        panel=_ANSWERS,
+    ),
+]
+Engines = Annotated[
+    str | Sequence[str] | None,
+    Option(
+        "Engines to try, with commas; all by default. See `hasten doctor`.",
+        (),
+        check=names(),
+        panel=_SEARCH,
+    ),
+]
+Precisions = Annotated[
+    str | Sequence[str] | None,
+    Option(
+        f"Precisions to try, with commas: {','.join(PRECISIONS)}; by default those that the "
+        "machine has.",
+        (),
+        check=names(*PRECISIONS),
+        panel=_SEARCH,
+    ),
+]
+BatchSizes = Annotated[
+    str | Sequence[int] | None,
+    Option(
+        "Batch sizes to try, with commas.",
+        (1, 2, 4, 8, 16, 32, 64),
+        check=whole_numbers(1, 4096),
+        panel=_SEARCH,
+    ),
+]
+Threads = Annotated[
+    int | None,
+    Option(
+        "Threads for every candidate; all usable cores by default.",
+        check=whole_number(1, 4096),
+        panel=_SEARCH,
+    ),
+]
+Device = Annotated[
+    str,
+    Option("auto, cpu or cuda.", "auto", check=one_of("auto", *DEVICES), panel=_SEARCH),
+]
+MaxTexts = Annotated[
+    int,
+    Option(
+        "Use at most this many texts, a stratified sample if there are more.",
+        1000,
+        check=whole_number(1, 10**9),
+        field="texts",
+        panel=_SEARCH,
+    ),
+]
+Seed = Annotated[
+    int,
+    Option("Seed for sampling and resampling.", 0, check=whole_number(0, 2**32 - 1), panel=_SEARCH),
+]
+Restart = Annotated[
+    bool,
+    Option(
+        "Discard the results of an interrupted run instead of continuing it.", False, panel=_OUTPUT
+    ),
+]
+AcceptNow = Annotated[
+    bool,
+    Option("End an interrupted run with the choice that stands so far.", False, panel=_OUTPUT),
+]
+_CALIBRATION = whole_number(FEWEST_CALIBRATION, 10**6, zero="holds no texts out")
+
+
+# --- the options of each function -------------------------------------------------------------
+
+
+class TuneOptions(TypedDict, total=False):
+    """Options of :func:`hasten.tune` and ``hasten tune``."""
+
+    output: Annotated[
+        FilePath,
+        Option(
+            "Folder for the bundle; an earlier bundle there is replaced.",
+            "bundle",
+            flags=("--output", "-o"),
+        ),
+    ]
+    tokenizer: Tokenizer
+    weights: Weights
+    task: Task
+    random_weights: RandomWeights
+    allow_pickle: AllowPickle
+    reference: Annotated[
+        Model | None,
+        Option(
+            "The original, where MODEL is its student: both are measured, and answers are "
+            "compared with the original's.",
+            panel=_MODEL,
+            metavar="MODEL",
+        ),
+    ]
+    max_flips: MaxFlips
+    strict: Annotated[
+        bool,
+        Option(
+            "Compare the 95 % upper bound of that share with --max-flips.", False, panel=_ANSWERS
+        ),
+    ]
+    calibration: Annotated[
+        int,
+        Option(
+            "Hold at most this many other texts out, and at most three in ten, to calibrate "
+            "int8 with.",
+            300,
+            check=_CALIBRATION,
+            panel=_ANSWERS,
+        ),
+    ]
+    budget: Annotated[
+        str | float,
+        Option(
+            "How long it may take: 90s, 10m, 1h.",
+            "10m",
+            check=duration,
+            field="budget_s",
+            panel=_SEARCH,
+        ),
+    ]
+    objective: Annotated[
+        str,
+        Option(
+            "throughput, or latency (one text at a time).",
+            "throughput",
+            check=one_of(*OBJECTIVES),
+            panel=_SEARCH,
+        ),
+    ]
+    max_latency_ms: Annotated[
+        float | None,
+        Option(
+            "With throughput: the longest that a batch may take.",
+            check=number(1e-3, 1e9),
+            panel=_SEARCH,
+        ),
+    ]
+    engines: Engines
+    precisions: Precisions
+    batch_sizes: BatchSizes
+    threads: Threads
+    device: Device
+    max_texts: MaxTexts
+    rounds: Annotated[
+        int,
+        Option(
+            "Interleaved end-to-end rounds, at least; more where the budget allows.",
+            5,
+            check=whole_number(5, 10_000),
+            panel=_SEARCH,
+        ),
+    ]
+    seed: Seed
+    restart: Restart
+    accept_now: AcceptNow
+
+
+class BenchOptions(TypedDict, total=False):
+    """Options of :func:`hasten.bench` and ``hasten bench``."""
+
+    output: Annotated[
+        FilePath,
+        Option(
+            "Folder for the results; another start continues there.",
+            "bench",
+            flags=("--output", "-o"),
+        ),
+    ]
+    tokenizer: Tokenizer
+    weights: Weights
+    task: Task
+    random_weights: RandomWeights
+    allow_pickle: AllowPickle
+    experiments: Annotated[
+        str | Sequence[str] | None,
+        Option(
+            "Experiments to run, with commas.",
+            EXPERIMENTS,
+            check=names(*EXPERIMENTS),
+            panel=_SEARCH,
+        ),
+    ]
+    batch_sizes: BatchSizes
+    lengths: Annotated[
+        str | Sequence[int] | None,
+        Option(
+            "Tokens of the experiment length, with commas; 8,16,32 to the model's maximum by "
+            "default.",
+            (),
+            check=whole_numbers(SHORTEST, 10**9),
+            panel=_SEARCH,
+        ),
+    ]
+    runs: Annotated[
+        int,
+        Option(
+            "Interleaved runs over the texts.",
+            5,
+            check=whole_number(2, 10_000),
+            field="rounds",
+            panel=_SEARCH,
+        ),
+    ]
+    max_texts: MaxTexts
+    engines: Engines
+    precisions: Annotated[
+        str | Sequence[str] | None,
+        Option(
+            f"Precisions to measure, with commas: {','.join(PRECISIONS)}; by default those "
+            "that the machine has, but for int8.",
+            (),
+            check=names(*PRECISIONS),
+            panel=_SEARCH,
+        ),
+    ]
+    threads: Threads
+    device: Device
+    seed: Seed
+    restart: Restart
+
+
+class CompressOptions(TypedDict, total=False):
+    """Options of :func:`hasten.compress` and ``hasten compress``."""
+
+    output: Annotated[
+        FilePath,
+        Option(
+            "Folder for the student; it must be new or empty.", "student", flags=("--output", "-o")
+        ),
+    ]
+    layers: Annotated[
+        int | None,
+        Option("Blocks to keep; which ones is decided by their agreement.", panel=_SIZES),
+    ]
+    ffn_width: Annotated[
+        int | None,
+        Option(
+            "Feed-forward units to keep in each block, rounded down to a multiple of 16.",
+            panel=_SIZES,
+        ),
+    ]
+    heads: Annotated[
+        int | None,
+        Option(
+            "Attention heads to keep in each block; transformers 5 alone cannot load such a "
+            "student, hasten and transformers 4 can.",
+            panel=_SIZES,
+        ),
+    ]
+    embeddings: Annotated[
+        bool,
+        Option(
+            "Remove the words that none of the training texts has from the vocabulary; in new "
+            "texts they are split smaller, or unknown.",
+            False,
+            panel=_SIZES,
+        ),
+    ]
+    target: Annotated[
+        str | float | None,
+        Option(
+            "Instead of sizes: the speed-up to reach, such as 3x, as predicted in PyTorch.",
+            check=speed_up,
+            panel=_SIZES,
+        ),
+    ]
+    target_flips: Annotated[
+        float | None,
+        Option(
+            "Instead of sizes: the largest acceptable share of flipped labels, such as 0.02; "
+            "students are made from mild to strong, and the last that keeps it is taken.",
+            check=share,
+            panel=_SIZES,
+        ),
+    ]
+    freeze_embeddings: Annotated[
+        bool,
+        Option(
+            "Leave the embeddings as they are while the rest is trained, so that words that "
+            "your texts lack still fit.",
+            True,
+            flags=("--freeze-embeddings/--train-embeddings",),
+            panel=_TRAINING,
+        ),
+    ]
+    int8: Annotated[
+        bool,
+        Option(
+            "Add quantization-aware training; `hasten tune` then tries the int8 model.",
+            False,
+            panel=_TRAINING,
+        ),
+    ]
+    budget: Annotated[
+        str | float,
+        Option(
+            "How long it may take: 90s, 45m, 1h.",
+            "1h",
+            check=duration,
+            field="budget_s",
+            panel=_TRAINING,
+        ),
+    ]
+    seed: Annotated[
+        int,
+        Option(
+            "Seed of everything that is drawn.",
+            0,
+            check=whole_number(0, 2**32 - 1),
+            panel=_TRAINING,
+        ),
+    ]
+    allow_pickle: AllowPickle
+    restart: Restart
+
+
+class ExportOptions(TypedDict, total=False):
+    """Options of :func:`hasten.export` and ``hasten export``."""
+
+    engine: Required[Annotated[str, Option("The engine, one of those in `hasten doctor`.")]]
+    precision: Annotated[
+        str, Option("fp32, bf16, fp16 or int8.", "fp32", check=one_of(*PRECISIONS))
+    ]
+    output: Annotated[
+        FilePath,
+        Option(
+            "Folder for the artifact; an earlier export there is replaced.",
+            "export",
+            flags=("--output", "-o"),
+        ),
+    ]
+    tokenizer: Tokenizer
+    weights: Weights
+    task: Task
+    allow_pickle: AllowPickle
+    max_flips: MaxFlips
+    force: Annotated[
+        bool,
+        Option("Write the best recipe even if it fails the check.", False, panel=_ANSWERS),
+    ]
+    max_texts: Annotated[
+        int,
+        Option(
+            "Compare on at most this many texts, a stratified sample if there are more.",
+            200,
+            check=whole_number(1, 10**9),
+            field="texts",
+            panel=_ANSWERS,
+        ),
+    ]
+    calibration: Annotated[
+        int,
+        Option(
+            "Set int8 ranges with at most this many other texts.",
+            100,
+            check=_CALIBRATION,
+            panel=_ANSWERS,
+        ),
+    ]
+    seed: Annotated[
+        int,
+        Option("Seed for sampling.", 0, check=whole_number(0, 2**32 - 1), panel=_ANSWERS),
+    ]
+    budget: Annotated[
+        str | float,
+        Option(
+            "Start no further recipe after this time.",
+            "1m",
+            check=duration,
+            field="budget_s",
+            panel=_SEARCH,
+        ),
+    ]
+    threads: Annotated[
+        int | None,
+        Option(
+            "Threads to check with; all usable cores by default.",
+            check=whole_number(1, 4096),
+            panel=_SEARCH,
+        ),
+    ]
+    device: Annotated[str, Option("cpu or cuda.", "cpu", check=one_of(*DEVICES), panel=_SEARCH)]
+
+
+class PredictOptions(TypedDict, total=False):
+    """Options of :func:`hasten.predict_file` and ``hasten predict``."""
+
+    text_column: Annotated[
+        str | None, Option("Column with the texts; found by itself if it is clear.")
+    ]
+    columns: Annotated[
+        str | Sequence[str] | None,
+        Option(
+            "Answers to add, with commas, each also under another name: label=topic,score. "
+            "Of a classifier: label, score, scores.",
+            check=names(),
+        ),
+    ]
+    input_format: Annotated[str | None, Option("Of standard input: csv, tsv, jsonl or txt.")]
+    output_format: Annotated[
+        str | None,
+        Option(
+            "Of a folder or standard output: csv, tsv, jsonl or parquet; the input's, if that "
+            "can hold answers.",
+            flags=("--output-format", "--format"),
+        ),
+    ]
+    on_error: Annotated[
+        str,
+        Option(
+            "stop at a row that cannot be read or answered, or record why in a column.",
+            "stop",
+            check=one_of(*ON_ERROR),
+        ),
+    ]
+    restart: Annotated[
+        bool,
+        Option("Discard the results of an interrupted run, and replace an earlier output.", False),
+    ]
+    shard_rows: Annotated[
+        int | None,
+        Option(
+            "Rows that are planned and stored together; about 20 s of work by default.",
+            check=whole_number(1, 10**9),
+        ),
+    ]
+    ray: Annotated[
+        str | None,
+        Option(
+            "Spread the work over a Ray cluster: HEAD:6379, auto, or local for this machine. "
+            "All nodes must see bundle, input and output.",
+            metavar="ADDRESS",
+        ),
+    ]
+    trust: Annotated[bool, Option("Accept an artifact that can run code when loaded.", False)]
