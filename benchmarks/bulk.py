@@ -118,8 +118,8 @@ def _tiny_bundle(folder: Path) -> Path:
     model, tokenizer, random_weights = subject("tiny", folder)
     hasten.tune(
         model,
-        tokenizer,
         demo.news_sentences(200),
+        tokenizer=tokenizer,
         random_weights=random_weights,
         engines=["onnx_runtime"],
         precisions=["fp32"],

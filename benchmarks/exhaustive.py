@@ -42,8 +42,8 @@ def main() -> None:
         model, tokenizer, random_weights = subject("tiny" if options.quick else "minilm", folder)
         tuning = hasten.tune(
             model,
-            tokenizer,
             texts,
+            tokenizer=tokenizer,
             random_weights=random_weights,
             output=folder / "bundle",
             budget=options.budget,

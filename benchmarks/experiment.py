@@ -29,8 +29,8 @@ def main() -> None:
         model, tokenizer, random_weights = subject(options.model, Path(scratch))
         hasten.bench(
             model,
-            tokenizer,
             demo.news_sentences(1000),
+            tokenizer=tokenizer,
             random_weights=random_weights,
             output=results,
             max_texts=options.texts,

@@ -133,8 +133,8 @@ def _tune(
 
     tuning = hasten.tune(
         sentence_encoder(encoder),
-        encoder / "tokenizer.json",
         texts,
+        tokenizer=encoder / "tokenizer.json",
         task="tensors",
         engines=[ENGINES[backend]],
         precisions=["fp32"],

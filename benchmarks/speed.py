@@ -70,8 +70,8 @@ def main() -> None:
         texts = sentences(name, options.texts)
         tuning = hasten.tune(
             model,
-            tokenizer,
             texts,
+            tokenizer=tokenizer,
             random_weights=random_weights,
             output=folder / "bundle",
             budget=options.budget,

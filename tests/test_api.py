@@ -153,7 +153,13 @@ def test_a_module_in_memory_is_tuned_by_its_tensors(tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     tokenizer = save_tiny_tokenizer(tmp_path / "tokenizer")
     tuning = hasten.tune(
-        module, tokenizer, TEXTS, output=folder, task="tensors", precisions=["fp32"], **QUICK
+        module,
+        TEXTS,
+        tokenizer=tokenizer,
+        output=folder,
+        task="tensors",
+        precisions=["fp32"],
+        **QUICK,
     )
     assert tuning.chosen.parity is not None
     assert not tuning.chosen.parity.decisions
@@ -300,7 +306,7 @@ def test_a_bench_adds_to_what_it_finished(model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({"experiments": ["speed"]}, "unknown experiment 'speed'"),
+        ({"experiments": ["speed"]}, "--experiments has 'speed'"),
         ({"runs": 1}, "--runs is 1"),
         ({"lengths": [100_000]}, "--lengths has 100000"),
         ({"engines": ["tvm"]}, "unknown engine 'tvm'"),

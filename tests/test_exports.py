@@ -228,7 +228,7 @@ def shown(made: Callable[[str], Made], monkeypatch: pytest.MonkeyPatch) -> dict[
     """Stand in for the library's one call, and keep what it was called with."""
     seen: dict[str, Any] = {}
 
-    def export(model: Any, tokenizer: Any, texts: Any, **options: Any) -> Exported:
+    def export(model: Any, texts: Any, **options: Any) -> Exported:
         seen.update(options, model=model, texts=texts)
         return made("onnx_runtime").result
 

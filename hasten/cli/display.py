@@ -129,7 +129,7 @@ class Display:
     def _forecast(self, event: Forecast) -> None:
         parts = ", ".join(f"{name} {_minutes(s)}" for name, s in event.seconds.items())
         _fact("Left", f"{_minutes(sum(event.seconds.values()))}: {parts}")
-        _fact("", "Less with --experiments, --texts, --runs, --engines or --lengths.")
+        _fact("", "Less with --experiments, --max-texts, --runs, --engines or --lengths.")
 
 
 def _fact(name: str, value: str) -> None:

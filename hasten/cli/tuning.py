@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TypeVar, Unpack
 
 from hasten.cli import shared
-from hasten.cli.app import app
 from hasten.cli.command import command
 from hasten.cli.display import (
     Display,
@@ -17,7 +16,7 @@ from hasten.cli.display import (
     show,
 )
 from hasten.cli.interrupts import accepting
-from hasten.options import BenchOptions, TuneOptions
+from hasten.options import BenchOptions, DemoOptions, TuneOptions
 
 T = TypeVar("T", TuneOptions, BenchOptions)
 
@@ -116,15 +115,13 @@ def bench(
         show(result, Path(options["output"]), verbose=verbose, as_json=as_json)
 
 
-@app.command("demo")
-def run_demo(  # noqa: PLR0917 - typer makes options of all of them
-    output: shared.Output = Path("demo-bundle"),
-    budget: shared.Budget = "4m",
-    restart: shared.Restart = False,
-    accept_now: shared.AcceptNow = False,
+@command(name="demo")
+def run_demo(
+    *,
     verbose: shared.Verbose = False,
     as_json: shared.AsJson = False,
     debug: shared.Debug = False,
+    **options: Unpack[DemoOptions],
 ) -> None:
     """Run the main job on a real encoder and a real corpus; no hub, no network.
 
@@ -147,11 +144,8 @@ def run_demo(  # noqa: PLR0917 - typer makes options of all of them
                 assets.model_folder,
                 texts=read.texts,
                 labels=read.labels,
-                output=output,
-                budget=budget,
-                restart=restart,
-                accept_now=accept_now,
                 command=shlex.join(["hasten", *sys.argv[1:]]),
                 on_event=display,
+                **options,
             )
-        show(tuning, output, verbose=verbose, as_json=as_json)
+        show(tuning, Path(options["output"]), verbose=verbose, as_json=as_json)

@@ -44,6 +44,7 @@ __all__ = [
     "BenchOptions",
     "CompressOptions",
     "Defined",
+    "DemoOptions",
     "ExportOptions",
     "Model",
     "Option",
@@ -61,7 +62,7 @@ FilePath: TypeAlias = str | PathLike[str]
 _MODEL = "Model"
 _ANSWERS = "Same answers"
 _SEARCH = "Search and budget"
-_OUTPUT = "Output"
+_INTERRUPTED = "Interrupted runs"
 _SIZES = "Size of the student"
 _TRAINING = "Training"
 
@@ -155,12 +156,14 @@ Seed = Annotated[
 Restart = Annotated[
     bool,
     Option(
-        "Discard the results of an interrupted run instead of continuing it.", False, panel=_OUTPUT
+        "Discard the results of an interrupted run instead of continuing it.",
+        False,
+        panel=_INTERRUPTED,
     ),
 ]
 AcceptNow = Annotated[
     bool,
-    Option("End an interrupted run with the choice that stands so far.", False, panel=_OUTPUT),
+    Option("End an interrupted run with the choice that stands so far.", False, panel=_INTERRUPTED),
 ]
 _CALIBRATION = whole_number(FEWEST_CALIBRATION, 10**6, zero="holds no texts out")
 
@@ -535,3 +538,22 @@ class PredictOptions(TypedDict, total=False):
         ),
     ]
     trust: Annotated[bool, Option("Accept an artifact that can run code when loaded.", False)]
+
+
+class DemoOptions(TypedDict, total=False):
+    """Options of ``hasten demo``."""
+
+    output: Annotated[
+        FilePath,
+        Option(
+            "Folder for the bundle; an earlier bundle there is replaced.",
+            "demo-bundle",
+            flags=("--output", "-o"),
+        ),
+    ]
+    budget: Annotated[
+        str | float,
+        Option("How long it may take: 90s, 10m, 1h.", "4m", check=duration, field="budget_s"),
+    ]
+    restart: Restart
+    accept_now: AcceptNow

@@ -144,9 +144,9 @@ def documented(kind: type) -> Callable[[F], F]:
 
     def show(function: F) -> F:
         described = [_described(option) for option in defined(kind).values()]
-        section = textwrap.indent("\n".join(["Options:", *described]), "    ")
-        before, returns, after = (function.__doc__ or "").partition("    Returns:\n")
-        function.__doc__ = f"{before}{section}\n\n{returns}{after}"
+        section = "\n".join(["Options:", *described])
+        text, returns, after = inspect.cleandoc(function.__doc__ or "").partition("Returns:\n")
+        function.__doc__ = f"{text}{section}\n\n{returns}{after}"
         function.__signature__ = _spread(inspect.signature(function), kind)  # type: ignore[attr-defined]
         return function
 
@@ -158,7 +158,7 @@ def _described(option: Defined) -> str:
     text = re.sub(
         r"--([a-z][a-z0-9-]*)", lambda m: f"``{m[1].replace('-', '_')}``", option.option.help
     )
-    if option.option.default not in {None, False, ()}:
+    if not any(option.option.default is one for one in (None, False, ())):
         text = f"{text.removesuffix('.')}; {option.option.default!r} by default."
     lines = f"{option.name} ({_named(option.type)}): {text}"
     return textwrap.indent(textwrap.fill(lines, _WIDTH, subsequent_indent="    "), "    ")

@@ -209,6 +209,6 @@ def _check_budget(context: Context, pass_s: float) -> None:
             f"took {begun_s:.0f} s, and one pass over {len(context.texts)} texts takes about "
             f"{pass_s:.1f} s at its current speed",
             fix=f"Try --budget {math.ceil(3 * needed_s / 60)}m; or less with --restart: fewer "
-            "texts with --texts, or --threads 1. If the machine is busy, repeat the "
+            "texts with --max-texts, or --threads 1. If the machine is busy, repeat the "
             "command when it is idle.",
         )

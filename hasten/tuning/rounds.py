@@ -332,5 +332,5 @@ def _fit(context: Context, entries: Sequence[Heat]) -> Fit:
         f"the final rounds, and even {fewest} texts, {rounds} times each, take "
         f"{fewest * per_text_s:.0f} s",
         fix=f"Try --budget {needed_s * 1.1:.0f}s; what was measured is kept. Or narrow the "
-        "search with --engines, --precisions or --texts.",
+        "search with --engines, --precisions or --max-texts.",
     )
