@@ -10,12 +10,14 @@ import pytest
 import typer.main
 
 from hasten import api, cli, exports
+from hasten.bulk import run
 from hasten.errors import ChoiceError
 from hasten.options import (
     BenchOptions,
     CompressOptions,
     ExportOptions,
     Option,
+    PredictOptions,
     TuneOptions,
     checks,
     choose,
@@ -31,6 +33,7 @@ FUNCTIONS: dict[str, tuple[type, Callable[..., Any]]] = {
     "bench": (BenchOptions, api.bench),
     "compress": (CompressOptions, api.compress),
     "export": (ExportOptions, exports.export),
+    "predict": (PredictOptions, run.predict_file),
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hasten import tasks
@@ -10,9 +10,10 @@ from hasten.bulk.columns import Naming, choose
 from hasten.bulk.model import Answered
 from hasten.bulk.source import Input, schema_of, schema_text
 from hasten.bulk.target import Target
-from hasten.errors import ChoiceError, HastenError
+from hasten.errors import HastenError
 from hasten.inputs import formats
-from hasten.records import ON_ERROR, BulkPlan
+from hasten.options import PredictOptions
+from hasten.records import BulkPlan
 from hasten.runtime.batching import CostModel
 from hasten.runtime.bundle import Bundle
 
@@ -52,31 +53,20 @@ class Job:
         return formats.packed(raw, self.plan.packing)
 
 
-def decide(
-    bundle: Bundle,
-    given: Input,
-    target: Target,
-    *,
-    text_column: str | None,
-    columns: Sequence[str] | None,
-    on_error: str,
-    shard_rows: int | None,
-) -> Job:
+def decide(bundle: Bundle, given: Input, target: Target, options: PredictOptions) -> Job:
     """Decide everything that the output depends on.
 
     Raises:
         InputError: the input's columns cannot be told.
         ChoiceError: an option that cannot be.
     """
-    if on_error not in ON_ERROR:
-        raise ChoiceError(f"--on-error is {on_error!r}", fix=f"One of: {', '.join(ON_ERROR)}.")
-    if shard_rows is not None and shard_rows < 1:
-        raise ChoiceError(f"--shard-rows is {shard_rows}", fix="It must be at least 1.")
-    found = given.columns(text_column)
+    found = given.columns(options["text_column"])
     task = tasks.get(bundle.model.task)
-    record = on_error == "record"
-    most = shard_rows or _rows_of_a_shard(bundle)
-    naming = choose(columns, task, bundle.model, found.schema.names, record_errors=record)
+    record = options["on_error"] == "record"
+    most = options["shard_rows"] or _rows_of_a_shard(bundle)
+    naming = choose(
+        options["columns"], task, bundle.model, found.schema.names, record_errors=record
+    )
     decided = BulkPlan(
         version=_VERSION,
         bundle=bundle.digest,

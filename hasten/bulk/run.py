@@ -6,12 +6,12 @@ import glob
 import io
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from fnmatch import fnmatch
 from os import PathLike
 from pathlib import Path
-from typing import IO
+from typing import IO, Unpack
 
 from hasten.bulk import cluster
 from hasten.bulk import plan as plans
@@ -24,26 +24,20 @@ from hasten.bulk.source import PIPE, Input
 from hasten.bulk.store import Store
 from hasten.bulk.target import Target
 from hasten.errors import ChoiceError, InputError, StorageError
+from hasten.options import PredictOptions, choose, documented
 from hasten.records import Event, Progress, Receipt, Summary
 from hasten.runtime.predictor import Predictor, verified
 
 
+@documented(PredictOptions)
 def predict_file(
     bundle: str | PathLike[str],
     input: str | PathLike[str],  # noqa: A002 - what it is called on the command line
     output: str | PathLike[str],
     *,
-    text_column: str | None = None,
-    columns: Sequence[str] | None = None,
-    input_format: str | None = None,
-    output_format: str | None = None,
-    on_error: str = "stop",
-    restart: bool = False,
-    trust: bool = False,
-    shard_rows: int | None = None,
-    ray: str | None = None,
     pipes: tuple[IO[bytes], IO[bytes]] | None = None,
     on_event: Callable[[Event], None] = lambda _: None,
+    **options: Unpack[PredictOptions],
 ) -> Summary:
     """Answer every row of ``input``, and write the rows with their answers to ``output``.
 
@@ -57,21 +51,11 @@ def predict_file(
         output: a file, whose extension names the format; a folder, if it ends with a slash, is
             one, or has no extension, for parts with ``_SUCCESS`` when all are there; ``-`` for
             standard output.
-        text_column: the column with the texts, if it is not clear.
-        columns: answers to add, each as ``"label"`` or ``"label=topic"`` for another name.
-        input_format: of standard input, such as ``"jsonl"``.
-        output_format: of a folder or standard output; the input's, if that can hold answers.
-        on_error: ``"stop"`` at a row that cannot be read or answered, or ``"record"`` why in a
-            column of its own.
-        restart: throw away what an interrupted run has done, and replace an earlier output.
-        trust: accept a bundle whose artifact can run code, whoever made it.
-        shard_rows: rows that are read, planned and stored together; a guess at 20 seconds' work
-            by default.
-        ray: the address of a Ray cluster over which shards are spread, as ``"HEAD:6379"`` or
-            ``"auto"``; ``"local"`` starts one on this machine. Bundle, input and output must then
-            lie where all its nodes see them.
         pipes: what stands for standard input and output.
         on_event: is told about progress.
+
+    Returns:
+        How many rows there were, and how long they took.
 
     Raises:
         InputError: the input cannot be read, or a row in it.
@@ -82,45 +66,50 @@ def predict_file(
         ResumeError: ``output`` was begun from another input or bundle, or with other options.
         StorageError: ``output`` cannot be written, or already exists.
     """
-    for what, name in ("BUNDLE", bundle), ("INPUT", input), ("-o", output):
-        if not str(name):
-            raise ChoiceError(f"{what} is empty", fix="Is a shell variable unset?")
-    if input_format and str(input) != PIPE:
-        raise ChoiceError(
-            "--input-format is for standard input only; a file's extension names its format",
-            fix="Leave it out, or give the file as standard input: - < FILE",
-        )
-    if isinstance(columns, str):
-        raise ChoiceError(f"columns is {columns!r}", fix=f"Give a list: [{columns!r}]")
-    if ray is not None:
-        cluster.check(ray, str(input), str(output))
-    pipe = (pipes[0] if pipes else _standard_input()) if str(input) == PIPE else None
-    given = Input(str(input), _dotted(input_format), pipe)
-    target = targets.decide(str(output), _dotted(output_format), given)
-    _refuse_inside(Path(input), target)
-    describe = verified if ray is None else cluster.described
-    job = plans.decide(
-        describe(bundle, trust=trust),
-        given,
-        target,
-        text_column=text_column,
-        columns=columns,
-        on_error=on_error,
-        shard_rows=shard_rows,
-    )
-    if target.path is None:
+    options = choose("hasten.predict_file", PredictOptions, options)
+    ray = options["ray"]
+    job = _planned(bundle, input, output, options, pipes)
+    if job.target.path is None:
         with _loaded(job, on_event) as (model, meter):
             _to_pipe(job, model, meter, pipes[1] if pipes else _standard_output())
         return _summary(job, meter)
-    with Store(target.path, dataset=target.dataset, restart=restart) as store:
+    path, dataset = job.target.path, job.target.dataset
+    with Store(path, dataset=dataset, restart=options["restart"]) as store:
         done = store.begin(job.plan)
         if ray is not None:
-            meter = cluster.run(job, store, done, ray, on_event, trust=trust)
+            meter = cluster.run(job, store, done, ray, on_event, trust=options["trust"])
         else:
             with _loaded(job, on_event) as (model, meter):
                 _to_store(job, model, meter, store, done)
         store.finish(job.plan)
     return _summary(job, meter)
+
+
+def _planned(
+    bundle: str | PathLike[str],
+    input: str | PathLike[str],  # noqa: A002 - as above
+    output: str | PathLike[str],
+    options: PredictOptions,
+    pipes: tuple[IO[bytes], IO[bytes]] | None,
+) -> Job:
+    """What is to be done, with all that can be refused before the first row refused."""
+    for what, name in ("BUNDLE", bundle), ("INPUT", input), ("-o", output):
+        if not str(name):
+            raise ChoiceError(f"{what} is empty", fix="Is a shell variable unset?")
+    input_format, ray = options["input_format"], options["ray"]
+    if input_format and str(input) != PIPE:
+        raise ChoiceError(
+            "--input-format is for standard input only; a file's extension names its format",
+            fix="Leave it out, or give the file as standard input: - < FILE",
+        )
+    if ray is not None:
+        cluster.check(ray, str(input), str(output))
+    pipe = (pipes[0] if pipes else _standard_input()) if str(input) == PIPE else None
+    given = Input(str(input), _dotted(input_format), pipe)
+    target = targets.decide(str(output), _dotted(options["output_format"]), given)
+    _refuse_inside(Path(input), target)
+    describe = verified if ray is None else cluster.described
+    return plans.decide(describe(bundle, trust=options["trust"]), given, target, options)
 
 
 @contextmanager

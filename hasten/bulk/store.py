@@ -40,7 +40,7 @@ _OPTIONS = {
     "input_format": "--input-format",
     "text_column": "--text-column",
     "answers": "--columns",
-    "output_format": "--format",
+    "output_format": "--output-format",
     "packing": "the packing",
     "dataset": "a folder of parts",
     "on_error": "--on-error",

@@ -46,7 +46,7 @@ def decide(output: str, wanted: str | None, given: Input) -> Target:
     if wanted and formats.BY_EXTENSION.get(wanted) is not kind:
         raise ChoiceError(
             f"{output} and the format {wanted.removeprefix('.')} contradict each other",
-            fix="Leave --format out, or give -o another extension.",
+            fix="Leave --output-format out, or give -o another extension.",
         )
     packing = formats.packing(path)
     if packing and kind.seeks:

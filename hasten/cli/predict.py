@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Unpack
 
 import typer
 
 from hasten.cli import shared
-from hasten.cli.app import app, names
+from hasten.cli.command import command
 from hasten.cli.display import (
     Display,
     reporting,
     show_summary,
 )
+from hasten.options import PredictOptions
 
 
-@app.command(
-    epilog="**Examples**\n\n"
-    "`hasten predict bundle reviews.csv -o answers.csv`\n\n"
-    "`hasten predict bundle 'logs/*.jsonl.gz' -o answers/ --format parquet`\n\n"
-    "`hasten predict bundle data.parquet -o out.parquet --columns label=topic,score=confidence`"
-    "\n\n"
-    "`zcat lines.txt.gz | hasten predict bundle - -o - --input-format txt | jq .label`"
+@command(
+    "hasten predict bundle reviews.csv -o answers.csv",
+    "hasten predict bundle 'logs/*.jsonl.gz' -o answers/ --output-format parquet",
+    "hasten predict bundle data.parquet -o out.parquet --columns label=topic,score=confidence",
+    "zcat lines.txt.gz | hasten predict bundle - -o - --input-format txt | jq .label",
 )
-def predict(  # noqa: PLR0917 - typer makes options of all of them
+def predict(
     bundle: Annotated[
         Path, typer.Argument(metavar="BUNDLE", help="The folder that `hasten tune` made.")
     ],
@@ -45,47 +44,10 @@ def predict(  # noqa: PLR0917 - typer makes options of all of them
             "standard output.",
         ),
     ],
-    text_column: shared.TextColumn = None,
-    columns: Annotated[
-        str | None,
-        typer.Option(
-            help="Answers to add, with commas, each also under a name of its own: "
-            "label=topic,score. Of a classifier: label, score, scores."
-        ),
-    ] = None,
-    output_format: Annotated[
-        str | None,
-        typer.Option("--format", help="Of a folder or standard output: csv,tsv,jsonl,parquet."),
-    ] = None,
-    input_format: Annotated[
-        str | None, typer.Option(help="Of standard input: csv, tsv, jsonl or txt.")
-    ] = None,
-    on_error: Annotated[
-        str,
-        typer.Option(
-            help="stop at a row that cannot be read or answered, or record why in a column."
-        ),
-    ] = "stop",
-    restart: Annotated[
-        bool,
-        typer.Option("--restart", help="Throw away what was done, and replace what is there."),
-    ] = False,
-    shard_rows: Annotated[
-        int | None,
-        typer.Option(help="Rows that are planned and stored together.  [default: 20 s of work]"),
-    ] = None,
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Spread the work over a Ray cluster: HEAD:6379, auto, or local for this machine.",
-        ),
-    ] = None,
-    trust_bundle: Annotated[
-        bool, typer.Option("--trust-bundle", help="Accept an artifact that can run code.")
-    ] = False,
+    *,
     as_json: shared.AsJson = False,
     debug: shared.Debug = False,
+    **options: Unpack[PredictOptions],
 ) -> None:
     """Answer every row of INPUT with BUNDLE's model.
 
@@ -95,24 +57,10 @@ def predict(  # noqa: PLR0917 - typer makes options of all of them
     """
     from hasten import predict_file
 
-    with reporting(debug, _interrupted(given, output, restart=restart)):
+    with reporting(debug, _interrupted(given, output, restart=options["restart"])):
         display = Display()
         with display.live():
-            summary = predict_file(
-                bundle,
-                given,
-                output,
-                text_column=text_column,
-                columns=names(columns),
-                input_format=input_format,
-                output_format=output_format,
-                on_error=on_error,
-                restart=restart,
-                trust=trust_bundle,
-                shard_rows=shard_rows,
-                ray=ray,
-                on_event=display,
-            )
+            summary = predict_file(bundle, given, output, on_event=display, **options)
         show_summary(summary, as_json=as_json)
 
 

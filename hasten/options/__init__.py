@@ -7,9 +7,9 @@ it as a keyword, the command line as ``--name``, and :class:`hasten.records.Sett
 from __future__ import annotations
 
 from collections.abc import Sequence
-from os import PathLike
-from typing import TYPE_CHECKING, Annotated, Any, Required, TypeAlias, TypedDict
+from typing import Annotated, Required, TypedDict
 
+from hasten.options import shared
 from hasten.options.base import Defined, Option, choose, default, defined, documented, record
 from hasten.options.checks import (
     duration,
@@ -21,24 +21,8 @@ from hasten.options.checks import (
     whole_number,
     whole_numbers,
 )
-from hasten.options.choices import (
-    DEVICES,
-    EXPERIMENTS,
-    FEWEST_CALIBRATION,
-    OBJECTIVES,
-    ON_ERROR,
-    PRECISIONS,
-    SHORTEST,
-)
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    Model: TypeAlias = str | PathLike[str] | nn.Module
-    """A Hugging Face folder or hub id, ``package.module:factory``, or a module whose forward takes
-    ``input_ids`` and ``attention_mask``."""
-else:
-    Model = Any
+from hasten.options.choices import DEVICES, EXPERIMENTS, OBJECTIVES, ON_ERROR, PRECISIONS, SHORTEST
+from hasten.options.shared import FilePath, Model
 
 __all__ = [
     "BenchOptions",
@@ -57,119 +41,6 @@ __all__ = [
     "record",
 ]
 
-FilePath: TypeAlias = str | PathLike[str]
-
-_MODEL = "Model"
-_ANSWERS = "Same answers"
-_SEARCH = "Search and budget"
-_INTERRUPTED = "Interrupted runs"
-_SIZES = "Size of the student"
-_TRAINING = "Training"
-
-# --- options that several functions share -----------------------------------------------------
-
-Tokenizer = Annotated[
-    FilePath | Any,
-    Option(
-        "A tokenizer.json, its folder, or a tokenizer object; the model's own by default.",
-        panel=_MODEL,
-    ),
-]
-Weights = Annotated[
-    FilePath | None,
-    Option("A state_dict (.pt, .safetensors) for a factory's module.", panel=_MODEL),
-]
-Task = Annotated[
-    str | None,
-    Option("For custom modules: single_label, multi_label, regression or tensors.", panel=_MODEL),
-]
-RandomWeights = Annotated[
-    bool,
-    Option("Measure the speed of an architecture from its config.json alone.", False, panel=_MODEL),
-]
-AllowPickle = Annotated[
-    bool, Option("Accept a folder whose weights are a pickle.", False, panel=_MODEL)
-]
-MaxFlips = Annotated[
-    float,
-    Option(
-        "Largest acceptable share of flipped labels, for lossy precisions.",
-        0.01,
-        check=number(0.0, 1.0),
-        panel=_ANSWERS,
-    ),
-]
-Engines = Annotated[
-    str | Sequence[str] | None,
-    Option(
-        "Engines to try, with commas; all by default. See `hasten doctor`.",
-        (),
-        check=names(),
-        panel=_SEARCH,
-    ),
-]
-Precisions = Annotated[
-    str | Sequence[str] | None,
-    Option(
-        f"Precisions to try, with commas: {','.join(PRECISIONS)}; by default those that the "
-        "machine has.",
-        (),
-        check=names(*PRECISIONS),
-        panel=_SEARCH,
-    ),
-]
-BatchSizes = Annotated[
-    str | Sequence[int] | None,
-    Option(
-        "Batch sizes to try, with commas.",
-        (1, 2, 4, 8, 16, 32, 64),
-        check=whole_numbers(1, 4096),
-        panel=_SEARCH,
-    ),
-]
-Threads = Annotated[
-    int | None,
-    Option(
-        "Threads for every candidate; all usable cores by default.",
-        check=whole_number(1, 4096),
-        panel=_SEARCH,
-    ),
-]
-Device = Annotated[
-    str,
-    Option("auto, cpu or cuda.", "auto", check=one_of("auto", *DEVICES), panel=_SEARCH),
-]
-MaxTexts = Annotated[
-    int,
-    Option(
-        "Use at most this many texts, a stratified sample if there are more.",
-        1000,
-        check=whole_number(1, 10**9),
-        field="texts",
-        panel=_SEARCH,
-    ),
-]
-Seed = Annotated[
-    int,
-    Option("Seed for sampling and resampling.", 0, check=whole_number(0, 2**32 - 1), panel=_SEARCH),
-]
-Restart = Annotated[
-    bool,
-    Option(
-        "Discard the results of an interrupted run instead of continuing it.",
-        False,
-        panel=_INTERRUPTED,
-    ),
-]
-AcceptNow = Annotated[
-    bool,
-    Option("End an interrupted run with the choice that stands so far.", False, panel=_INTERRUPTED),
-]
-_CALIBRATION = whole_number(FEWEST_CALIBRATION, 10**6, zero="holds no texts out")
-
-
-# --- the options of each function -------------------------------------------------------------
-
 
 class TuneOptions(TypedDict, total=False):
     """Options of :func:`hasten.tune` and ``hasten tune``."""
@@ -182,25 +53,27 @@ class TuneOptions(TypedDict, total=False):
             flags=("--output", "-o"),
         ),
     ]
-    tokenizer: Tokenizer
-    weights: Weights
-    task: Task
-    random_weights: RandomWeights
-    allow_pickle: AllowPickle
+    tokenizer: shared.Tokenizer
+    weights: shared.Weights
+    task: shared.Task
+    random_weights: shared.RandomWeights
+    allow_pickle: shared.AllowPickle
     reference: Annotated[
         Model | None,
         Option(
             "The original, where MODEL is its student: both are measured, and answers are "
             "compared with the original's.",
-            panel=_MODEL,
+            panel=shared.MODEL,
             metavar="MODEL",
         ),
     ]
-    max_flips: MaxFlips
+    max_flips: shared.MaxFlips
     strict: Annotated[
         bool,
         Option(
-            "Compare the 95 % upper bound of that share with --max-flips.", False, panel=_ANSWERS
+            "Compare the 95 % upper bound of that share with --max-flips.",
+            False,
+            panel=shared.ANSWERS,
         ),
     ]
     calibration: Annotated[
@@ -209,8 +82,8 @@ class TuneOptions(TypedDict, total=False):
             "Hold at most this many other texts out, and at most three in ten, to calibrate "
             "int8 with.",
             300,
-            check=_CALIBRATION,
-            panel=_ANSWERS,
+            check=shared.CHECK_CALIBRATION,
+            panel=shared.ANSWERS,
         ),
     ]
     budget: Annotated[
@@ -220,7 +93,7 @@ class TuneOptions(TypedDict, total=False):
             "10m",
             check=duration,
             field="budget_s",
-            panel=_SEARCH,
+            panel=shared.SEARCH,
         ),
     ]
     objective: Annotated[
@@ -229,7 +102,7 @@ class TuneOptions(TypedDict, total=False):
             "throughput, or latency (one text at a time).",
             "throughput",
             check=one_of(*OBJECTIVES),
-            panel=_SEARCH,
+            panel=shared.SEARCH,
         ),
     ]
     max_latency_ms: Annotated[
@@ -237,27 +110,27 @@ class TuneOptions(TypedDict, total=False):
         Option(
             "With throughput: the longest that a batch may take.",
             check=number(1e-3, 1e9),
-            panel=_SEARCH,
+            panel=shared.SEARCH,
         ),
     ]
-    engines: Engines
-    precisions: Precisions
-    batch_sizes: BatchSizes
-    threads: Threads
-    device: Device
-    max_texts: MaxTexts
+    engines: shared.Engines
+    precisions: shared.Precisions
+    batch_sizes: shared.BatchSizes
+    threads: shared.Threads
+    device: shared.Device
+    max_texts: shared.MaxTexts
     rounds: Annotated[
         int,
         Option(
             "Interleaved end-to-end rounds, at least; more where the budget allows.",
             5,
             check=whole_number(5, 10_000),
-            panel=_SEARCH,
+            panel=shared.SEARCH,
         ),
     ]
-    seed: Seed
-    restart: Restart
-    accept_now: AcceptNow
+    seed: shared.Seed
+    restart: shared.Restart
+    accept_now: shared.AcceptNow
 
 
 class BenchOptions(TypedDict, total=False):
@@ -271,21 +144,21 @@ class BenchOptions(TypedDict, total=False):
             flags=("--output", "-o"),
         ),
     ]
-    tokenizer: Tokenizer
-    weights: Weights
-    task: Task
-    random_weights: RandomWeights
-    allow_pickle: AllowPickle
+    tokenizer: shared.Tokenizer
+    weights: shared.Weights
+    task: shared.Task
+    random_weights: shared.RandomWeights
+    allow_pickle: shared.AllowPickle
     experiments: Annotated[
         str | Sequence[str] | None,
         Option(
             "Experiments to run, with commas.",
             EXPERIMENTS,
             check=names(*EXPERIMENTS),
-            panel=_SEARCH,
+            panel=shared.SEARCH,
         ),
     ]
-    batch_sizes: BatchSizes
+    batch_sizes: shared.BatchSizes
     lengths: Annotated[
         str | Sequence[int] | None,
         Option(
@@ -293,7 +166,7 @@ class BenchOptions(TypedDict, total=False):
             "default.",
             (),
             check=whole_numbers(SHORTEST, 10**9),
-            panel=_SEARCH,
+            panel=shared.SEARCH,
         ),
     ]
     runs: Annotated[
@@ -303,11 +176,11 @@ class BenchOptions(TypedDict, total=False):
             5,
             check=whole_number(2, 10_000),
             field="rounds",
-            panel=_SEARCH,
+            panel=shared.SEARCH,
         ),
     ]
-    max_texts: MaxTexts
-    engines: Engines
+    max_texts: shared.MaxTexts
+    engines: shared.Engines
     precisions: Annotated[
         str | Sequence[str] | None,
         Option(
@@ -315,13 +188,13 @@ class BenchOptions(TypedDict, total=False):
             "that the machine has, but for int8.",
             (),
             check=names(*PRECISIONS),
-            panel=_SEARCH,
+            panel=shared.SEARCH,
         ),
     ]
-    threads: Threads
-    device: Device
-    seed: Seed
-    restart: Restart
+    threads: shared.Threads
+    device: shared.Device
+    seed: shared.Seed
+    restart: shared.Restart
 
 
 class CompressOptions(TypedDict, total=False):
@@ -335,13 +208,13 @@ class CompressOptions(TypedDict, total=False):
     ]
     layers: Annotated[
         int | None,
-        Option("Blocks to keep; which ones is decided by their agreement.", panel=_SIZES),
+        Option("Blocks to keep; which ones is decided by their agreement.", panel=shared.SIZES),
     ]
     ffn_width: Annotated[
         int | None,
         Option(
             "Feed-forward units to keep in each block, rounded down to a multiple of 16.",
-            panel=_SIZES,
+            panel=shared.SIZES,
         ),
     ]
     heads: Annotated[
@@ -349,7 +222,7 @@ class CompressOptions(TypedDict, total=False):
         Option(
             "Attention heads to keep in each block; transformers 5 alone cannot load such a "
             "student, hasten and transformers 4 can.",
-            panel=_SIZES,
+            panel=shared.SIZES,
         ),
     ]
     embeddings: Annotated[
@@ -358,7 +231,7 @@ class CompressOptions(TypedDict, total=False):
             "Remove the words that none of the training texts has from the vocabulary; in new "
             "texts they are split smaller, or unknown.",
             False,
-            panel=_SIZES,
+            panel=shared.SIZES,
         ),
     ]
     target: Annotated[
@@ -366,7 +239,7 @@ class CompressOptions(TypedDict, total=False):
         Option(
             "Instead of sizes: the speed-up to reach, such as 3x, as predicted in PyTorch.",
             check=speed_up,
-            panel=_SIZES,
+            panel=shared.SIZES,
         ),
     ]
     target_flips: Annotated[
@@ -375,7 +248,7 @@ class CompressOptions(TypedDict, total=False):
             "Instead of sizes: the largest acceptable share of flipped labels, such as 0.02; "
             "students are made from mild to strong, and the last that keeps it is taken.",
             check=share,
-            panel=_SIZES,
+            panel=shared.SIZES,
         ),
     ]
     freeze_embeddings: Annotated[
@@ -385,7 +258,7 @@ class CompressOptions(TypedDict, total=False):
             "your texts lack still fit.",
             True,
             flags=("--freeze-embeddings/--train-embeddings",),
-            panel=_TRAINING,
+            panel=shared.TRAINING,
         ),
     ]
     int8: Annotated[
@@ -393,7 +266,7 @@ class CompressOptions(TypedDict, total=False):
         Option(
             "Add quantization-aware training; `hasten tune` then tries the int8 model.",
             False,
-            panel=_TRAINING,
+            panel=shared.TRAINING,
         ),
     ]
     budget: Annotated[
@@ -403,7 +276,7 @@ class CompressOptions(TypedDict, total=False):
             "1h",
             check=duration,
             field="budget_s",
-            panel=_TRAINING,
+            panel=shared.TRAINING,
         ),
     ]
     seed: Annotated[
@@ -412,11 +285,11 @@ class CompressOptions(TypedDict, total=False):
             "Seed of everything that is drawn.",
             0,
             check=whole_number(0, 2**32 - 1),
-            panel=_TRAINING,
+            panel=shared.TRAINING,
         ),
     ]
-    allow_pickle: AllowPickle
-    restart: Restart
+    allow_pickle: shared.AllowPickle
+    restart: shared.Restart
 
 
 class ExportOptions(TypedDict, total=False):
@@ -434,14 +307,14 @@ class ExportOptions(TypedDict, total=False):
             flags=("--output", "-o"),
         ),
     ]
-    tokenizer: Tokenizer
-    weights: Weights
-    task: Task
-    allow_pickle: AllowPickle
-    max_flips: MaxFlips
+    tokenizer: shared.Tokenizer
+    weights: shared.Weights
+    task: shared.Task
+    allow_pickle: shared.AllowPickle
+    max_flips: shared.MaxFlips
     force: Annotated[
         bool,
-        Option("Write the best recipe even if it fails the check.", False, panel=_ANSWERS),
+        Option("Write the best recipe even if it fails the check.", False, panel=shared.ANSWERS),
     ]
     max_texts: Annotated[
         int,
@@ -450,7 +323,7 @@ class ExportOptions(TypedDict, total=False):
             200,
             check=whole_number(1, 10**9),
             field="texts",
-            panel=_ANSWERS,
+            panel=shared.ANSWERS,
         ),
     ]
     calibration: Annotated[
@@ -458,13 +331,13 @@ class ExportOptions(TypedDict, total=False):
         Option(
             "Set int8 ranges with at most this many other texts.",
             100,
-            check=_CALIBRATION,
-            panel=_ANSWERS,
+            check=shared.CHECK_CALIBRATION,
+            panel=shared.ANSWERS,
         ),
     ]
     seed: Annotated[
         int,
-        Option("Seed for sampling.", 0, check=whole_number(0, 2**32 - 1), panel=_ANSWERS),
+        Option("Seed for sampling.", 0, check=whole_number(0, 2**32 - 1), panel=shared.ANSWERS),
     ]
     budget: Annotated[
         str | float,
@@ -473,7 +346,7 @@ class ExportOptions(TypedDict, total=False):
             "1m",
             check=duration,
             field="budget_s",
-            panel=_SEARCH,
+            panel=shared.SEARCH,
         ),
     ]
     threads: Annotated[
@@ -481,10 +354,12 @@ class ExportOptions(TypedDict, total=False):
         Option(
             "Threads to check with; all usable cores by default.",
             check=whole_number(1, 4096),
-            panel=_SEARCH,
+            panel=shared.SEARCH,
         ),
     ]
-    device: Annotated[str, Option("cpu or cuda.", "cpu", check=one_of(*DEVICES), panel=_SEARCH)]
+    device: Annotated[
+        str, Option("cpu or cuda.", "cpu", check=one_of(*DEVICES), panel=shared.SEARCH)
+    ]
 
 
 class PredictOptions(TypedDict, total=False):
@@ -555,5 +430,5 @@ class DemoOptions(TypedDict, total=False):
         str | float,
         Option("How long it may take: 90s, 10m, 1h.", "4m", check=duration, field="budget_s"),
     ]
-    restart: Restart
-    accept_now: AcceptNow
+    restart: shared.Restart
+    accept_now: shared.AcceptNow

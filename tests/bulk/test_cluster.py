@@ -28,6 +28,7 @@ from hasten.bulk.ray_driver import Need, Start
 from hasten.bulk.source import Input
 from hasten.bulk.store import Store
 from hasten.errors import BundleError, ChoiceError, EngineError, InputError, StorageError
+from hasten.options import PredictOptions, choose
 from hasten.plain import from_json, to_json
 from hasten.records import Progress, Receipt, Shard
 from tests.scripted import Lab, save_bundle
@@ -65,10 +66,7 @@ def order_of(bundle: Path, given: Path, output: Path, **changes: Any) -> Order:
         cluster.described(bundle, trust=False),
         source,
         targets.decide(str(output), None, source),
-        text_column=None,
-        columns=None,
-        on_error="stop",
-        shard_rows=5,
+        choose("predict_file", PredictOptions, {"shard_rows": 5}),
     )
     store = Store(output, dataset=False)
     with store:

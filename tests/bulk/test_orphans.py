@@ -19,6 +19,7 @@ from hasten.bulk.plan import decide
 from hasten.bulk.source import Input
 from hasten.bulk.store import Store
 from hasten.errors import StorageError
+from hasten.options import PredictOptions, choose
 from hasten.records import BulkPlan, Receipt, Tally
 from hasten.storage import durable
 from tests.tiny import tiny_texts
@@ -32,10 +33,7 @@ def plan_of(bundle: Path, given: Path, output: str, shard_rows: int) -> BulkPlan
         cluster.described(bundle, trust=False),
         source,
         targets.decide(output, None, source),
-        text_column=None,
-        columns=None,
-        on_error="stop",
-        shard_rows=shard_rows,
+        choose("predict_file", PredictOptions, {"shard_rows": shard_rows}),
     ).plan
 
 

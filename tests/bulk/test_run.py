@@ -250,9 +250,8 @@ def test_answers_can_be_chosen_and_named(
         ({"columns": ["label", "score=label"]}, "share a name", "of its own"),
         ({"on_error": "ignore"}, "--on-error is 'ignore'", "stop, record"),
         ({"text_column": "body"}, "no column 'body'", "--text-column"),
-        ({"output_format": "jsonl"}, "contradict", "--format"),
-        ({"shard_rows": 0}, "--shard-rows is 0", "at least 1"),
-        ({"columns": "label"}, "columns is 'label'", "list"),
+        ({"output_format": "jsonl"}, "contradict", "--output-format"),
+        ({"shard_rows": 0}, "--shard-rows is 0", "from 1"),
         ({"input_format": "csv"}, "--input-format is for standard input", "< FILE"),
     ],
 )

@@ -1,0 +1,129 @@
+"""Options that several functions have, and what all definitions use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+from hasten.options.base import Option
+from hasten.options.checks import names, number, one_of, whole_number, whole_numbers
+from hasten.options.choices import DEVICES, FEWEST_CALIBRATION, PRECISIONS
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    Model: TypeAlias = str | PathLike[str] | nn.Module
+    """A Hugging Face folder or hub id, ``package.module:factory``, or a module whose forward takes
+    ``input_ids`` and ``attention_mask``."""
+else:
+    Model = Any
+
+FilePath: TypeAlias = str | PathLike[str]
+
+MODEL = "Model"
+ANSWERS = "Same answers"
+SEARCH = "Search and budget"
+INTERRUPTED = "Interrupted runs"
+SIZES = "Size of the student"
+TRAINING = "Training"
+
+
+Tokenizer = Annotated[
+    FilePath | Any,
+    Option(
+        "A tokenizer.json, its folder, or a tokenizer object; the model's own by default.",
+        panel=MODEL,
+    ),
+]
+Weights = Annotated[
+    FilePath | None,
+    Option("A state_dict (.pt, .safetensors) for a factory's module.", panel=MODEL),
+]
+Task = Annotated[
+    str | None,
+    Option("For custom modules: single_label, multi_label, regression or tensors.", panel=MODEL),
+]
+RandomWeights = Annotated[
+    bool,
+    Option("Measure the speed of an architecture from its config.json alone.", False, panel=MODEL),
+]
+AllowPickle = Annotated[
+    bool, Option("Accept a folder whose weights are a pickle.", False, panel=MODEL)
+]
+MaxFlips = Annotated[
+    float,
+    Option(
+        "Largest acceptable share of flipped labels, for lossy precisions.",
+        0.01,
+        check=number(0.0, 1.0),
+        panel=ANSWERS,
+    ),
+]
+Engines = Annotated[
+    str | Sequence[str] | None,
+    Option(
+        "Engines to try, with commas; all by default. See `hasten doctor`.",
+        (),
+        check=names(),
+        panel=SEARCH,
+    ),
+]
+Precisions = Annotated[
+    str | Sequence[str] | None,
+    Option(
+        f"Precisions to try, with commas: {','.join(PRECISIONS)}; by default those that the "
+        "machine has.",
+        (),
+        check=names(*PRECISIONS),
+        panel=SEARCH,
+    ),
+]
+BatchSizes = Annotated[
+    str | Sequence[int] | None,
+    Option(
+        "Batch sizes to try, with commas.",
+        (1, 2, 4, 8, 16, 32, 64),
+        check=whole_numbers(1, 4096),
+        panel=SEARCH,
+    ),
+]
+Threads = Annotated[
+    int | None,
+    Option(
+        "Threads for every candidate; all usable cores by default.",
+        check=whole_number(1, 4096),
+        panel=SEARCH,
+    ),
+]
+Device = Annotated[
+    str,
+    Option("auto, cpu or cuda.", "auto", check=one_of("auto", *DEVICES), panel=SEARCH),
+]
+MaxTexts = Annotated[
+    int,
+    Option(
+        "Use at most this many texts, a stratified sample if there are more.",
+        1000,
+        check=whole_number(1, 10**9),
+        field="texts",
+        panel=SEARCH,
+    ),
+]
+Seed = Annotated[
+    int,
+    Option("Seed for sampling and resampling.", 0, check=whole_number(0, 2**32 - 1), panel=SEARCH),
+]
+Restart = Annotated[
+    bool,
+    Option(
+        "Discard the results of an interrupted run instead of continuing it.",
+        False,
+        panel=INTERRUPTED,
+    ),
+]
+AcceptNow = Annotated[
+    bool,
+    Option("End an interrupted run with the choice that stands so far.", False, panel=INTERRUPTED),
+]
+CHECK_CALIBRATION = whole_number(FEWEST_CALIBRATION, 10**6, zero="holds no texts out")
