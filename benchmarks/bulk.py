@@ -26,7 +26,7 @@ import figures
 from models import subject
 
 import hasten
-from hasten import demo
+from hasten.demo import assets as demo
 from hasten.judging.stats import ratio_interval
 from hasten.records import Event, Progress
 from hasten.runtime.predictor import Predictor

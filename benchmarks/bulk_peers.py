@@ -74,7 +74,7 @@ def _parse() -> argparse.Namespace:
 
 
 def _mixed(path: Path, sentences: int, articles: int) -> tuple[Path, list[str]]:
-    from hasten import demo
+    from hasten.demo import assets as demo
 
     texts = demo.mixed_texts(sentences, articles)
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -85,7 +85,7 @@ def _mixed(path: Path, sentences: int, articles: int) -> tuple[Path, list[str]]:
 def demo_model() -> Path:
     from models import quiet
 
-    from hasten import demo
+    from hasten.demo import assets as demo
 
     return demo.prepare(None, quiet).model_folder
 

@@ -25,7 +25,7 @@ from pathlib import Path
 os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled")
 
 import hasten
-from hasten import demo
+from hasten.demo import assets as demo
 from hasten.records import Event, Progress, Summary
 
 _STORE_BYTES = 100 << 20

@@ -20,7 +20,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import hasten
-from hasten import demo, engines, hardware, tasks
+from hasten import engines, hardware, tasks
+from hasten.demo import assets as demo
 from hasten.inputs import corpus
 from hasten.judging.parity import compare
 from hasten.judging.stats import ratio_interval

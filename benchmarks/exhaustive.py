@@ -18,7 +18,8 @@ import figures
 from models import quiet, subject
 
 import hasten
-from hasten import demo, engines
+from hasten import engines
+from hasten.demo import assets as demo
 from hasten.judging.stats import ratio_interval
 from hasten.models import ModelFolder, prepare
 from hasten.records import Candidate, Measurement, Row, Strategy, Tuning

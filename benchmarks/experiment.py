@@ -17,8 +17,8 @@ from pathlib import Path
 from models import NAMES, subject
 
 import hasten
-from hasten import demo
 from hasten.cli import main as command
+from hasten.demo import assets as demo
 from hasten.records import Event, Forecast, Progress
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import figures
 from models import subject
 
-from hasten import demo
+from hasten.demo import assets as demo
 
 COLUMNS = "88"
 

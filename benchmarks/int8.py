@@ -23,7 +23,8 @@ import figures
 import mpnet
 import numpy as np
 
-from hasten import demo, engines, hardware, tasks
+from hasten import engines, hardware, tasks
+from hasten.demo import assets as demo
 from hasten.engines.base import Engine
 from hasten.errors import HastenError
 from hasten.inputs import corpus

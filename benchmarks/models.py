@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import mpnet
 
-from hasten import demo
+from hasten.demo import assets as demo
 from hasten.records import Event
 
 NAMES = ("minilm", "mpnet", "camembert")

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hasten import demo
+from hasten.demo import assets as demo
 from hasten.errors import HastenError, Unavailable
 from hasten.inputs.tokenization import TextTokenizer, Tokens
 from hasten.models.module import quiet

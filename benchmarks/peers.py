@@ -53,7 +53,7 @@ def main() -> None:
         return
     import figures
 
-    from hasten import demo
+    from hasten.demo import assets as demo
 
     options = _parse()
     encoder = demo.tokenizer_file().parent

@@ -2,22 +2,24 @@
 
 >>> import hasten
 >>> hasten.__all__  # doctest: +NORMALIZE_WHITESPACE
-['HastenError', '__version__', 'bench', 'compress', 'export', 'load', 'predict', 'predict_file',
- 'tune']
+['HastenError', '__version__', 'bench', 'compress', 'demo', 'doctor', 'export', 'load', 'predict',
+ 'predict_file', 'report', 'tune']
 
 Importing it loads no framework. ``tune``, ``bench`` and ``export`` need the extra ``[tune]``,
-``compress`` needs ``[compress]``; ``load``, ``predict`` and ``predict_file`` need only what runs
-the winner.
+``compress`` needs ``[compress]``, ``demo`` needs ``[demo]``, and a ``report`` with charts
+``[report]``; ``load``, ``predict`` and ``predict_file`` need only what runs the winner.
 """
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from hasten.errors import HastenError
 
 if TYPE_CHECKING:
-    from hasten.api import bench, compress, tune
+    from hasten.api import bench, compress, demo, doctor, report, tune
     from hasten.bulk.run import predict_file
     from hasten.bulk.stream import predict
     from hasten.exports import export
@@ -30,22 +32,43 @@ __all__ = [
     "__version__",
     "bench",
     "compress",
+    "demo",
+    "doctor",
     "export",
     "load",
     "predict",
     "predict_file",
+    "report",
     "tune",
 ]
 
 _HOME = {
     "bench": "hasten.api",
     "compress": "hasten.api",
+    "demo": "hasten.api",
+    "doctor": "hasten.api",
     "export": "hasten.exports",
     "load": "hasten.runtime.predictor",
     "predict": "hasten.bulk.stream",
     "predict_file": "hasten.bulk.run",
+    "report": "hasten.api",
     "tune": "hasten.api",
 }
+
+
+class _Package(ModuleType):
+    """This package: its functions compress, demo and report keep their names.
+
+    Python makes a subpackage an attribute of its package when it is imported, which would take
+    the place of the function of that name. ``from hasten.report import ...`` works all the same.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

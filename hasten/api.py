@@ -1,4 +1,4 @@
-"""``hasten.tune`` and ``hasten.bench``: from a model and texts to a bundle, or to an experiment."""
+"""What the library does, and the command line with it: from a model and texts to a saved result."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ from os import PathLike
 from pathlib import Path
 from typing import Unpack
 
+from hasten import engines, hardware
 from hasten.errors import ChoiceError, EndedEarly, StorageError, Unavailable
 from hasten.experiment.run import Experiment, Wanted
+from hasten.inputs import corpus
 from hasten.models.folder import storing
 from hasten.options import (
     BenchOptions,
     CompressOptions,
+    DemoOptions,
     Model,
+    ReportOptions,
     TuneOptions,
     choose,
     documented,
@@ -29,7 +33,8 @@ from hasten.options import (
 from hasten.options.choices import SHORTEST
 from hasten.plain import to_json
 from hasten.records import Bench, Event, ModelInfo, Settings, Student, Tuning
-from hasten.report import compose, markdown, stored
+from hasten.report import compose, markdown, publish, stored
+from hasten.report.doctor import Diagnosis, diagnose
 from hasten.report.notebook import progress
 from hasten.report.stored import BENCH
 from hasten.runtime import bundle
@@ -270,6 +275,77 @@ def bench(
         # Another start would make these again: gigabytes, for a large model.
         job.remove(folder, "reference", "artifacts")
     return result
+
+
+@documented(DemoOptions)
+def demo(
+    *,
+    command: str | None = None,
+    on_event: Callable[[Event], None] | None = None,
+    **options: Unpack[DemoOptions],
+) -> Tuning:
+    """Run :func:`tune` on a real encoder and a real corpus; no hub, no network.
+
+    Trains a five-class news classifier on the packaged MiniLM encoder, once: it is kept in your
+    cache folder. Then tunes it on 1,000 texts from one-line sentences to whole articles.
+
+    Args:
+        command: as for :func:`tune`.
+        on_event: as for :func:`tune`.
+
+    Returns:
+        As :func:`tune`.
+
+    Raises:
+        HastenError: see :mod:`hasten.errors`; the message says what to do.
+    """
+    from hasten.demo import assets
+
+    options = choose("hasten.demo", DemoOptions, options)
+    with progress(on_event, job.ignore_event) as report:
+        made = assets.prepare(None, report)
+    read = corpus.read(made.texts_file, text_column="text", label_column="label")
+    return tune(
+        made.model_folder,
+        read.texts,
+        labels=read.labels,
+        command=command,
+        on_event=on_event,
+        **options,
+    )
+
+
+@documented(ReportOptions)
+def report(
+    path: str | PathLike[str],
+    other: str | PathLike[str] | None = None,
+    **options: Unpack[ReportOptions],
+) -> tuple[Path, ...]:
+    """Write results as one HTML page that opens anywhere, or in other formats.
+
+    The page has every chart and table, and loads nothing from a network. Two results are compared:
+    before and after, or two machines.
+
+    Args:
+        path: a bundle, or the folder of a :func:`bench`.
+        other: a second one, to be shown beside the first.
+
+    Returns:
+        The files.
+
+    Raises:
+        HastenError: see :mod:`hasten.errors`; the message says what to do.
+    """
+    options = choose("hasten.report", ReportOptions, options)
+    first, second = Path(path), None if other is None else Path(other)
+    _, document = publish.read(first, second)
+    base = publish.base(first, second, options["output"])
+    return publish.write(document, base, options["format"] or ("html",))
+
+
+def doctor() -> Diagnosis:
+    """What this machine is, which engines can run here, and what would add the others."""
+    return diagnose(hardware.detect(), engines.discover())
 
 
 def _check_lengths(wanted: Wanted, model: ModelInfo) -> None:

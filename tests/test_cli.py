@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from hasten import __version__, api, cli, demo
+from hasten import __version__, api, cli
+from hasten.cli import reference
+from hasten.demo import assets as demo
 from hasten.errors import BudgetError, EngineError, HastenError, NoCandidate, Unavailable
 from hasten.records import Briefing, Parity, Progress, Student, Tuning
 from hasten.report import charts, content, stored
@@ -263,6 +265,13 @@ def test_both_models_are_named_before_anything_is_measured(
 def test_help_has_examples_and_the_version_is_told() -> None:
     assert "hasten tune ./my-model --data texts.csv" in run("tune", "--help").stdout
     assert run("--version").stdout.strip() == f"hasten {__version__}"
+
+
+def test_the_reference_of_the_command_line_is_current() -> None:
+    page = Path(__file__).parents[1] / "docs" / "cli.md"
+    assert page.read_text(encoding="utf-8") == reference.render(), (
+        "write it again: python -m hasten.cli.reference > docs/cli.md"
+    )
 
 
 def lines_of(shown: str, width: int = 80) -> int:

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hasten import demo
-from hasten.demo import LABELS, Labelled, training
+from hasten.demo import assets as demo
+from hasten.demo import training
+from hasten.demo.assets import LABELS, Labelled
 from hasten.errors import StorageError, Unavailable
 from hasten.inputs import corpus
 from hasten.inputs.tokenization import TextTokenizer

@@ -10,9 +10,10 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
-from hasten import api, cli, demo
+from hasten import api, cli
 from hasten.cli.display import Display
 from hasten.cli.interrupts import accepting
+from hasten.demo import assets as demo
 from hasten.errors import ChoiceError, EndedEarly
 from hasten.inputs import corpus
 from hasten.records import Standing

@@ -15,9 +15,11 @@ from hasten.errors import ChoiceError
 from hasten.options import (
     BenchOptions,
     CompressOptions,
+    DemoOptions,
     ExportOptions,
     Option,
     PredictOptions,
+    ReportOptions,
     TuneOptions,
     checks,
     choose,
@@ -33,6 +35,8 @@ FUNCTIONS: dict[str, tuple[type, Callable[..., Any]]] = {
     "bench": (BenchOptions, api.bench),
     "compress": (CompressOptions, api.compress),
     "export": (ExportOptions, exports.export),
+    "demo": (DemoOptions, api.demo),
+    "report": (ReportOptions, api.report),
     "predict": (PredictOptions, run.predict_file),
 }
 
@@ -157,3 +161,15 @@ def test_what_is_not_allowed_is_refused_by_name(
     with pytest.raises(ChoiceError, match="--option") as caught:
         check("--option", value)
     assert fix in (caught.value.fix or "")
+
+
+def test_a_subpackage_does_not_hide_the_function_of_its_name() -> None:
+    import hasten.compress.kept
+    import hasten.demo.assets
+    import hasten.report.screen
+
+    for name in hasten.__all__:
+        assert not inspect.ismodule(getattr(hasten, name)), name
+    assert hasten.compress is api.compress
+    assert hasten.report is api.report
+    assert hasten.demo is api.demo

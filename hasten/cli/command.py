@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 import typer
 
 from hasten.cli.app import app
+from hasten.cli.shared import OUTPUT
 from hasten.options import Defined, defined
 
 F = TypeVar("F", bound=Callable[..., None])
@@ -42,7 +43,12 @@ def _spread(signature: inspect.Signature) -> inspect.Signature:
         return signature
     (kind,) = get_args(own[-1].annotation)
     options = [_parameter(option) for option in defined(kind).values()]
-    return signature.replace(parameters=[*own[:-1], *options])
+    return signature.replace(parameters=sorted([*own[:-1], *options], key=_about_output))
+
+
+def _about_output(parameter: inspect.Parameter) -> bool:
+    """Whether an option is only about what is printed: those come last."""
+    return get_args(parameter.annotation)[1].rich_help_panel == OUTPUT
 
 
 def _parameter(defined_option: Defined) -> inspect.Parameter:

@@ -23,12 +23,12 @@ T = TypeVar("T", TuneOptions, BenchOptions)
 
 def _with_tokenizer(model: str, options: T) -> T:
     """The options, with the demo's tokenizer for a ``config.json`` that comes without one."""
-    from hasten import demo
+    from hasten.demo import assets
 
     has_one = options["tokenizer"] or (Path(model) / "tokenizer.json").exists()
     if has_one or not options["random_weights"]:
         return options
-    return {**options, "tokenizer": demo.tokenizer_file()}
+    return {**options, "tokenizer": assets.tokenizer_file()}
 
 
 @command(
@@ -128,24 +128,18 @@ def run_demo(
     Trains a five-class news classifier on the packaged MiniLM encoder (once; it is kept in your
     cache folder), then tunes it on 1,000 texts from one-line sentences to whole articles.
     """
-    from hasten import api, demo
-    from hasten.inputs import corpus
+    from hasten import api
+    from hasten.demo import assets
 
     with reporting(debug):
         display = Display()
         with display.live(), accepting(display):
-            assets = demo.prepare(None, display)
-            read = corpus.read(assets.texts_file, text_column="text", label_column="label")
+            made = assets.prepare(None, display)
             err.print(
-                f"Demo    news classifier, held-out accuracy {assets.article_accuracy:.1%} on "
-                f"articles, {assets.sentence_accuracy:.1%} on sentences"
+                f"Demo    news classifier, held-out accuracy {made.article_accuracy:.1%} on "
+                f"articles, {made.sentence_accuracy:.1%} on sentences"
             )
-            tuning = api.tune(
-                assets.model_folder,
-                texts=read.texts,
-                labels=read.labels,
-                command=shlex.join(["hasten", *sys.argv[1:]]),
-                on_event=display,
-                **options,
+            tuning = api.demo(
+                command=shlex.join(["hasten", *sys.argv[1:]]), on_event=display, **options
             )
         show(tuning, Path(options["output"]), verbose=verbose, as_json=as_json)

@@ -33,6 +33,7 @@ __all__ = [
     "Model",
     "Option",
     "PredictOptions",
+    "ReportOptions",
     "TuneOptions",
     "choose",
     "default",
@@ -416,7 +417,7 @@ class PredictOptions(TypedDict, total=False):
 
 
 class DemoOptions(TypedDict, total=False):
-    """Options of ``hasten demo``."""
+    """Options of :func:`hasten.demo` and ``hasten demo``."""
 
     output: Annotated[
         FilePath,
@@ -432,3 +433,18 @@ class DemoOptions(TypedDict, total=False):
     ]
     restart: shared.Restart
     accept_now: shared.AcceptNow
+
+
+class ReportOptions(TypedDict, total=False):
+    """Options of :func:`hasten.report` and ``hasten report``."""
+
+    output: Annotated[
+        FilePath | None,
+        Option("Folder for the files; by default beside the results.", flags=("--output", "-o")),
+    ]
+    format: Annotated[
+        str | Sequence[str] | None,
+        Option(
+            "Formats of the files, with commas: html,md,png,svg; html by default.", check=names()
+        ),
+    ]

@@ -1,19 +1,35 @@
-"""Writes a report to files: a page, Markdown, pictures."""
+"""From stored results to a report's files: a page, Markdown, pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from os import PathLike
 from pathlib import Path
 
 from hasten.errors import ChoiceError, StorageError
-from hasten.report import markdown, page, pictures
+from hasten.records import Bench, Tuning
+from hasten.report import comparison, compose, markdown, page, pictures, stored
 from hasten.report.document import Document
 from hasten.runtime import bundle
 
 FORMATS = ("html", "md", "png", "svg")
 
 
-def base(path: Path, other: Path | None, output: Path | None) -> Path:
+def read(path: Path, other: Path | None) -> tuple[list[Tuning | Bench], Document]:
+    """One result, or two to be compared, and the report about them.
+
+    Raises:
+        InputError: there are no results.
+        BundleError: a bundle that has been altered.
+    """
+    results = [stored.read(folder) for folder in (path, other) if folder]
+    if other is None:
+        return results, compose.of(results[0])
+    sides = zip(stored.labels(path, other), results, strict=True)
+    return results, comparison.of(*(comparison.Side(*side) for side in sides))
+
+
+def base(path: Path, other: Path | None, output: str | PathLike[str] | None) -> Path:
     """What the files of a report are called, without their endings.
 
     A bench's report stands among its results. A bundle holds what its manifest lists and nothing
@@ -22,7 +38,7 @@ def base(path: Path, other: Path | None, output: Path | None) -> Path:
     folder = path if path.is_dir() else path.parent
     name = "report" if other is None else "comparison"
     if output is not None:
-        return output / name
+        return Path(output) / name
     if other is not None:
         return Path(name)
     if (folder / bundle.MANIFEST).exists():
