@@ -36,7 +36,7 @@ def serve(  # noqa: PLR0917 - typer makes options of all of them
     ] = 10.0,
     deadline: Annotated[float, typer.Option(help="Seconds that a request may take.")] = 60.0,
     trust_bundle: Annotated[
-        bool, typer.Option("--trust-bundle", help="Load artifacts that can run code.")
+        bool, typer.Option("--trust", "--trust-bundle", help="Load artifacts that can run code.")
     ] = False,
 ) -> None:
     """Serve bundles over HTTP, to clients of TEI, OpenAI, Cohere, vLLM, KServe and Hugging Face."""

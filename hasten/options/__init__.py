@@ -413,7 +413,14 @@ class PredictOptions(TypedDict, total=False):
             metavar="ADDRESS",
         ),
     ]
-    trust: Annotated[bool, Option("Accept an artifact that can run code when loaded.", False)]
+    trust: Annotated[
+        bool,
+        Option(
+            "Accept an artifact that can run code when loaded.",
+            False,
+            flags=("--trust", "--trust-bundle"),
+        ),
+    ]
 
 
 class DemoOptions(TypedDict, total=False):
