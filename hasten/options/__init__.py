@@ -324,6 +324,7 @@ class ExportOptions(TypedDict, total=False):
             200,
             check=whole_number(1, 10**9),
             field="texts",
+            flags=("--max-texts", "--texts"),
             panel=shared.ANSWERS,
         ),
     ]

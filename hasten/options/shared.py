@@ -107,6 +107,7 @@ MaxTexts = Annotated[
         1000,
         check=whole_number(1, 10**9),
         field="texts",
+        flags=("--max-texts", "--texts"),
         panel=SEARCH,
     ),
 ]
