@@ -48,7 +48,7 @@ def _spread(signature: inspect.Signature) -> inspect.Signature:
 
 def _about_output(parameter: inspect.Parameter) -> bool:
     """Whether an option is only about what is printed: those come last."""
-    return get_args(parameter.annotation)[1].rich_help_panel == OUTPUT
+    return bool(get_args(parameter.annotation)[1].rich_help_panel == OUTPUT)
 
 
 def _parameter(defined_option: Defined) -> inspect.Parameter:

@@ -36,6 +36,7 @@ from hasten.errors import (
 from hasten.inputs.corpus import digest, label_text, profile, stratified_sample
 from hasten.inputs.tokenization import Tokens
 from hasten.models import ModelFolder, prepare, reading_notice, require_comparable
+from hasten.options.choices import FEWEST_CALIBRATION
 from hasten.records import Briefing, Event, LengthProfile, ModelInfo, Settings
 from hasten.runtime import probes
 from hasten.storage.journal import Journal
@@ -350,7 +351,7 @@ def _held_apart(
     if 2 * len(rest) < len(judging):
         joining, rest = joining[:0], judging
     apart = np.sort(np.concatenate([apart, joining]))
-    if len(apart) < candidates.FEWEST_CALIBRATION:
+    if len(apart) < FEWEST_CALIBRATION:
         return judging[:0], judging
     return apart, rest
 
