@@ -11,6 +11,7 @@ from typing import Annotated, Required, TypedDict
 
 from hasten.options import shared
 from hasten.options.base import Defined, Option, choose, default, defined, documented, record
+from hasten.options.bundles import PredictOptions, ReportOptions
 from hasten.options.checks import (
     duration,
     names,
@@ -21,7 +22,7 @@ from hasten.options.checks import (
     whole_number,
     whole_numbers,
 )
-from hasten.options.choices import DEVICES, EXPERIMENTS, OBJECTIVES, ON_ERROR, PRECISIONS, SHORTEST
+from hasten.options.choices import DEVICES, EXPERIMENTS, OBJECTIVES, PRECISIONS, SHORTEST
 from hasten.options.shared import FilePath, Model
 
 __all__ = [
@@ -364,66 +365,6 @@ class ExportOptions(TypedDict, total=False):
     ]
 
 
-class PredictOptions(TypedDict, total=False):
-    """Options of :func:`hasten.predict_file` and ``hasten predict``."""
-
-    text_column: Annotated[
-        str | None, Option("Column with the texts; found by itself if it is clear.")
-    ]
-    columns: Annotated[
-        str | Sequence[str] | None,
-        Option(
-            "Answers to add, with commas, each also under another name: label=topic,score. "
-            "Of a classifier: label, score, scores.",
-            check=names(),
-        ),
-    ]
-    input_format: Annotated[str | None, Option("Of standard input: csv, tsv, jsonl or txt.")]
-    output_format: Annotated[
-        str | None,
-        Option(
-            "Of a folder or standard output: csv, tsv, jsonl or parquet; the input's, if that "
-            "can hold answers.",
-            flags=("--output-format", "--format"),
-        ),
-    ]
-    on_error: Annotated[
-        str,
-        Option(
-            "stop at a row that cannot be read or answered, or record why in a column.",
-            "stop",
-            check=one_of(*ON_ERROR),
-        ),
-    ]
-    restart: Annotated[
-        bool,
-        Option("Discard the results of an interrupted run, and replace an earlier output.", False),
-    ]
-    shard_rows: Annotated[
-        int | None,
-        Option(
-            "Rows that are planned and stored together; about 20 s of work by default.",
-            check=whole_number(1, 10**9),
-        ),
-    ]
-    ray: Annotated[
-        str | None,
-        Option(
-            "Spread the work over a Ray cluster: HEAD:6379, auto, or local for this machine. "
-            "All nodes must see bundle, input and output.",
-            metavar="ADDRESS",
-        ),
-    ]
-    trust: Annotated[
-        bool,
-        Option(
-            "Accept an artifact that can run code when loaded.",
-            False,
-            flags=("--trust", "--trust-bundle"),
-        ),
-    ]
-
-
 class DemoOptions(TypedDict, total=False):
     """Options of :func:`hasten.demo` and ``hasten demo``."""
 
@@ -441,18 +382,3 @@ class DemoOptions(TypedDict, total=False):
     ]
     restart: shared.Restart
     accept_now: shared.AcceptNow
-
-
-class ReportOptions(TypedDict, total=False):
-    """Options of :func:`hasten.report` and ``hasten report``."""
-
-    output: Annotated[
-        FilePath | None,
-        Option("Folder for the files; by default beside the results.", flags=("--output", "-o")),
-    ]
-    format: Annotated[
-        str | Sequence[str] | None,
-        Option(
-            "Formats of the files, with commas: html,md,png,svg; html by default.", check=names()
-        ),
-    ]

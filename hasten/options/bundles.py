@@ -1,0 +1,86 @@
+"""Options of the functions that use what was saved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, TypedDict
+
+from hasten.options.base import Option
+from hasten.options.checks import names, one_of, whole_number
+from hasten.options.choices import ON_ERROR
+from hasten.options.shared import FilePath
+
+
+class PredictOptions(TypedDict, total=False):
+    """Options of :func:`hasten.predict_file` and ``hasten predict``."""
+
+    text_column: Annotated[
+        str | None, Option("Column with the texts; found by itself if it is clear.")
+    ]
+    columns: Annotated[
+        str | Sequence[str] | None,
+        Option(
+            "Answers to add, with commas, each also under another name: label=topic,score. "
+            "Of a classifier: label, score, scores.",
+            check=names(),
+        ),
+    ]
+    input_format: Annotated[str | None, Option("Of standard input: csv, tsv, jsonl or txt.")]
+    output_format: Annotated[
+        str | None,
+        Option(
+            "Of a folder or standard output: csv, tsv, jsonl or parquet; the input's, if that "
+            "can hold answers.",
+            flags=("--output-format", "--format"),
+        ),
+    ]
+    on_error: Annotated[
+        str,
+        Option(
+            "stop at a row that cannot be read or answered, or record why in a column.",
+            "stop",
+            check=one_of(*ON_ERROR),
+        ),
+    ]
+    restart: Annotated[
+        bool,
+        Option("Discard the results of an interrupted run, and replace an earlier output.", False),
+    ]
+    shard_rows: Annotated[
+        int | None,
+        Option(
+            "Rows that are planned and stored together; about 20 s of work by default.",
+            check=whole_number(1, 10**9),
+        ),
+    ]
+    ray: Annotated[
+        str | None,
+        Option(
+            "Spread the work over a Ray cluster: HEAD:6379, auto, or local for this machine. "
+            "All nodes must see bundle, input and output.",
+            metavar="ADDRESS",
+        ),
+    ]
+    trust: Annotated[
+        bool,
+        Option(
+            "Accept an artifact that can run code when loaded.",
+            False,
+            flags=("--trust", "--trust-bundle"),
+        ),
+    ]
+
+
+class ReportOptions(TypedDict, total=False):
+    """Options of :func:`hasten.report` and ``hasten report``."""
+
+    output: Annotated[
+        FilePath | None,
+        Option("Folder for the files; by default beside the results.", flags=("--output", "-o")),
+    ]
+    format: Annotated[
+        str | Sequence[str] | None,
+        Option(
+            "Formats of the files, with commas: html,md,png,svg; html by default.", check=names()
+        ),
+    ]
