@@ -24,6 +24,7 @@ from hasten.plain import to_json
 from hasten.records import Interval, Tuning
 from hasten.report import content
 from hasten.runtime import bundle
+from hasten.runtime.manifest import MANIFEST
 
 _GOAL = 0.9
 
@@ -110,7 +111,7 @@ def _command(name: str, work: Path, texts: int) -> list[str]:
 def _run(command: list[str], work: Path, number: int) -> Tuning:
     """The result of one run: the one that is there, or that of the command, begun or continued."""
     folder = work / f"run-{number:02d}"
-    if not (folder / bundle.MANIFEST).exists():
+    if not (folder / MANIFEST).exists():
         print(f"run {number}: {folder}", file=sys.stderr, flush=True)
         done = subprocess.run(  # noqa: S603 - our own command
             [*command, "-o", str(folder), "--json"], stdout=subprocess.DEVNULL, check=False

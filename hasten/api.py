@@ -37,7 +37,7 @@ from hasten.report import compose, markdown, publish, stored
 from hasten.report.doctor import Diagnosis, diagnose
 from hasten.report.notebook import progress
 from hasten.report.stored import BENCH
-from hasten.runtime import bundle
+from hasten.runtime.saving import NewStage, refuse_foreign_folder, save
 from hasten.storage import durable
 from hasten.tuning import contest, job
 from hasten.tuning.context import Context
@@ -81,7 +81,7 @@ def tune(
     job.check(settings)
     job.require_tune_extra()
     folder = Path(options["output"]).resolve()
-    bundle.refuse_foreign_folder(folder)
+    refuse_foreign_folder(folder)
     work = folder.with_name(folder.name + ".tuning")
     source, original = _sources(model, options)
     # What a stage leaves out depends on these; a resumed run must leave out the same.
@@ -393,11 +393,17 @@ def _failure_logs(tuning: Tuning, context: Context) -> dict[str, str]:
 
 def _save(folder: Path, tuning: Tuning, context: Context) -> None:
     candidate = tuning.plan.candidate
-    bundle.save(
-        folder,
-        tuning,
+    stage = NewStage(
         artifact=context.artifact(candidate),
         reference=context.subject(candidate).reference,
+        model=tuning.chosen_model,
+        plan=tuning.plan,
+        probes=tuning.probes,
+    )
+    save(
+        folder,
+        tuning,
+        stages=[stage],
         extra={
             "report.md": markdown.render(compose.of(tuning, drawn=False)),
             **_failure_logs(tuning, context),

@@ -43,8 +43,8 @@ def _decode(kind: Any, value: Any) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None:
             return None
-        (inner,) = (argument for argument in arguments if argument is not type(None))
-        return _decode(inner, value)
+        inner = [argument for argument in arguments if argument is not type(None)]
+        return _decode(inner[0], value) if len(inner) == 1 else _one_of(inner, value)
     if origin is tuple:
         return tuple(_decode(arguments[0], item) for item in value)
     if origin is Mapping:
@@ -62,10 +62,19 @@ def _decode(kind: Any, value: Any) -> Any:
     return value
 
 
+def _one_of(kinds: list[Any], value: Any) -> Any:
+    if type(value) not in kinds:  # exactly, or True would pass for an int
+        names = " or ".join(kind.__name__ for kind in kinds)
+        raise ValueError(f"expected {names}, got {value!r}")
+    return value
+
+
 def _decode_record(kind: Any, value: Any) -> Any:
     hints = _hints(kind)
-    if not isinstance(value, Mapping) or not set(value) <= set(hints):
+    if not isinstance(value, Mapping):
         raise ValueError(f"expected the fields of {kind.__name__}, got {value!r}")
+    if unknown := sorted(set(value) - set(hints)):
+        raise ValueError(f"{kind.__name__} has no field {', '.join(unknown)}")
     try:
         return kind(**{name: _decode(hints[name], item) for name, item in value.items()})
     except TypeError as error:

@@ -15,7 +15,7 @@ from hasten.inputs.corpus import profile
 from hasten.models import ModelFolder
 from hasten.plain import to_json
 from hasten.records import Event, Hardware, ModelInfo, Settings, Tuning
-from hasten.runtime import bundle
+from hasten.runtime.saving import NewStage, save
 from hasten.storage.journal import Journal
 from hasten.tuning import contest
 from hasten.tuning.context import Budget, Context, Subject
@@ -125,11 +125,17 @@ class Lab:
 
 def save_bundle(folder: Path, lab: Lab, tuning: Tuning) -> Path:
     """What a lab's tune has chosen, as a bundle."""
-    bundle.save(
-        folder,
-        tuning,
+    stage = NewStage(
         artifact=lab.folder / "artifacts" / "fake-fp32-cpu",
         reference=lab.reference.folder,
+        model=tuning.model,
+        plan=tuning.plan,
+        probes=tuning.probes,
+    )
+    save(
+        folder,
+        tuning,
+        stages=[stage],
         extra={"report.md": "# a report\n"},
         results=lab.folder / "results.jsonl",
     )

@@ -44,10 +44,10 @@ class Model:
     """A loaded bundle as bulk runs use it: its batches may run while texts are being prepared."""
 
     def __init__(self, predictor: Predictor) -> None:
-        bundle = predictor.bundle
+        stage = predictor.bundle.stages[0]
         self.predictor = predictor
         self._tokenizer = TextTokenizer.load(
-            bundle.tokenizer, bundle.model.max_length, bundle.plan.candidate.threads
+            stage.tokenizer, stage.model.max_length, stage.plan.candidate.threads
         )
 
     def prepare(self, shard: Shard, rows: Rows, text_column: str) -> Work:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasten.engines._border import foreign_errors, shape_of, why_not
-from hasten.engines.base import Engine, Outputs, Session
+from hasten.engines.base import Engine, Options, Outputs, Session
 from hasten.errors import EngineError
 from hasten.hardware import detect
 from hasten.models import ModelFolder, load_module, runs_code
@@ -42,14 +42,14 @@ class TorchSession(Session):
     """Runs a module, or what was made of one, as plain PyTorch does."""
 
     def __init__(
-        self, title: str, forward: Callable[..., Tensor], output_name: str, candidate: Candidate
+        self, title: str, forward: Callable[..., Tensor], output_name: str, options: Options
     ) -> None:
         """Wrap ``forward``: int64 tensors by position in, one float32 tensor out."""
         self._title = title
         self._forward = forward
         self._output_name = output_name
-        self._device = candidate.device
-        self._threads = candidate.intra_op_num_threads
+        self._device = options["device"]
+        self._threads = int(options["num_threads"])
 
     def run(
         self,
@@ -83,6 +83,9 @@ class WeightsEngine(Engine):
     def supports(self, candidate: Candidate, hardware: Hardware) -> str | None:
         return supports(self.title, candidate, hardware)
 
+    def session_options(self, candidate: Candidate) -> Options:
+        return session_options(candidate)
+
     def artifact_name(self, candidate: Candidate) -> str:
         # In fp32: the precision is applied, and anything compiled, where they are loaded.
         return "torch-weights"
@@ -102,6 +105,11 @@ def supports(title: str, candidate: Candidate, hardware: Hardware) -> str | None
     if reason is None and candidate.device == "cuda":
         return _cuda_reason(candidate.precision)
     return reason
+
+
+def session_options(candidate: Candidate) -> Options:
+    """``num_threads`` of each stream (``torch.set_num_threads``), and the ``device``."""
+    return {"num_threads": candidate.intra_op_num_threads, "device": candidate.device}
 
 
 def _cuda_reason(precision: str) -> str | None:
@@ -126,15 +134,17 @@ def pin_threads(threads: int) -> None:
         torch.set_num_threads(threads)
 
 
-def load_weights(title: str, folder: Path, candidate: Candidate) -> tuple[nn.Module, ModelInfo]:
+def load_weights(
+    title: str, folder: Path, candidate: Candidate, options: Options
+) -> tuple[nn.Module, ModelInfo]:
     """What :meth:`WeightsEngine.export` wrote, as a module that the candidate wants."""
-    pin_threads(candidate.intra_op_num_threads)
+    pin_threads(int(options["num_threads"]))
     with foreign_errors(title, f"load {folder}"):
         info = from_json(ModelInfo, json.loads((folder / _INFO).read_text(encoding="utf-8")))
         module = load_module(folder / "module", info)
         if candidate.precision == "int8":
             return dynamic_int8(module, candidate.spared), info
-        return in_precision(module, candidate.precision).to(candidate.device), info
+        return in_precision(module, candidate.precision).to(str(options["device"])), info
 
 
 def in_precision(module: nn.Module, precision: str) -> nn.Module:

@@ -24,6 +24,9 @@ from hasten.records import Candidate, Hardware
 if TYPE_CHECKING:
     from hasten.models import ModelFolder
 
+Options = Mapping[str, str | int | bool]
+"""How a session is opened, by the names that the framework itself uses. Plain JSON values."""
+
 Outputs = Mapping[str, NDArray[np.float32]]
 """Named outputs of one batch, such as ``logits: float32 [batch, labels]``."""
 
@@ -186,9 +189,37 @@ class Engine(ABC):
         """
         raise EngineError(f"{self.title} makes every artifact from the original")
 
-    @abstractmethod
-    def load(self, folder: Path, candidate: Candidate) -> Session:
+    def load(self, folder: Path, candidate: Candidate, options: Options | None = None) -> Session:
         """Load an artifact, with exactly the candidate's threads and streams.
+
+        Args:
+            folder: what :meth:`export` wrote.
+            candidate: how to run it.
+            options: as a bundle's manifest states them; :meth:`session_options` without. Options
+                that the manifest does not name have the values of :meth:`session_options`.
+
+        Raises:
+            EngineError: an option is unknown, or the artifact cannot be loaded; the framework's
+                exception is chained.
+        """
+        usual = self.session_options(candidate)
+        # A framework has options that write files, and a bundle may come from anywhere: only
+        # those are passed on that this engine sets itself.
+        unknown = (options or {}).keys() - usual.keys()
+        if unknown:
+            raise EngineError(
+                f"{self.title} has no session option {', '.join(sorted(unknown))}",
+                fix=f"Allowed are {', '.join(usual)}. Tune again to write the bundle anew.",
+            )
+        return self.open(folder, candidate, {**usual, **(options or {})})
+
+    @abstractmethod
+    def session_options(self, candidate: Candidate) -> Options:
+        """How a session for ``candidate`` is opened; stored in a bundle's manifest."""
+
+    @abstractmethod
+    def open(self, folder: Path, candidate: Candidate, options: Options) -> Session:
+        """Load the artifact in ``folder`` with these ``options``, all of them and no others.
 
         Raises:
             EngineError: the artifact cannot be loaded; the framework's exception is chained.

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hasten.engines.base import Engine, Outputs, Session
+from hasten.engines.base import Engine, Options, Outputs, Session
 from hasten.errors import EngineError
 from hasten.records import Candidate, Hardware
 
@@ -168,7 +168,10 @@ class Fake(Engine):
         }
         (folder / SCRIPT).write_text(json.dumps(artifact))
 
-    def load(self, folder: Path, candidate: Candidate) -> Session:
+    def session_options(self, candidate: Candidate) -> Options:
+        return {"threads": candidate.intra_op_num_threads}
+
+    def open(self, folder: Path, candidate: Candidate, options: Options) -> Session:
         artifact = json.loads((folder / SCRIPT).read_text())
         script = _script(artifact["script"], candidate)
         script.act("load")

@@ -24,7 +24,7 @@ from hasten.engines._border import (
     why_not,
     with_optimum,
 )
-from hasten.engines.base import Engine, Outputs, Session
+from hasten.engines.base import Engine, Options, Outputs, Session
 from hasten.errors import EngineError
 from hasten.records import Candidate, Hardware
 
@@ -40,6 +40,7 @@ _BYTES = {"fp32": 4, "fp16": 2, "int8": 4}  # of what is exported first
 _MODEL = "model.onnx"
 _WEIGHTS = "model.onnx_data"
 _TRAINED = "trained"
+_SPINNING = "session.intra_op.allow_spinning"
 # sdpa's export puts IsNaN and Where nodes around every softmax: with long texts it takes 1.1 to
 # 1.2 times as long (docs/precision.md).
 _ATTENTION: Attention = "eager"
@@ -52,14 +53,13 @@ _OPSET = 17
 class OnnxSession(Session):
     """One ONNX Runtime session per stream, or one for all where a stream is one thread."""
 
-    def __init__(self, title: str, path: Path, candidate: Candidate) -> None:
+    def __init__(self, title: str, path: Path, streams: int, options: Options) -> None:
         self._title = title
-        streams, threads = candidate.streams, candidate.intra_op_num_threads
         # Calls share their session's pool of threads, and without a pool each call runs on its
         # own thread: one session then serves all (two sessions took 0.92 to 1.11 of its time on
         # MiniLM). With a pool, each stream needs its own, weights included.
-        shared = 1 if threads == 1 else streams
-        self.sessions = [_open(path, candidate) for _ in range(shared)]
+        shared = 1 if options["intra_op_num_threads"] == 1 else streams
+        self.sessions = [_open(path, options) for _ in range(shared)]
         self._pool = Pool(self.sessions[stream % shared] for stream in range(streams))
         self._output_name = self.sessions[0].get_outputs()[0].name
 
@@ -191,9 +191,24 @@ class OnnxRuntime(Engine):
             f"outputs = session.run(None, inputs)  # int64: {', '.join(reference.info.input_names)}"
         )
 
-    def load(self, folder: Path, candidate: Candidate) -> Session:
+    def session_options(self, candidate: Candidate) -> Options:
+        return {
+            "provider": f"{candidate.device.upper()}ExecutionProvider",
+            "graph_optimization_level": "ORT_ENABLE_ALL",
+            "execution_mode": "ORT_SEQUENTIAL",
+            # Explicit, since the default counts the host's cores and not the container's.
+            "intra_op_num_threads": candidate.intra_op_num_threads,
+            "inter_op_num_threads": 1,
+            # Waiting threads sleep unless the candidate says otherwise. On two idle cores
+            # spinning made a batch faster (0.78 of the time at 1x8, 0.86 at 8x128), but with
+            # anything else running, a tokenizer to begin with, it took 1.1 to 2.4 times as long;
+            # stopping the spin between batches (force_spinning_stop) did not help.
+            _SPINNING: "1" if candidate.spinning else "0",
+        }
+
+    def open(self, folder: Path, candidate: Candidate, options: Options) -> Session:
         with foreign_errors(self.title, f"load {folder / _MODEL}"):
-            return OnnxSession(self.title, folder / _MODEL, candidate)
+            return OnnxSession(self.title, folder / _MODEL, candidate.streams, options)
 
 
 def export_graph(module: nn.Module, reference: ModelFolder, path: Path) -> None:
@@ -247,27 +262,23 @@ def _in_half(exported: Path) -> Any:
         return convert_float_to_float16(str(exported), keep_io_types=True)
 
 
-def _open(path: Path, candidate: Candidate) -> Any:
+def _open(path: Path, options: Options) -> Any:
     import onnxruntime
 
     onnxruntime.disable_telemetry_events()  # on by default in the Windows builds
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    # Explicit, since the default counts the host's cores and not the container's.
-    options.intra_op_num_threads = candidate.intra_op_num_threads
-    options.inter_op_num_threads = 1
-    # Waiting threads sleep unless the candidate says otherwise. On two idle cores spinning made a
-    # batch faster (0.78 of the time at 1x8, 0.86 at 8x128), but with anything else running, a
-    # tokenizer to begin with, it took 1.1 to 2.4 times as long; stopping the spin between batches
-    # (force_spinning_stop) did not help.
-    spinning = "1" if candidate.spinning else "0"
-    options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
-    providers = ["CPUExecutionProvider"]
-    if candidate.device == "cuda":
+    levels, modes = onnxruntime.GraphOptimizationLevel, onnxruntime.ExecutionMode
+    opened = onnxruntime.SessionOptions()
+    opened.graph_optimization_level = getattr(levels, str(options["graph_optimization_level"]))
+    opened.execution_mode = getattr(modes, str(options["execution_mode"]))
+    opened.intra_op_num_threads = options["intra_op_num_threads"]
+    opened.inter_op_num_threads = options["inter_op_num_threads"]
+    opened.add_session_config_entry(_SPINNING, options[_SPINNING])
+    provider = options["provider"]
+    if provider == "CUDAExecutionProvider":
         onnxruntime.preload_dlls()  # CUDA's libraries from pip's packages, where they are
-        providers.insert(0, "CUDAExecutionProvider")
-    session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-    if session.get_providers()[0] != providers[0]:
+    providers = dict.fromkeys((provider, "CPUExecutionProvider"))
+    session = onnxruntime.InferenceSession(str(path), opened, providers=list(providers))
+    if session.get_providers()[0] != provider:
         # It would run on the CPU and only log that; the numbers would be another device's.
         raise EngineError(
             "ONNX Runtime could not start its CUDA provider",

@@ -23,7 +23,7 @@ from hasten.engines._border import (
     why_not,
     with_optimum,
 )
-from hasten.engines.base import Engine, Outputs, Session
+from hasten.engines.base import Engine, Options, Outputs, Session
 from hasten.hardware import missing_instructions
 from hasten.records import Candidate, Hardware
 
@@ -165,22 +165,23 @@ class OpenVino(Engine):
             f"outputs = model(inputs)  # int64: {', '.join(reference.info.input_names)}"
         )
 
-    def load(self, folder: Path, candidate: Candidate) -> Session:
-        streams = candidate.streams
-        settings = {
+    def session_options(self, candidate: Candidate) -> Options:
+        return {
             # Explicit, since the default is bf16 wherever the CPU has it.
             "INFERENCE_PRECISION_HINT": _hint(candidate),
-            "INFERENCE_NUM_THREADS": candidate.intra_op_num_threads * streams,
-            "NUM_STREAMS": streams,
+            "INFERENCE_NUM_THREADS": candidate.threads,
+            "NUM_STREAMS": candidate.streams,
             # Pinned threads were not faster (0.95 to 1.05 of the time at one stream, 0.95 to 1.05
             # at two), and those of two processes sit on the same cores.
             "ENABLE_CPU_PINNING": False,
         }
+
+    def open(self, folder: Path, candidate: Candidate, options: Options) -> Session:
         with foreign_errors(self.title, f"load {folder / _MODEL}"), _without_telemetry():
             import openvino
 
-            compiled = openvino.Core().compile_model(str(folder / _MODEL), "CPU", settings)
-            return OpenVinoSession(self.title, compiled, streams)
+            compiled = openvino.Core().compile_model(str(folder / _MODEL), "CPU", dict(options))
+            return OpenVinoSession(self.title, compiled, candidate.streams)
 
 
 def _hint(candidate: Candidate) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from hasten.engines import _torch
 from hasten.engines._border import foreign_errors
-from hasten.engines.base import Session
+from hasten.engines.base import Options, Session
 from hasten.records import Candidate, Hardware
 
 # What Inductor calls where CXX does not name another (torch._inductor.config.cpp.cxx).
@@ -35,13 +35,13 @@ class TorchCompile(_torch.WeightsEngine):
             return f"torch.compile needs a C++ compiler, and {compiler} is not installed"
         return reason
 
-    def load(self, folder: Path, candidate: Candidate) -> Session:
+    def open(self, folder: Path, candidate: Candidate, options: Options) -> Session:
         import torch
 
-        module, info = _torch.load_weights(self.title, folder, candidate)
+        module, info = _torch.load_weights(self.title, folder, candidate, options)
         # Inductor writes the number of threads into its kernels. Named here, it is a part of its
         # on-disk cache's key in every release; before, one layout could get another's kernels.
-        threads: dict[str, Any] = {"cpp.threads": candidate.intra_op_num_threads}
+        threads: dict[str, Any] = {"cpp.threads": options["num_threads"]}
         with (
             foreign_errors(self.title, f"compile {info.architecture}"),
             _torch.quiet_tracing(),  # importing Inductor uses what PyTorch deprecates
@@ -54,8 +54,8 @@ class TorchCompile(_torch.WeightsEngine):
             # PyTorch never makes a symbol of size 1, so that a batch of one text is a graph of
             # its own. Both are compiled now: start-up time, and no stalls between batches.
             for batch in (2, 1):
-                compiled(*_torch.example_inputs(info, candidate.device, batch))
-        return _torch.TorchSession(self.title, compiled, info.output_names[0], candidate)
+                compiled(*_torch.example_inputs(info, str(options["device"]), batch))
+        return _torch.TorchSession(self.title, compiled, info.output_names[0], options)
 
 
 ENGINE = TorchCompile()

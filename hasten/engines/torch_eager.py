@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hasten.engines import _torch
-from hasten.engines.base import Session
+from hasten.engines.base import Options, Session
 from hasten.records import Candidate, Hardware
 
 _DYNAMIC = "dynamic"
@@ -41,9 +41,9 @@ class TorchEager(_torch.WeightsEngine):
             return None
         return super().supports(candidate, hardware)
 
-    def load(self, folder: Path, candidate: Candidate) -> Session:
-        module, info = _torch.load_weights(self.title, folder, candidate)
-        return _torch.TorchSession(self.title, module, info.output_names[0], candidate)
+    def open(self, folder: Path, candidate: Candidate, options: Options) -> Session:
+        module, info = _torch.load_weights(self.title, folder, candidate, options)
+        return _torch.TorchSession(self.title, module, info.output_names[0], options)
 
     def ceiling_flops_per_s(self, candidate: Candidate) -> float | None:
         return _torch.matrix_product_flops_per_s(candidate)

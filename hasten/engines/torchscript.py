@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hasten.engines import _torch
 from hasten.engines._border import foreign_errors
-from hasten.engines.base import Engine, Session
+from hasten.engines.base import Engine, Options, Session
 from hasten.errors import EngineError
 from hasten.models import ModelFolder
 from hasten.records import Candidate, Hardware
@@ -57,18 +57,21 @@ class TorchScript(Engine):
             files = {_OUTPUT_NAME: reference.info.output_names[0]}
             jit.save(traced, str(folder / _MODEL), _extra_files=files)
 
-    def load(self, folder: Path, candidate: Candidate) -> Session:
+    def session_options(self, candidate: Candidate) -> Options:
+        return _torch.session_options(candidate)
+
+    def open(self, folder: Path, candidate: Candidate, options: Options) -> Session:
         jit = _torch.jit()
-        _torch.pin_threads(candidate.intra_op_num_threads)
+        _torch.pin_threads(int(options["num_threads"]))
         files: dict[str, Any] = {_OUTPUT_NAME: ""}  # filled with bytes
         with foreign_errors(self.title, f"load {folder / _MODEL}"), _torch.quiet_tracing():
             module = jit.load(
-                str(folder / _MODEL), map_location=candidate.device, _extra_files=files
+                str(folder / _MODEL), map_location=options["device"], _extra_files=files
             )
         if not files[_OUTPUT_NAME]:
             raise EngineError(f"{folder / _MODEL} was not written by hasten: no output name in it")
         name = files[_OUTPUT_NAME].decode()
-        return _torch.TorchSession(self.title, _as_traced(module), name, candidate)
+        return _torch.TorchSession(self.title, _as_traced(module), name, options)
 
 
 def _as_traced(module: Callable[..., Tensor]) -> Callable[..., Tensor]:

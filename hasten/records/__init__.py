@@ -62,6 +62,7 @@ from hasten.records.results import (
     Status,
     Tuning,
 )
+from hasten.records.stages import HandsOn, Stats
 from hasten.records.student import Student
 
 __all__ = [
@@ -89,6 +90,7 @@ __all__ = [
     "Forecast",
     "Format",
     "Gpu",
+    "HandsOn",
     "Hardware",
     "Interval",
     "LengthProfile",
@@ -109,6 +111,7 @@ __all__ = [
     "Source",
     "Standing",
     "StartUp",
+    "Stats",
     "Status",
     "Step",
     "Strategy",

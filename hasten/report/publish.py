@@ -10,7 +10,7 @@ from hasten.errors import ChoiceError, StorageError
 from hasten.records import Bench, Tuning
 from hasten.report import comparison, compose, markdown, page, pictures, stored
 from hasten.report.document import Document
-from hasten.runtime import bundle
+from hasten.runtime.manifest import MANIFEST
 
 FORMATS = ("html", "md", "png", "svg")
 
@@ -41,7 +41,7 @@ def base(path: Path, other: Path | None, output: str | PathLike[str] | None) -> 
         return Path(output) / name
     if other is not None:
         return Path(name)
-    if (folder / bundle.MANIFEST).exists():
+    if (folder / MANIFEST).exists():
         # Resolved: "." has a name and a parent too.
         folder = folder.resolve()
         return folder.with_name(f"{folder.name}.{name}")

@@ -9,6 +9,7 @@ from hasten.errors import InputError, StorageError
 from hasten.plain import from_json
 from hasten.records import Bench, Tuning
 from hasten.runtime import bundle
+from hasten.runtime.manifest import MANIFEST
 
 BENCH = "bench.json"
 """The file in a bench's folder that holds its result."""
@@ -23,12 +24,12 @@ def read(path: Path) -> Tuning | Bench:
         InputError: there are no results, or another version of hasten wrote them.
         BundleError: a bundle that has been altered.
     """
-    folder = path.parent if path.name in {BENCH, bundle.MANIFEST} else path
+    folder = path.parent if path.name in {BENCH, MANIFEST} else path
     if not folder.exists():
         raise InputError(f"{folder} does not exist", fix=_MAKE)
     if (folder / BENCH).is_file():
         return _read_bench(folder)
-    if (folder / bundle.MANIFEST).is_file():
+    if (folder / MANIFEST).is_file():
         return _read_tuning(folder)
     if (folder / "results.jsonl").is_file():
         raise InputError(

@@ -14,13 +14,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from hasten import engines, tasks
+from hasten import tasks
 from hasten.errors import ChoiceError, InputError
-from hasten.inputs.tokenization import TextTokenizer
-from hasten.runtime import arguments, probes
+from hasten.records import Stats
+from hasten.runtime import arguments
 from hasten.runtime import bundle as bundles
-from hasten.runtime.batching import CostModel
-from hasten.runtime.pipeline import Pipeline, Streams
+from hasten.runtime.stages import Stages
+from hasten.runtime.watch import Watch
 
 # As many texts are planned together; more would not pad less, and need memory without bound.
 _WINDOW = 8192
@@ -37,47 +37,24 @@ class Predictor:
     Attributes:
         bundle: where it comes from, and how this machine differs from the one it was tuned on.
         task: what its outputs mean.
-        cost: what batches cost, if that was measured.
-        streams: what runs them.
+        stages: what runs them.
 
     Raises:
         BundleError: this machine does not compute what the bundle was proved to compute.
+        Unavailable: an engine that the bundle needs is not installed.
     """
 
     def __init__(self, bundle: bundles.Bundle) -> None:
-        candidate = bundle.plan.candidate
-        engine = engines.get(candidate.engine)
-        missing = engine.missing()
-        if missing:
-            raise missing
-        tokenizer = TextTokenizer.load(bundle.tokenizer, bundle.model.max_length, candidate.threads)
-        session = engine.load(bundle.folder, candidate)
-        streams = Streams(session, candidate.streams, bundle.model)
-        table = bundle.plan.cost_table
         self.bundle = bundle
-        self.streams = streams
-        self.cost = CostModel(table, candidate.streams) if table else None
         self.task = tasks.get(bundle.model.task)
-        self._pipeline = Pipeline(tokenizer, streams)
-        self._shorter: Pipeline | None = None
+        self.stages = Stages(bundle)
+        self._watch = Watch([stage.hands_on for stage in bundle.stages])
         self._turn = threading.Lock()
-        self._check(engine.versions())
 
-    def _check(self, versions: Mapping[str, str]) -> None:
-        """Once on every machine, see that it computes what was proved; see `probes`."""
-        bundle = self.bundle
-        memory = probes.Memory(bundle.digest, bundle.here, versions)
-        if bundle.probes is None or memory.holds:
-            return
-        precision = bundle.plan.candidate.precision
-        try:
-            probes.check(
-                bundle.probes, self._pipeline, bundle.model, precision, where=bundle.folder
-            )
-        except BaseException:
-            self.close()
-            raise
-        memory.keep()
+    @property
+    def stats(self) -> Stats:
+        """How many texts have been answered so far, and by which stage."""
+        return self._watch.stats
 
     def __call__(
         self,
@@ -182,39 +159,34 @@ class Predictor:
         max_length: int | None = None,
     ) -> NDArray[np.float32]:
         parts = [] if len(texts) else [np.empty((0, self.bundle.columns), dtype=np.float32)]
+        self._refuse_longer(max_length)
         with self._turn:
-            pipeline = self._pipeline_for(max_length)
             for begin in range(0, len(texts), _WINDOW):
                 window = texts[begin : begin + _WINDOW]
                 if truncation in arguments.NO_TRUNCATION:
-                    arguments.refuse_long(pipeline.tokenizer.encode(window), begin)
-                parts.append(self._run(pipeline, window))
+                    self._refuse_cut(window, begin, max_length)
+                answered = self.stages.run(window, max_length)
+                parts.append(answered.outputs)
+                told = self._watch.count(answered.counts)
+                if told:
+                    warnings.warn(f"{self.bundle.folder}: {told}", stacklevel=4)
         return np.concatenate(parts)
 
-    def _pipeline_for(self, max_length: int | None) -> Pipeline:
-        """The pipeline that cuts texts at ``max_length``."""
+    def _refuse_longer(self, max_length: int | None) -> None:
         longest = self.bundle.model.max_length
-        if max_length is None or max_length == longest:
-            return self._pipeline
-        if max_length not in range(1, longest + 1):
+        if max_length is not None and max_length not in range(1, longest + 1):
             raise ChoiceError(
                 f"max_length is {max_length!r}", fix=f"It must be from 1 to {longest}, the model's."
             )
-        if self._shorter is None or self._shorter.tokenizer.max_length != max_length:
-            threads = self.bundle.plan.candidate.threads
-            tokenizer = TextTokenizer.load(self.bundle.tokenizer, max_length, threads)
-            self._shorter = Pipeline(tokenizer, self.streams)
-        return self._shorter
 
-    def _run(self, pipeline: Pipeline, texts: Sequence[str]) -> NDArray[np.float32]:
-        plan = self.bundle.plan
-        limit_s = plan.max_batch_latency_s
-        run = pipeline.run(texts, plan.strategy, self.cost, max_batch_latency_s=limit_s)
-        return run.outputs
+    def _refuse_cut(self, texts: Sequence[str], begin: int, max_length: int | None) -> None:
+        """Refuse texts of which the last stage, which reads the most, would not read the end."""
+        tokenizer = self.stages.loaded[-1].pipeline(max_length).tokenizer
+        arguments.refuse_long(tokenizer.encode(texts), begin)
 
     def close(self) -> None:
-        """Release the model and its threads."""
-        self.streams.close()
+        """Release the models and their threads."""
+        self.stages.close()
 
     def __enter__(self) -> Predictor:
         return self

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hasten import hardware
-from hasten.runtime import bundle
+from hasten.runtime import signature
 from tests.scripted import Lab, save_bundle
 
 
@@ -23,4 +23,4 @@ def scripted_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of the user's is read or written."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(bundle, "_key_file", lambda: tmp_path / "user" / "bundle.key")
+    monkeypatch.setattr(signature, "key_file", lambda: tmp_path / "user" / "bundle.key")

@@ -38,7 +38,10 @@ class Installed(Engine):
     def export(self, reference, candidate, folder):
         raise AssertionError
 
-    def load(self, folder, candidate):
+    def session_options(self, candidate):
+        raise AssertionError
+
+    def open(self, folder, candidate, options):
         raise AssertionError
 
 

@@ -11,7 +11,7 @@ from hasten.errors import BundleError, InputError
 from hasten.plain import to_json
 from hasten.records import Bench
 from hasten.report import stored
-from hasten.runtime import bundle
+from hasten.runtime.saving import NewStage, save
 from tests.report.results import SCRIPT, benched
 from tests.scripted import Lab
 
@@ -37,11 +37,12 @@ def test_a_bundle_is_read_and_one_that_was_altered_is_not(tmp_path: Path) -> Non
     tuning = lab.tune()
     artifact = tmp_path / "artifact"
     artifact.mkdir()
-    bundle.save(
+    reference = lab.reference.folder
+    stage = NewStage(artifact, reference, tuning.model, tuning.plan, tuning.probes)
+    save(
         tmp_path / "b",
         tuning,
-        artifact=artifact,
-        reference=lab.reference.folder,
+        stages=[stage],
         extra={},
         results=lab.folder / "results.jsonl",
     )

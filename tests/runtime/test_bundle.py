@@ -16,7 +16,7 @@ import pytest
 from hasten.engines.fake import Fake
 from hasten.errors import BundleError, StorageError
 from hasten.records import Gpu, Tuning
-from hasten.runtime import bundle
+from hasten.runtime import bundle, manifest, signature
 from tests.scripted import MACHINE, Lab, save_bundle
 
 FAST = {"*": {"call_s": 1e-3, "token_s": 2e-5}}
@@ -35,7 +35,7 @@ def tuning(lab: Lab) -> Tuning:
 @pytest.fixture(autouse=True)
 def own_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "user" / "bundle.key"
-    monkeypatch.setattr(bundle, "_key_file", lambda: path)
+    monkeypatch.setattr(signature, "key_file", lambda: path)
     return path
 
 
@@ -109,11 +109,11 @@ def test_missing_extra_and_linked_files_are_refused(saved: Path, tmp_path: Path)
 
 def rewrite(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Alter a manifest as somebody would who knows how it is made."""
-    manifest = json.loads((folder / "hasten.json").read_text())
-    del manifest["sha256"]
-    change(manifest)
-    manifest["sha256"] = bundle._digest(manifest)
-    (folder / "hasten.json").write_text(json.dumps(manifest))
+    raw = json.loads((folder / "hasten.json").read_text())
+    del raw["sha256"]
+    change(raw)
+    raw["sha256"] = manifest.digest(raw)
+    (folder / "hasten.json").write_text(json.dumps(raw))
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/../../b", "..\\outside"])
@@ -191,7 +191,7 @@ def test_the_signature_covers_the_whole_manifest(tmp_path: Path, lab: Lab, tunin
     folder = save_bundle(tmp_path / "executable", lab, tuning)
     victim = folder / "report.md"
     victim.write_text("# forged   \n"[: victim.stat().st_size])
-    digest = bundle._sha256(victim)
+    digest = manifest._sha256(victim)
     rewrite(folder, lambda manifest: manifest["files"]["report.md"].update({"sha256": digest}))
     with pytest.raises(BundleError, match="not made by you"):
         bundle.load(folder, here=MACHINE)

@@ -29,16 +29,24 @@ def predictor_of(reference: ModelFolder, folder: Path) -> Predictor:
     engines.get("torch_eager").export(reference, candidate, folder)
     shutil.copy(reference.folder / "tokenizer.json", folder)
     here = hardware.detect()
+    stage = bundle.Stage(
+        folder=folder,
+        tokenizer=folder / "tokenizer.json",
+        model=reference.info,
+        plan=Plan(candidate, Strategy("sorted", 8), None),
+        session={},
+        hands_on=None,
+        probes=None,
+    )
     return Predictor(
         bundle.Bundle(
             folder=folder,
-            plan=Plan(candidate, Strategy("sorted", 8), None),
+            stages=(stage,),
             model=reference.info,
             parity=None,
             hardware=here,
             versions={},
             differences=(),
-            probes=None,
             digest="",
             here=here,
         )

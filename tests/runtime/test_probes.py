@@ -14,7 +14,7 @@ import pytest
 import hasten
 from hasten.errors import BundleError
 from hasten.records import Probes, Tuning
-from hasten.runtime import bundle, predictor, probes
+from hasten.runtime import bundle, manifest, predictor, probes
 from hasten.runtime.probes import Memory
 from tests.runtime.test_bundle import FAST
 from tests.scripted import MACHINE, Lab, save_bundle
@@ -75,7 +75,7 @@ def test_outputs_altered_in_the_file_alone_are_damage(
     tmp_path: Path, lab: Lab, tuning: Tuning
 ) -> None:
     folder = save_bundle(tmp_path / "bundle", lab, tuning)
-    path = folder / bundle.PROBES
+    path = folder / manifest.PROBES
     stored = json.loads(path.read_text())
     stored["outputs"][0][0] += 1.0
     path.write_text(json.dumps(stored))
@@ -146,5 +146,5 @@ def test_bundles_without_probes_still_load(
     folder = save_bundle(tmp_path / "bundle", lab, replace(tuning, probes=None))
     monkeypatch.setattr(probes, "check", lambda *_, **__: pytest.fail("nothing to check with"))
     loaded = bundle.load(folder, here=MACHINE)
-    assert loaded.probes is None
+    assert loaded.stages[0].probes is None
     predictor.Predictor(loaded).close()

@@ -1,0 +1,203 @@
+"""The loaded stages of a bundle: each text is answered by the first stage that is sure of it.
+
+Stage 1 runs over all texts. Those whose score lies below its threshold are planned again, over the
+cost table of stage 2, and so on; the last stage answers whatever reaches it. A bundle of one stage
+is the case without a threshold. The stages take turns, each on all the cores that it was given.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasten import engines, tasks
+from hasten.errors import Unavailable
+from hasten.inputs.tokenization import TextTokenizer, Tokens
+from hasten.records import HandsOn
+from hasten.runtime import bundle as bundles
+from hasten.runtime import probes
+from hasten.runtime.batching import Batches, CostModel, plan
+from hasten.runtime.pipeline import Pipeline, Streams
+from hasten.tasks import Outputs, Task
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answered:
+    """The outputs of n texts; ``stages`` says which stage answered each: int64 [n], from 0.
+
+    ``counts`` are how many each stage answered.
+    """
+
+    outputs: Outputs
+    stages: NDArray[np.int64]
+    counts: tuple[int, ...]
+
+
+def handed_on(task: Task, outputs: Outputs, rule: HandsOn | None) -> NDArray[np.int64]:
+    """Which texts a stage hands on, in their order: int64, indices into ``outputs``.
+
+    A text whose score is NaN is handed on: nothing is known of how sure the stage is.
+    """
+    if rule is None or not len(outputs):
+        return np.empty(0, np.int64)
+    sure: NDArray[np.bool_] = task.sureness(outputs) >= rule.below
+    return np.flatnonzero(~sure)
+
+
+def replaced(outputs: Outputs, places: NDArray[np.int64], later: Outputs) -> Outputs:
+    """``outputs`` with those of ``later`` at ``places``, in that order."""
+    merged = outputs.copy()
+    merged[places] = later
+    return merged
+
+
+class LoadedStage:
+    """One stage, ready for texts."""
+
+    def __init__(self, stage: bundles.Stage, streams: Streams) -> None:
+        candidate, table = stage.plan.candidate, stage.plan.cost_table
+        self.stage = stage
+        self.streams = streams
+        self.task = tasks.get(stage.model.task)
+        self.cost = CostModel(table, candidate.streams) if table else None
+        self._pipelines: dict[int, Pipeline] = {}
+
+    def tokenizer(self, max_length: int | None = None) -> TextTokenizer:
+        """A tokenizer of its own for the thread that asks, which cuts texts as the stage does."""
+        longest = self.stage.max_length
+        length = longest if max_length is None else min(max_length, longest)
+        return TextTokenizer.load(self.stage.tokenizer, length, self.stage.plan.candidate.threads)
+
+    def pipeline(self, max_length: int | None = None) -> Pipeline:
+        """What runs texts, cut at ``max_length`` tokens where the stage does not cut earlier."""
+        length = min(max_length or self.stage.max_length, self.stage.max_length)
+        if length not in self._pipelines:
+            # Callers use one length or two: the stage's own, which stays, and the last other.
+            self._pipelines = {
+                kept: pipeline
+                for kept, pipeline in self._pipelines.items()
+                if kept == self.stage.max_length
+            }
+            self._pipelines[length] = Pipeline(self.tokenizer(length), self.streams)
+        return self._pipelines[length]
+
+    def plan(self, tokens: Tokens) -> Batches:
+        """Texts in batches, by the plan that was measured."""
+        lengths = np.maximum(tokens.lengths, 1)  # some tokenizers make nothing of an empty text
+        chosen = self.stage.plan
+        limit_s = chosen.max_batch_latency_s
+        return plan(lengths, chosen.strategy, self.cost, max_batch_latency_s=limit_s)
+
+    def run(self, texts: Sequence[str], max_length: int | None = None) -> Outputs:
+        """The stage's outputs for ``texts``, of which there must be at least one."""
+        chosen = self.stage.plan
+        limit_s = chosen.max_batch_latency_s
+        pipeline = self.pipeline(max_length)
+        return pipeline.run(
+            texts, chosen.strategy, self.cost, max_batch_latency_s=limit_s
+        ).outputs
+
+    def hands_on(self, outputs: Outputs) -> NDArray[np.int64]:
+        """Which texts go on to the next stage; see :func:`handed_on`."""
+        return handed_on(self.task, outputs, self.stage.hands_on)
+
+
+class Stages:
+    """All stages of a bundle, loaded and checked.
+
+    Not to be called from several threads at once.
+
+    Raises:
+        Unavailable: the engine of one of them is not installed.
+        EngineError: an engine cannot load its artifact.
+        BundleError: this machine does not compute what a stage was proved to compute.
+    """
+
+    def __init__(self, bundle: bundles.Bundle) -> None:
+        for stage in bundle.stages:
+            missing = engines.get(stage.plan.candidate.engine).missing()
+            if missing:
+                raise _named(missing, bundle, stage)
+        self._close = ExitStack()
+        with ExitStack() as undo:
+            undo.callback(self.close)
+            sessions: dict[str, Streams] = {}
+            self.loaded = tuple(self._load(stage, sessions) for stage in bundle.stages)
+            self._check(bundle)
+            undo.pop_all()
+
+    def _load(self, stage: bundles.Stage, sessions: dict[str, Streams]) -> LoadedStage:
+        candidate = stage.plan.candidate
+        # Stages that differ in the plan alone, or in how many tokens they read, share a session.
+        alike = replace(candidate, intra_op_num_threads=1)  # threads are among the options
+        key = json.dumps([str(stage.folder), alike.label, alike.spared, dict(stage.session)])
+        if key not in sessions:
+            engine = engines.get(candidate.engine)
+            session = engine.load(stage.folder, candidate, stage.session)
+            sessions[key] = Streams(session, candidate.streams, stage.model)
+            self._close.callback(sessions[key].close)
+        return LoadedStage(stage, sessions[key])
+
+    def _check(self, bundle: bundles.Bundle) -> None:
+        """Once on every machine, see that it computes what was proved; see `probes`."""
+        versions: dict[str, str] = {}
+        for stage in bundle.stages:
+            versions |= engines.get(stage.plan.candidate.engine).versions()
+        memory = probes.Memory(bundle.digest, bundle.here, versions)
+        if not any(stage.probes for stage in bundle.stages) or memory.holds:
+            return
+        for one in self.loaded:
+            known, precision = one.stage.probes, one.stage.plan.candidate.precision
+            if known:
+                model = one.stage.model
+                probes.check(known, one.pipeline(), model, precision, where=bundle.folder)
+        memory.keep()
+
+    @property
+    def first(self) -> LoadedStage:
+        """The stage to which all texts go."""
+        return self.loaded[0]
+
+    def run(self, texts: Sequence[str], max_length: int | None = None) -> Answered:
+        """Answer ``texts``, of which there must be at least one.
+
+        Args:
+            texts: in any order.
+            max_length: the most tokens of a text, where a stage does not read fewer anyway.
+
+        Raises:
+            InputError: a text cannot be encoded.
+            EngineError: an engine failed.
+        """
+        part = outputs = self.first.run(texts, max_length)
+        answered = np.zeros(len(texts), np.int64)
+        left = np.arange(len(texts))
+        for stage, following in pairwise(self.loaded):
+            unsure = stage.hands_on(part)
+            if not len(unsure):
+                break
+            left = left[unsure]
+            part = following.run([texts[i] for i in left.tolist()], max_length)
+            outputs = replaced(outputs, left, part)
+            answered[left] += 1
+        counts = np.bincount(answered, minlength=len(self.loaded))
+        return Answered(outputs, answered, tuple(counts.tolist()))
+
+    def close(self) -> None:
+        """Release all models and their threads. It may be called more than once."""
+        self._close.close()
+
+
+def _named(missing: Unavailable, bundle: bundles.Bundle, stage: bundles.Stage) -> Unavailable:
+    if len(bundle.stages) == 1:
+        return missing
+    number = bundle.stages.index(stage) + 1
+    told = f"stage {number} of {bundle.folder} cannot run here: {missing.message}"
+    return Unavailable(told, fix=missing.fix)
+
