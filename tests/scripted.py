@@ -14,7 +14,7 @@ from hasten.engines.fake import Fake
 from hasten.inputs.corpus import profile
 from hasten.models import ModelFolder
 from hasten.plain import to_json
-from hasten.records import Event, Hardware, ModelInfo, Settings, Tuning
+from hasten.records import Event, HandsOn, Hardware, ModelInfo, Settings, Tuning
 from hasten.runtime.saving import NewStage, save
 from hasten.storage.journal import Journal
 from hasten.tuning import contest
@@ -139,6 +139,23 @@ def save_bundle(folder: Path, lab: Lab, tuning: Tuning) -> Path:
         extra={"report.md": "# a report\n"},
         results=lab.folder / "results.jsonl",
     )
+    return folder
+
+
+def earlier_stage(folder: Path, lab: Lab, tuning: Tuning, rule: HandsOn, **script: Any) -> NewStage:
+    """A scripted model for the front of a cascade; its artifact is made in ``folder``."""
+    folder.mkdir(parents=True)
+    artifact = {"script": {"*": script}, "columns": len(INFO.labels), "output": "logits"}
+    (folder / "fake.json").write_text(json.dumps(artifact))
+    return NewStage(folder, lab.reference.folder, tuning.model, tuning.plan, None, rule)
+
+
+def save_cascade(folder: Path, lab: Lab, tuning: Tuning, *earlier: NewStage) -> Path:
+    """A bundle whose last stage is what the lab's tune has chosen."""
+    artifact, reference = lab.folder / "artifacts" / "fake-fp32-cpu", lab.reference.folder
+    last = NewStage(artifact, reference, tuning.model, tuning.plan, tuning.probes)
+    results = lab.folder / "results.jsonl"
+    save(folder, tuning, stages=[*earlier, last], extra={}, results=results)
     return folder
 
 

@@ -167,7 +167,7 @@ def test_a_module_in_memory_is_tuned_by_its_tensors(tmp_path: Path) -> None:
         vectors = embed(TEXTS[:3])
         nothing = embed([]), embed.outputs([]).shape
     assert nothing == ([], (0, len(vectors[0])))
-    ids = torch.tensor([embed._pipeline.tokenizer.encode(TEXTS[:1]).ids.tolist()])
+    ids = torch.tensor([embed.stages.first.pipeline().tokenizer.encode(TEXTS[:1]).ids.tolist()])
     expected = module(ids, torch.ones_like(ids))[0].tolist()
     assert vectors[0] == pytest.approx(expected, abs=1e-5)
 

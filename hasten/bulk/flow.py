@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 from hasten.bulk.model import Batch, Work
 
@@ -23,13 +23,18 @@ _PREPARING_S = 1.0
 
 
 def flow(
-    works: Iterable[Work], streams: int, ran: Callable[[Work, Batch], None] = lambda *_: None
+    works: Iterable[Work],
+    streams: Sequence[int],
+    ran: Callable[[Work, Batch], None] = lambda *_: None,
 ) -> Generator[Work, None, None]:
     """Run all batches of all works.
 
+    Batches of stages with equally many streams run side by side: each takes its part of the
+    cores. Other stages take turns.
+
     Args:
         works: drawn from on a thread of its own, a few ahead of what is running.
-        streams: how many batches run at a time.
+        streams: how many batches of each stage run at a time.
         ran: is told of every batch that has run, on the thread that ran it.
 
     Yields:
@@ -39,11 +44,11 @@ def flow(
     Raises:
         Whatever ``works`` raises, once all works before have been yielded, or a batch raises.
     """
-    line = _Line(works, ran)
+    line = _Line(works, streams, ran)
     threads = [threading.Thread(target=line.prepare, name="hasten-prepare", daemon=True)]
     threads += [
         threading.Thread(target=line.drain, name=f"hasten-stream-{i}", daemon=True)
-        for i in range(streams)
+        for i in range(max(streams))
     ]
     for thread in threads:
         thread.start()
@@ -58,20 +63,33 @@ def flow(
 
 
 class _Running:
-    """A work and how many of its batches are still to be run, or still running."""
+    """A work, its stage's batches that wait, and how many of these have not run to their end."""
 
     def __init__(self, work: Work) -> None:
         self.work = work
-        self.waiting: deque[Batch] = deque(work.batches)
-        self.left = len(work.batches)
+        self.add(work.batches)
+
+    def add(self, batches: Sequence[Batch]) -> None:
+        """Let these run; without any, the work is done."""
+        self.waiting: deque[Batch] = deque(batches)
+        self.left = len(batches)
+        self.done = not batches
 
 
 class _Line:
     """The works in order, shared by all threads; ``_changed`` guards everything in it."""
 
-    def __init__(self, works: Iterable[Work], ran: Callable[[Work, Batch], None]) -> None:
+    def __init__(
+        self,
+        works: Iterable[Work],
+        streams: Sequence[int],
+        ran: Callable[[Work, Batch], None],
+    ) -> None:
         self._works = iter(works)
+        self._streams = streams
         self._ran = ran
+        self._busy = 0
+        self._busy_stage = 0
         self._changed = threading.Condition()
         self._alive: deque[_Running] = deque()
         self._ended = False
@@ -104,25 +122,46 @@ class _Line:
             try:
                 running.work.run(batch)
                 self._ran(running.work, batch)
+                self._end(running)
             except BaseException as error:  # noqa: BLE001 - handed to the caller's thread
                 self._fail(error)
                 return
+
+    def _end(self, running: _Running) -> None:
+        """A batch has run; after a stage's last one, the next stage's are planned here."""
+        with self._changed:
+            self._busy -= 1
+            running.left -= 1
+            last = not running.left
+            self._changed.notify_all()
+        if last:
+            batches = running.work.further()
             with self._changed:
-                running.left -= 1
-                if not running.left:
-                    self._changed.notify_all()
+                running.add(batches)
+                self._changed.notify_all()
 
     def _draw(self) -> tuple[_Running, Batch] | None:
         """The next batch; waits for one, and gives None at the end of all."""
         with self._changed:
             while not self._stopped:
-                for running in self._alive:
-                    if running.waiting:
-                        return running, running.waiting.popleft()
-                if self._ended:
+                running = next((each for each in self._alive if each.waiting), None)
+                if running is not None and self._has_room(running.waiting[0].stage):
+                    self._busy += 1
+                    self._busy_stage = running.waiting[0].stage
+                    return running, running.waiting.popleft()
+                if self._ended and all(each.done for each in self._alive):
                     return None
                 self._changed.wait()
         return None
+
+    def _has_room(self, stage: int) -> bool:
+        """Whether a batch of this stage may run beside those that are running.
+
+        Batches are drawn in order alone: a later one that may run does not overtake an earlier
+        one that may not, so that every stage has its turn.
+        """
+        streams = self._streams[stage]
+        return not self._busy or self._busy < streams == self._streams[self._busy_stage]
 
     def _fail(self, error: BaseException) -> None:
         with self._changed:
@@ -149,7 +188,7 @@ class _Line:
         """Whether the first in line is done, or there is nothing to wait for."""
         if self._stopped:
             return True
-        return not self._alive[0].left if self._alive else self._ended
+        return self._alive[0].done if self._alive else self._ended
 
     def stop(self) -> None:
         """Let all threads end after what they are doing."""

@@ -6,8 +6,10 @@ runs or ran: whatever is interrupted and done again gives the same bytes.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,12 +20,11 @@ from hasten.bulk.columns import Naming
 from hasten.errors import EngineError, HastenError, InputError
 from hasten.inputs.corpus import as_text
 from hasten.inputs.formats import Rows
-from hasten.inputs.tokenization import TextTokenizer, Tokens
+from hasten.inputs.tokenization import Tokens
 from hasten.records import Shard, Tally
-from hasten.runtime.batching import plan
 from hasten.runtime.predictor import Predictor
-
-Batch = NDArray[np.int64]
+from hasten.runtime.stages import LoadedStage, replaced
+from hasten.tasks import Outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,81 +41,180 @@ class Answered:
     errors: dict[int, HastenError]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Texts that run together: indices into the tokens of their stage; stages count from 0."""
+
+    stage: int
+    texts: NDArray[np.int64]
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """The same texts in two batches."""
+        middle = len(self.texts) // 2
+        return Batch(self.stage, self.texts[:middle]), Batch(self.stage, self.texts[middle:])
+
+
 class Model:
     """A loaded bundle as bulk runs use it: its batches may run while texts are being prepared."""
 
     def __init__(self, predictor: Predictor) -> None:
-        stage = predictor.bundle.stages[0]
         self.predictor = predictor
-        self._tokenizer = TextTokenizer.load(
-            stage.tokenizer, stage.model.max_length, stage.plan.candidate.threads
-        )
+        self.stages = predictor.stages.loaded
+        self.streams = tuple(stage.streams.count for stage in self.stages)
+        self._tokenizers = [stage.tokenizer() for stage in self.stages]
+        # The first stage's is used by the thread that prepares, the others by all streams.
+        self._turns = [threading.Lock() for _ in self.stages]
 
     def prepare(self, shard: Shard, rows: Rows, text_column: str) -> Work:
-        """Tokenize and plan a shard; of equal token sequences one is run."""
+        """Tokenize and plan a shard; of equal texts one is run."""
         texts, errors = _texts(rows, text_column)
-        tokens = self._tokenizer.encode(texts)
-        kept, copies = _distinct(tokens)
-        distinct = tokens.select(kept)
-        bundle = self.predictor.bundle
-        batches = plan(
-            np.maximum(distinct.lengths, 1),  # some tokenizers make nothing of an empty text
-            bundle.plan.strategy,
-            self.predictor.cost,
-            max_batch_latency_s=bundle.plan.max_batch_latency_s,
-        )
+        tokens = self.encode(0, texts)
+        # Equal tokens are equal answers; but what one stage reads alike, another may not.
+        kept, copies = _distinct(_token_keys(tokens) if len(self.stages) == 1 else texts)
         # Rows that cannot be read take no part; they point nowhere.
         places = np.full(len(rows), -1, np.int64)
         readable = np.array([i for i in range(len(rows)) if i not in errors], np.int64)
         places[readable] = copies
-        return Work(shard, rows, distinct, batches, places, errors, self.predictor)
+        return Work(
+            self,
+            shard,
+            rows,
+            texts=[texts[place] for place in kept],
+            tokens=tokens.select(kept),
+            places=places,
+            unread=errors,
+        )
+
+    def encode(self, stage: int, texts: Sequence[str]) -> Tokens:
+        """Tokens of ``texts`` as a stage reads them. Any thread may ask."""
+        with self._turns[stage]:
+            return self._tokenizers[stage].encode(texts)
 
 
-@dataclass(slots=True)
-class Work:
-    """One shard on its way through the model.
+class _Pass:
+    """Some of a work's texts on their way through one stage."""
 
-    Attributes:
-        shard: which one.
-        rows: what was read.
-        tokens: the distinct token sequences of its texts.
-        batches: indices into ``tokens``, to be run in any order.
-        places: int64 [rows], each row's index into ``tokens``; -1 where it could not be read.
-        unread: why not.
-        predictor: the model.
-    """
+    def __init__(
+        self, stage: LoadedStage, number: int, texts: NDArray[np.int64], tokens: Tokens
+    ) -> None:
+        """Plan the batches.
 
-    shard: Shard
-    rows: Rows
-    tokens: Tokens
-    batches: Sequence[Batch]
-    places: NDArray[np.int64]
-    unread: dict[int, HastenError]
-    predictor: Predictor
-    _done: list[tuple[Batch, NDArray[np.float32]]] = field(default_factory=list)
-    _failed: dict[int, EngineError] = field(default_factory=dict)
+        Args:
+            stage: what runs them.
+            number: which one it is, from 0.
+            texts: int64 [n], which of the work's distinct texts.
+            tokens: of these n.
+        """
+        self.stage, self.number, self.texts, self.tokens = stage, number, texts, tokens
+        self.batches = [Batch(number, batch) for batch in stage.plan(tokens)]
+        self.failed: dict[int, EngineError] = {}
+        self._done: list[tuple[NDArray[np.int64], Outputs]] = []
 
     def run(self, batch: Batch) -> None:
         """Run a batch on the caller's thread. Where the engine fails, single texts fail alone."""
         try:
-            outputs = self.predictor.streams.forward(self.tokens, batch)
+            outputs = self.stage.streams.forward(self.tokens, batch.texts)
         except EngineError as error:
-            if len(batch) == 1:
-                self._failed[int(batch[0])] = error
+            if len(batch.texts) == 1:
+                self.failed[int(batch.texts[0])] = error
                 return
-            middle = len(batch) // 2
-            self.run(batch[:middle])
-            self.run(batch[middle:])
+            for half in batch.halves():
+                self.run(half)
         else:
-            self._done.append((batch, outputs))
+            self._done.append((batch.texts, outputs))
+
+    def outputs(self, columns: int) -> Outputs:
+        """Of its texts, in their order; nan where the engine failed."""
+        width = self._done[0][1].shape[1] if self._done else columns
+        outputs = np.full((len(self.tokens), width), np.nan, np.float32)
+        for places, rows in self._done:
+            outputs[places] = rows
+        return outputs
+
+    def hands_on(self, columns: int) -> NDArray[np.int64]:
+        """Which of its texts the next stage answers; not those on which the engine failed."""
+        unsure = self.stage.hands_on(self.outputs(columns))
+        return unsure[~np.isin(unsure, list(self.failed))]
+
+    @property
+    def padded_tokens(self) -> int:
+        """What its batches compute, padding included."""
+        lengths = self.tokens.lengths
+        return sum(len(b.texts) * int(lengths[b.texts].max()) for b in self.batches)
+
+
+class Work:
+    """One shard on its way through the model, stage by stage.
+
+    Attributes:
+        shard: which one.
+        rows: what was read.
+        places: int64 [rows], each row's index among the distinct texts; -1 where it could not be
+            read.
+        unread: why not.
+        batches: what is to be run first, in any order; :meth:`further` says what follows.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        shard: Shard,
+        rows: Rows,
+        *,
+        texts: Sequence[str],
+        tokens: Tokens,
+        places: NDArray[np.int64],
+        unread: dict[int, HastenError],
+    ) -> None:
+        """Plan stage 1.
+
+        Args:
+            model: what runs the texts.
+            shard: which one.
+            rows: what was read.
+            texts: the distinct ones.
+            tokens: of these, as stage 1 reads them.
+            places: each row's index among them.
+            unread: what is wrong with the others.
+        """
+        self.shard, self.rows, self.places, self.unread = shard, rows, places, unread
+        self._texts, self._model = texts, model
+        first = _Pass(model.stages[0], 0, np.arange(len(texts)), tokens)
+        self._passes = [first]
+        self.batches = first.batches
+
+    def run(self, batch: Batch) -> None:
+        """Run a batch on the caller's thread."""
+        self._passes[batch.stage].run(batch)
+
+    def further(self) -> Sequence[Batch]:
+        """Batches of the next stage, once all of this one have run; none when all is answered.
+
+        Which texts they hold depends on the outputs of this shard alone.
+        """
+        last = self._passes[-1]
+        unsure = last.hands_on(self._columns)
+        if not len(unsure):
+            return ()
+        number, texts = last.number + 1, last.texts[unsure]
+        tokens = self._model.encode(number, [self._texts[i] for i in texts.tolist()])
+        self._passes.append(_Pass(self._model.stages[number], number, texts, tokens))
+        return self._passes[-1].batches
+
+    def tokens_of(self, batch: Batch) -> int:
+        """How many tokens a batch holds, without padding."""
+        return int(self._passes[batch.stage].tokens.lengths[batch.texts].sum())
+
+    def share_of(self, batch: Batch) -> float:
+        """Which part of the distinct texts a batch holds; 0 where they had their turn before."""
+        return len(batch.texts) / len(self._texts) if batch.stage == 0 else 0.0
 
     def finish(self, naming: Naming) -> Answered:
         """The answers, once all batches have run."""
+        predictor = self._model.predictor
         outputs = self._outputs()
         errors = self._all_errors(outputs)
-        table = self.predictor.task.table(
-            np.nan_to_num(outputs), self.predictor.bundle.model.labels
-        )
+        table = predictor.task.table(np.nan_to_num(outputs), predictor.bundle.model.labels)
         places = [None if i in errors else place for i, place in enumerate(self.places.tolist())]
         chosen = table.take(pa.array(places, pa.int64()))
         return Answered(
@@ -125,26 +225,33 @@ class Work:
             errors,
         )
 
-    def _outputs(self) -> NDArray[np.float32]:
-        """Of the distinct sequences, in their order; nan where the engine failed."""
-        width = self._done[0][1].shape[1] if self._done else self.predictor.bundle.columns
-        outputs = np.full((len(self.tokens), width), np.nan, np.float32)
-        for batch, rows in self._done:
-            outputs[batch] = rows
+    @property
+    def _columns(self) -> int:
+        return self._model.predictor.bundle.columns
+
+    def _outputs(self) -> Outputs:
+        """Of the distinct texts, each from the last stage that it came to."""
+        outputs = self._passes[0].outputs(self._columns)
+        for later in self._passes[1:]:
+            outputs = replaced(outputs, later.texts, later.outputs(self._columns))
         return outputs
 
-    def _all_errors(self, outputs: NDArray[np.float32]) -> dict[int, HastenError]:
+    def _all_errors(self, outputs: Outputs) -> dict[int, HastenError]:
         unusable = set(np.flatnonzero(~np.isfinite(outputs).all(axis=1)).tolist())
+        failed = {
+            int(each.texts[place]): error
+            for each in self._passes
+            for place, error in each.failed.items()
+        }
         errors = dict(self.unread)
         for index, place in enumerate(self.places.tolist()):
             if place in unusable:
-                errors[index] = self._problem(index, place)
+                errors[index] = self._problem(index, failed.get(place))
         return dict(sorted(errors.items()))
 
-    def _problem(self, index: int, place: int) -> EngineError:
+    def _problem(self, index: int, problem: EngineError | None) -> EngineError:
         where = self.rows.where(index)
-        if place in self._failed:
-            problem = self._failed[place]
+        if problem is not None:
             error = EngineError(f"{where}: {problem.message}", fix=problem.fix)
             error.__cause__ = problem
             return error
@@ -154,16 +261,27 @@ class Work:
         )
 
     def _tally(self, errors: int) -> Tally:
-        lengths = self.tokens.lengths
-        padded = sum(len(batch) * int(lengths[batch].max()) for batch in self.batches)
         readable = len(self.rows) - len(self.unread)
         return Tally(
             rows=len(self.rows),
             errors=errors,
-            duplicates=readable - len(self.tokens),
-            tokens=int(lengths.sum()),
-            padded_tokens=padded,
+            duplicates=readable - len(self._texts),
+            tokens=sum(int(each.tokens.lengths.sum()) for each in self._passes),
+            padded_tokens=sum(each.padded_tokens for each in self._passes),
+            stages=self._answered(),
         )
+
+    def _answered(self) -> tuple[int, ...]:
+        """How many rows each stage answered, copies included; empty where there is one stage."""
+        count = len(self._model.stages)
+        if count == 1:
+            return ()
+        stages = np.zeros(len(self._texts), np.int64)
+        for later in self._passes[1:]:
+            stages[later.texts] = later.number
+        rows = self.places[self.places >= 0]
+        counts: list[int] = np.bincount(stages[rows], minlength=count).tolist()
+        return tuple(counts)
 
 
 def _texts(rows: Rows, column: str) -> tuple[list[str], dict[int, HastenError]]:
@@ -181,16 +299,19 @@ def _texts(rows: Rows, column: str) -> tuple[list[str], dict[int, HastenError]]:
     return texts, errors
 
 
-def _distinct(tokens: Tokens) -> tuple[list[int], list[int]]:
-    """The first text of each token sequence, and for every text which of these it is."""
-    first: dict[bytes, int] = {}
+def _distinct(keys: Sequence[bytes] | Sequence[str]) -> tuple[list[int], list[int]]:
+    """The place of the first of each key, and for every key which of these it is."""
+    first: dict[bytes | str, int] = {}
     kept: list[int] = []
     copies: list[int] = []
-    offsets = tokens.offsets.tolist()
-    for index in range(len(tokens)):
-        key = tokens.ids[offsets[index] : offsets[index + 1]].tobytes()
+    for index, key in enumerate(keys):
         place = first.setdefault(key, len(kept))
         if place == len(kept):
             kept.append(index)
         copies.append(place)
     return kept, copies
+
+
+def _token_keys(tokens: Tokens) -> list[bytes]:
+    offsets = tokens.offsets.tolist()
+    return [tokens.ids[begin:end].tobytes() for begin, end in pairwise(offsets)]

@@ -139,7 +139,7 @@ class _Station:
         rows = given.read(plan, replace(shard, source=0))
         work = self._model.prepare(shard, rows, plan.text_column)
         refuse_errors(work.unread, plan)
-        with closing(flow([work], self._model.predictor.streams.count)) as finished:
+        with closing(flow([work], self._model.streams)) as finished:
             (work,) = finished
         answered = work.finish(self._job.naming)
         refuse_errors(answered.errors, plan)

@@ -59,9 +59,9 @@ class Meter:
 
     def ran(self, work: Work, batch: Batch) -> None:
         """A batch has run."""
-        share = len(batch) / len(work.tokens)
+        share = work.share_of(batch)
         with self._lock:
-            self._tokens += float(work.tokens.lengths[batch].sum())
+            self._tokens += work.tokens_of(batch)
             self._rows += share * len(work.rows)
             self._passed += share * _distance(work.rows.begin, work.rows.end)
             self._tell()

@@ -147,8 +147,7 @@ def _answers(
     job: Job, model: Model, meter: Meter, done: Mapping[int, Receipt]
 ) -> Iterator[Answered]:
     """All shards that are not done, with their answers, in order."""
-    streams = model.predictor.streams.count
-    with closing(flow(_works(job, model, done), streams, meter.ran)) as finished:
+    with closing(flow(_works(job, model, done), model.streams, meter.ran)) as finished:
         for work in finished:
             answered = work.finish(job.naming)
             refuse_errors(answered.errors, job.plan)

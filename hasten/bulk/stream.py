@@ -69,7 +69,7 @@ def predict(
         model = Model(predictor)
         rows = _shards(chain([head], tables))
         works = (model.prepare(*pair, text) for pair in rows)
-        for work in closed.enter_context(closing(flow(works, predictor.streams.count))):
+        for work in closed.enter_context(closing(flow(works, model.streams))):
             answered = work.finish(naming)
             if answered.errors:
                 raise answered.errors[min(answered.errors)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Literal
 
 
@@ -73,7 +74,8 @@ class Tally:
     """The outcome of rows.
 
     ``tokens`` went into the model, ``padded_tokens`` with their padding; ``duplicates`` are rows
-    whose tokens another row of their shard had, ``errors`` those without an answer.
+    whose tokens another row of their shard had, ``errors`` those without an answer. ``stages`` are
+    the rows that each stage of the bundle answered; empty where it has one.
     """
 
     rows: int = 0
@@ -81,6 +83,7 @@ class Tally:
     duplicates: int = 0
     tokens: int = 0
     padded_tokens: int = 0
+    stages: tuple[int, ...] = ()
 
     def __add__(self, other: Tally) -> Tally:
         return Tally(
@@ -89,6 +92,7 @@ class Tally:
             self.duplicates + other.duplicates,
             self.tokens + other.tokens,
             self.padded_tokens + other.padded_tokens,
+            tuple(map(sum, zip_longest(self.stages, other.stages, fillvalue=0))),
         )
 
     @property

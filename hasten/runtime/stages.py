@@ -99,9 +99,7 @@ class LoadedStage:
         chosen = self.stage.plan
         limit_s = chosen.max_batch_latency_s
         pipeline = self.pipeline(max_length)
-        return pipeline.run(
-            texts, chosen.strategy, self.cost, max_batch_latency_s=limit_s
-        ).outputs
+        return pipeline.run(texts, chosen.strategy, self.cost, max_batch_latency_s=limit_s).outputs
 
     def hands_on(self, outputs: Outputs) -> NDArray[np.int64]:
         """Which texts go on to the next stage; see :func:`handed_on`."""
@@ -200,4 +198,3 @@ def _named(missing: Unavailable, bundle: bundles.Bundle, stage: bundles.Stage) -
     number = bundle.stages.index(stage) + 1
     told = f"stage {number} of {bundle.folder} cannot run here: {missing.message}"
     return Unavailable(told, fix=missing.fix)
-
