@@ -25,8 +25,9 @@ from hasten.bulk.store import Store
 from hasten.bulk.target import Target
 from hasten.errors import ChoiceError, InputError, StorageError
 from hasten.options import PredictOptions, choose, documented
-from hasten.records import Event, Progress, Receipt, Summary
+from hasten.records import Event, Progress, Receipt, Stats, Summary
 from hasten.runtime.predictor import Predictor, verified
+from hasten.runtime.watch import unlike
 
 
 @documented(PredictOptions)
@@ -171,6 +172,7 @@ def _summary(job: Job, meter: Meter) -> Summary:
         shards=meter.shards,
         seconds=meter.seconds,
         load_s=meter.load_s,
+        unlike=unlike(Stats(meter.total.stages), [stage.hands_on for stage in job.bundle.stages]),
     )
 
 

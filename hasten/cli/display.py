@@ -250,6 +250,11 @@ def show_summary(summary: Summary, *, as_json: bool) -> None:
         highlight=False,
     )
     told.print("; ".join(filter(None, notes)), highlight=False)
+    if total.stages:
+        shares = (f"{each / (sum(total.stages) or 1):.1%}" for each in total.stages)
+        told.print(f"Answered by stage: {', '.join(shares)}", highlight=False)
+    if summary.unlike:
+        told.print(f"[yellow]{escape(summary.unlike)}[/]", highlight=False)
     if total.errors:
         have = "has" if total.errors == 1 else "have"
         told.print(

@@ -123,6 +123,7 @@ class Summary:
 
     ``kept_rows`` of ``total.rows`` were done by an earlier, interrupted run. ``seconds`` go from
     the first row read to the finished output; the model was loaded before, in ``load_s``.
+    ``unlike`` says how the texts differ from those that proved the bundle, where they do.
     """
 
     output: str
@@ -131,6 +132,7 @@ class Summary:
     shards: int
     seconds: float
     load_s: float
+    unlike: str | None = None
 
     @property
     def rows_per_s(self) -> float:
