@@ -7,7 +7,7 @@ runs or ran: whatever is interrupted and done again gives the same bytes.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -299,9 +299,9 @@ def _texts(rows: Rows, column: str) -> tuple[list[str], dict[int, HastenError]]:
     return texts, errors
 
 
-def _distinct(keys: Sequence[bytes] | Sequence[str]) -> tuple[list[int], list[int]]:
+def _distinct(keys: Sequence[Hashable]) -> tuple[list[int], list[int]]:
     """The place of the first of each key, and for every key which of these it is."""
-    first: dict[bytes | str, int] = {}
+    first: dict[Hashable, int] = {}
     kept: list[int] = []
     copies: list[int] = []
     for index, key in enumerate(keys):

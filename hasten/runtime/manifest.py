@@ -165,9 +165,10 @@ def canonical(raw: Mapping[str, Any]) -> bytes:
 def listed(folder: Path, leave_out: str) -> dict[str, File]:
     """Size and digest of every file in ``folder`` but one, by path."""
     names = sorted(set(_files(folder)) - {leave_out})
-    sizes = [(folder / name).stat().st_size for name in names]
-    hashes = _hashed(folder, names)
-    return {name: File(*pair) for name, *pair in zip(names, sizes, hashes, strict=True)}
+    return {
+        name: File((folder / name).stat().st_size, found)
+        for name, found in zip(names, _hashed(folder, names), strict=True)
+    }
 
 
 def verify_files(folder: Path, expected: Mapping[str, File], *, alone: bool = True) -> None:

@@ -149,8 +149,8 @@ def _copy_missing(names: Sequence[str], source: Path, target: Path) -> None:
 
 
 def _same_tokenizer(stage: NewStage, first: NewStage) -> bool:
-    paths = [each.reference / TOKENIZER for each in (stage, first)]
-    return paths[0] == paths[1] or filecmp.cmp(*paths, shallow=False)
+    own, shared = stage.reference / TOKENIZER, first.reference / TOKENIZER
+    return own == shared or filecmp.cmp(own, shared, shallow=False)
 
 
 def _sealed(

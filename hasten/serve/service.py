@@ -20,11 +20,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hasten.errors import EngineError, InputError
+from hasten.errors import BundleError, EngineError, InputError
 from hasten.inputs.tokenization import TextTokenizer, Tokens
 from hasten.records import CostTable
 from hasten.runtime.batching import CostModel
 from hasten.runtime.predictor import Predictor, load
+from hasten.runtime.stages import LoadedStage
 from hasten.serve.scheduler import Scheduler, Stage, Waiting
 
 log = logging.getLogger(__name__)
@@ -108,6 +109,17 @@ class Limits:
     texts: int = 10_000
 
 
+def _only_stage(predictor: Predictor) -> LoadedStage:
+    """The stage that is served: stage 1 of several, alone, is not what was proved."""
+    first, *later = predictor.stages.loaded
+    if later:
+        raise BundleError(
+            f"{predictor.bundle.folder} has {1 + len(later)} stages, and the server runs one",
+            fix="Answer files instead: hasten predict BUNDLE INPUT -o OUTPUT",
+        )
+    return first
+
+
 class Service:
     """A loaded bundle with its queue. Open it inside the event loop that uses it.
 
@@ -128,26 +140,28 @@ class Service:
         on_batch: Callable[[Ran], None] = _ignore,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        plan = predictor.bundle.plan
+        first = _only_stage(predictor)
+        plan = first.stage.plan
+        self._first = first
         self.name = name
         self.predictor = predictor
         self.limits = limits
         self._on_batch = on_batch
         self._clock = clock
-        cost = predictor.cost or CostModel(_UNMEASURED)
+        cost = first.cost or CostModel(_UNMEASURED)
         stage = Stage(cost, max(plan.strategy.batch_size, _LARGEST_BATCH), plan.max_batch_latency_s)
         self._scheduler = Scheduler([stage], limits.queue_s)
         self._requests: dict[int, _Request] = {}
         self._numbers = iter(range(2**62))
         self._characters_per_token = _CHARACTERS_PER_TOKEN
         self._changed = threading.Condition()
-        self._idle = predictor.streams.count
+        self._idle = first.streams.count
         self._closing = False
         self._tokenizers = threading.local()
         self._tokenizing = ThreadPoolExecutor(2, f"hasten-tokenize-{name}")
         self._streams = [
             threading.Thread(target=self._draw, name=f"hasten-serve-{name}-{number}", daemon=True)
-            for number in range(predictor.streams.count)
+            for number in range(first.streams.count)
         ]
         self.last_answer_s = clock()
         for stream in self._streams:
@@ -251,8 +265,8 @@ class Service:
     def _encode(self, texts: tuple[str, ...]) -> Tokens:
         tokenizer = getattr(self._tokenizers, "one", None)
         if tokenizer is None:
-            bundle = self.predictor.bundle
-            tokenizer = TextTokenizer.load(bundle.tokenizer, bundle.model.max_length, 1)
+            stage = self._first.stage
+            tokenizer = TextTokenizer.load(stage.tokenizer, stage.max_length, 1)
             self._tokenizers.one = tokenizer
         tokens: Tokens = tokenizer.encode(texts)
         seen = sum(map(len, texts)) / max(int(tokens.lengths.sum()), 1)
@@ -317,7 +331,7 @@ class Service:
         tokens = _joined([(request.tokens, text.place) for request, text in batch])
         begin = self._clock()
         try:
-            rows = self.predictor.streams.forward(tokens, np.arange(len(batch)))
+            rows = self._first.streams.forward(tokens, np.arange(len(batch)))
         except Exception as error:  # noqa: BLE001 - a stream's thread must not end
             if len(batch) == 1:
                 self._fail(batch[0][0], error)
