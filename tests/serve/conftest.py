@@ -9,7 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from hasten import hardware
-from hasten.runtime import bundle
+from hasten.runtime import signature
 from hasten.serve.app import Access, create
 from hasten.serve.metrics import Metrics
 from hasten.serve.service import Limits, Service
@@ -28,7 +28,7 @@ def scripted_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of the user's is read or written."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(bundle, "_key_file", lambda: tmp_path / "user" / "bundle.key")
+    monkeypatch.setattr(signature, "key_file", lambda: tmp_path / "user" / "bundle.key")
 
 
 @pytest.fixture
