@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
@@ -153,11 +153,11 @@ def _fenced(job: Job, store: Store, *, trust: bool) -> Iterator[Order]:
 
 
 def _start(job: Job, order: Order, address: str) -> Start:
-    candidate = job.bundle.plan.candidate
+    candidates = [stage.plan.candidate for stage in job.bundle.stages]
     need = Need(
-        cpus=candidate.streams * candidate.intra_op_num_threads,
-        gpus=int(candidate.device == "cuda"),
-        memory_bytes=_memory_bytes(job.bundle.folder, candidate),
+        cpus=max(candidate.threads for candidate in candidates),  # the stages take turns
+        gpus=int(any(candidate.device == "cuda" for candidate in candidates)),
+        memory_bytes=_memory_bytes(job.bundle.folder, candidates),
     )
     cores = max(hardware.detect().usable_cores, need.cpus) if address == LOCAL else 0
     # Ray's own way of saying yes.
@@ -165,10 +165,14 @@ def _start(job: Job, order: Order, address: str) -> Start:
     return Start(address, cores, need, order, reports)
 
 
-def _memory_bytes(folder: Path, candidate: Candidate) -> int:
-    """What a process with this candidate took at its peak; 0 if that was not measured."""
-    rows = (row for row in bundles.read_tuning(folder).rows if row.candidate == candidate)
-    return max((row.start_up.peak_bytes for row in rows if row.start_up), default=0)
+def _memory_bytes(folder: Path, candidates: Sequence[Candidate]) -> int:
+    """What processes with these candidates took at their peak; 0 for what was not measured."""
+    measured = {
+        row.candidate: row.start_up.peak_bytes
+        for row in bundles.read_tuning(folder).rows
+        if row.start_up
+    }
+    return sum(measured.get(candidate, 0) for candidate in dict.fromkeys(candidates))
 
 
 def _shards(

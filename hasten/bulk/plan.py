@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from hasten import tasks
@@ -15,7 +15,7 @@ from hasten.inputs import formats
 from hasten.options import PredictOptions
 from hasten.records import BulkPlan
 from hasten.runtime.batching import CostModel
-from hasten.runtime.bundle import Bundle
+from hasten.runtime.bundle import Bundle, Stage
 
 _VERSION = 1
 
@@ -88,14 +88,28 @@ def decide(bundle: Bundle, given: Input, target: Target, options: PredictOptions
 
 def _rows_of_a_shard(bundle: Bundle) -> int:
     """A power of two, by what the bundle's cost table says; the same whenever it is asked."""
-    table = bundle.plan.cost_table
+    row_s = sum(share * _row_s(stage) for stage, share in _shares(bundle))
     fewest, most = _SHARD_ROWS
-    if table is None:
-        return most
-    batch, length = _TYPICAL
-    row_s = CostModel(table, bundle.plan.candidate.streams).cost_s(batch, length) / batch
-    wanted = min(max(_SHARD_S / row_s, fewest), most)
+    wanted = min(max(_SHARD_S / row_s, fewest), most) if row_s else most
     return 1 << (int(wanted).bit_length() - 1)
+
+
+def _row_s(stage: Stage) -> float:
+    """Seconds for a typical row; 0 where nothing was measured."""
+    table = stage.plan.cost_table
+    if table is None:
+        return 0.0
+    batch, length = _TYPICAL
+    return CostModel(table, stage.plan.candidate.streams).cost_s(batch, length) / batch
+
+
+def _shares(bundle: Bundle) -> Iterator[tuple[Stage, float]]:
+    """Every stage, with the share of all rows that came to it when the bundle was proved."""
+    share = 1.0
+    for stage in bundle.stages:
+        yield stage, share
+        rule = stage.hands_on
+        share *= rule.handed / rule.texts if rule and rule.texts else 0.0
 
 
 def refuse_errors(errors: Mapping[int, HastenError], plan: BulkPlan) -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import hasten
 from hasten import hardware
+from hasten.bulk.plan import _rows_of_a_shard
 from hasten.bulk.store import Store
-from hasten.records import HandsOn, Summary, Tally
+from hasten.records import CostTable, HandsOn, Summary, Tally
+from hasten.runtime.bundle import load
+from hasten.runtime.saving import save
 from tests.scripted import Lab, earlier_stage, save_cascade
 from tests.tiny import tiny_texts
 
@@ -56,6 +61,22 @@ def test_rows_get_the_answers_of_the_loaded_bundle(bundle: Path, tmp_path: Path)
     assert [float(row["score"]) for row in rows] == pytest.approx(scores, abs=1e-6)
     assert summary.total.stages == answered
     assert min(answered) > 0
+
+
+def test_texts_that_only_a_later_stage_tells_apart_are_both_run(lab: Lab, tmp_path: Path) -> None:
+    tuning = lab.tune()
+    texts = [f"{' '.join(TEXTS[0].split()[:1] * 10)} {text}" for text in TEXTS[:8]]
+    first = earlier_stage(tmp_path / "1", lab, tuning, HandsOn(1e9))
+    short = replace(tuning.model, max_length=8)
+    cascade = save_cascade(tmp_path / "b", lab, tuning, replace(first, model=short))
+    with hasten.load(cascade) as predictor:
+        assert len(np.unique(predictor.stages.first.run(texts), axis=0)) == 1
+        scores = [answer["score"] for answer in predictor(texts)]
+    assert len(set(scores)) > 1
+    predict(cascade, write_csv(tmp_path / "a.csv", texts), tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open(encoding="utf-8") as file:
+        written = [float(row["score"]) for row in csv.DictReader(file)]
+    assert written == pytest.approx(scores, abs=1e-6)
 
 
 def test_texts_in_memory_get_the_same(bundle: Path) -> None:
@@ -119,3 +140,19 @@ def test_tallies_of_stages_add_up() -> None:
     assert (Tally(stages=(2, 1)) + Tally(stages=(3, 0))).stages == (5, 1)
     assert (Tally() + Tally(stages=(3, 1))).stages == (3, 1)
     assert (Tally() + Tally()).stages == ()
+
+
+def test_a_shard_is_20_seconds_of_all_stages_together(lab: Lab, tmp_path: Path) -> None:
+    tuning = lab.tune()
+    # 1 and 3 ms a typical row.
+    tables = [CostTable((32,), (32,), ((32e-3 * factor,),)) for factor in (1, 3)]
+    plans = [replace(tuning.plan, cost_table=table) for table in tables]
+    rows = []
+    for handed in (0, 1000):
+        rule = HandsOn(0.5, handed=handed, texts=1000)
+        first = earlier_stage(tmp_path / f"1-{handed}", lab, tuning, rule)
+        stages = [replace(first, plan=plans[0]), replace(first, plan=plans[1], hands_on=None)]
+        folder = tmp_path / f"b-{handed}"
+        save(folder, tuning, stages=stages, extra={}, results=lab.folder / "results.jsonl")
+        rows.append(_rows_of_a_shard(load(folder)))
+    assert rows == [16384, 4096]
