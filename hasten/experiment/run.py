@@ -330,8 +330,8 @@ class Experiment:
         missing = texts.missing()
         for heat in texts.heats:
             arrives = heat.message(0).strategy.name == "arrival" and self._wants("batch-size")
-            seconds = missing[heat.key] * heat.expected_s
-            found["batch-size" if arrives else "order"] += seconds
+            runs = missing[heat.key] and missing[heat.key] + 1  # one more to warm up
+            found["batch-size" if arrives else "order"] += runs * heat.expected_s
         if self._wants("latency"):
             calls = self.context.settings.rounds * grid.SINGLE_CALLS_A_RUN
             for entrant in running:

@@ -157,7 +157,7 @@ def padding_share(lengths: Lengths, batches: Batches) -> float:
     """
     if not batches:
         return 0.0
-    sizes, longest = _shapes(lengths, batches)
+    sizes, longest = _sizes_and_lengths(lengths, batches)
     computed = int((sizes * longest).sum())
     tokens = sum(int(lengths[batch].sum()) for batch in batches)
     return 1.0 - tokens / computed
@@ -172,9 +172,23 @@ def predict_s(lengths: Lengths, batches: Batches, cost: CostModel) -> float:
     """
     if not batches:
         return 0.0
-    sizes, longest = _shapes(lengths, batches)
+    sizes, longest = _sizes_and_lengths(lengths, batches)
     costs = cost.grid(int(sizes.max()), int(longest.max()))[sizes, longest]
     return run_s(costs.tolist(), cost.streams)
+
+
+def shapes(lengths: Lengths, batches: Batches) -> set[tuple[int, int]]:
+    """The different batch shapes: number of texts, and tokens of the longest.
+
+    >>> sorted(shapes(np.array([2, 4, 4, 1]), [np.array([0, 1]), np.array([2, 3])]))
+    [(2, 4)]
+    """
+    return {(len(batch), int(lengths[batch].max())) for batch in batches}
+
+
+def warm_up_s(lengths: Lengths, batches: Batches, cost: CostModel) -> float:
+    """Predicted seconds for running each batch shape once on every stream of ``cost``."""
+    return cost.streams * sum(cost.cost_s(*shape) for shape in shapes(lengths, batches))
 
 
 def best_strategy(
@@ -236,7 +250,7 @@ def _cheapest(
     return min(strategies, key=predicted_s)
 
 
-def _shapes(lengths: Lengths, batches: Batches) -> tuple[Lengths, Lengths]:
+def _sizes_and_lengths(lengths: Lengths, batches: Batches) -> tuple[Lengths, Lengths]:
     """Texts and longest text of each batch."""
     sizes = np.array([len(batch) for batch in batches])
     longest = np.array([lengths[batch].max() for batch in batches])

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from hasten.engines.base import Session
 from hasten.inputs.tokenization import TextTokenizer, Tokens
 from hasten.records import ModelInfo, Strategy
-from hasten.runtime.batching import CostModel, padding_share, plan, predict_s
+from hasten.runtime.batching import CostModel, padding_share, plan, predict_s, shapes
 
 Clock = Callable[[], float]
 
@@ -190,15 +190,13 @@ class Pipeline:
         texts: Sequence[str],
         strategy: Strategy,
         cost: CostModel | None = None,
-        *,
         max_batch_latency_s: float | None = None,
     ) -> PipelineRun:
         """Answer all texts, batched by ``strategy``. ``texts`` must not be empty."""
         begin = self._clock()
         tokens = self.tokenizer.encode(texts)
         tokenized = self._clock()
-        # Some tokenizers make nothing of an empty text; its batch has one column all the same.
-        lengths = np.maximum(tokens.lengths, 1)
+        lengths = _columns(tokens)
         batches = plan(lengths, strategy, cost, max_batch_latency_s=max_batch_latency_s)
         planned = self._clock()
         outputs, batch_latency_s = self.streams.run(tokens, batches)
@@ -214,6 +212,18 @@ class Pipeline:
             padding_share=padding_share(lengths, batches),
             predicted_s=predict_s(lengths, batches, cost) if cost else None,
         )
+
+    def shapes(
+        self,
+        texts: Sequence[str],
+        strategy: Strategy,
+        cost: CostModel | None = None,
+        max_batch_latency_s: float | None = None,
+    ) -> set[tuple[int, int]]:
+        """The batch shapes, texts by tokens, in which :meth:`run` would answer ``texts``."""
+        lengths = _columns(self.tokenizer.encode(texts))
+        batches = plan(lengths, strategy, cost, max_batch_latency_s=max_batch_latency_s)
+        return shapes(lengths, batches)
 
     def run_one_by_one(self, texts: Sequence[str]) -> PipelineRun:
         """Answer the texts one call at a time, as a caller does who waits for each answer.
@@ -233,3 +243,11 @@ class Pipeline:
             padding_share=0.0,
             predicted_s=None,
         )
+
+
+def _columns(tokens: Tokens) -> NDArray[np.int64]:
+    """Columns that each text needs in a batch, int64 [texts]: its tokens, but at least one.
+
+    Some tokenizers make no token of an empty text.
+    """
+    return np.maximum(tokens.lengths, 1)

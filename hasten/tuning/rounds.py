@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
@@ -14,12 +15,11 @@ from hasten.errors import BudgetError, EngineError
 from hasten.inputs.corpus import stratified_sample
 from hasten.plain import from_json
 from hasten.records import Strategy
-from hasten.runtime.batching import TOKEN_BUDGETS, best_fixed
+from hasten.runtime.batching import TOKEN_BUDGETS, best_fixed, predict_s, warm_up_s
 from hasten.tuning.ceiling import Found, Gauge
 from hasten.tuning.context import Context
 from hasten.tuning.entrant import Entrant
-from hasten.tuning.screening import batch_limit_s, best_plan, message_for, predicted_s
-from hasten.tuning.worker import WARM_UP_TEXTS
+from hasten.tuning.screening import batch_limit_s, best_plan, message_for, planned
 
 ARRIVAL = Strategy("arrival", 1)
 FEWEST_TEXTS = 20
@@ -36,7 +36,7 @@ _GRACE = 1.1
 _FEWEST_ROUNDS = 3  # of which there still is an interval
 # Rather a little over the budget than all of it spent for nothing; it is kept within 20 %.
 _OVERRUN = 0.15
-# Starting all workers again takes at most this part of the time for the rounds.
+# Starting all workers again, warm-up aside, takes at most this part of the time for the rounds.
 _RESTART_SHARE = 0.25
 _MOST_PROCESSES = 5
 _FEWEST_PROCESSES = 3  # Student's t of two means is 12.7
@@ -50,6 +50,8 @@ class Heat:
     entrant: Entrant
     strategy: Strategy
     per_text_s: float
+    all_shapes_s: float
+    """Each batch shape once on every stream, for all texts."""
     aside: bool = False
     """Whether it only shows what another way of batching makes of the favourite."""
 
@@ -64,6 +66,10 @@ class Heat:
         if not runs:
             return self.per_text_s * texts
         return fmean(run["total_s"] / run["texts"] for run in runs) * texts
+
+    def warm_up_s(self, texts: int) -> float:
+        """Seconds, at most, for each batch shape of a round's texts once on every stream."""
+        return min(self.entrant.candidate.streams * self.per_text_s * texts, self.all_shapes_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +161,8 @@ class Rounds:
             what = f"{heat.entrant.label} {heat.strategy.label}, {len(indices)} texts"
             self.context.tell(self.stage, f"round {number + 1} of {rounds}: {what}")
             message = message_for(self.context, heat.entrant, indices, strategy=heat.strategy)
-            runs[heat.name] = heat.entrant.attempt(message, heat.expected_s(len(indices)))
+            expected_s = heat.warm_up_s(len(indices)) + heat.expected_s(len(indices))
+            runs[heat.name] = heat.entrant.attempt(message, expected_s)
             if not self.baseline.in_play:
                 raise EngineError(
                     f"the original model failed in the timed rounds: {self.baseline.reason}"
@@ -177,20 +184,25 @@ class Rounds:
         """
         contest = [heat for heat in self.heats if not heat.aside and heat.entrant.in_play]
         round_s = sum(heat.expected_s(self.fit.texts) for heat in contest)
-        restarts_s = (self.fit.processes - 1) * restart_s(contest)
+        restart_s = starts_s(contest) + warm_ups_s(contest, self.fit.texts)
 
         def fit() -> int:
-            left_s = min(self.context.budget.left_s * _GRACE - restarts_s, rounds * round_s)
-            return min(rounds, max(_FEWEST_ROUNDS, 1 + int(left_s / round_s)))
+            left_s = self.context.budget.left_s * _GRACE
+            for number in range(rounds, _FEWEST_ROUNDS, -1):
+                restarts = min(self.fit.processes, number) - 1
+                if (number - 1) * round_s + restarts * restart_s <= left_s:
+                    return number
+            return min(rounds, _FEWEST_ROUNDS)
 
         return int(self.context.journal.once(f"rounds:{self.stage}", fit))
 
     def _drop_what_does_not_fit(self, number: int, rounds: int) -> None:
         """Give the comparisons of strategies up when the time from this round on runs short."""
         budget, texts = self.context.budget, self.fit.texts
-        restarts = sum(self._begins_process(later, rounds) for later in range(number + 1, rounds))
+        begun = [later for later in range(number, rounds) if self._begins_process(later, rounds)]
         full_s = sum(heat.expected_s(texts) for heat in self.heats) * (rounds - number)
-        full_s += restarts * restart_s(self.heats)
+        full_s += len(begun) * warm_ups_s(self.heats, texts)
+        full_s += sum(later > 0 for later in begun) * starts_s(self.heats)
         budget.expect(full_s)
         if full_s > budget.left_s * _GRACE:
             self.heats = [heat for heat in self.heats if not heat.aside]
@@ -219,10 +231,9 @@ def plan_early(context: Context, accepted: Sequence[Entrant], baseline: Entrant)
     def fit() -> Fit | None:
         time_s, fewest = _ROUNDS_SHARE * context.budget.left_s, min(FEWEST_TEXTS, most)
         for heats in range(len(entries), 1, -1):
-            per_text_s = sum(heat.per_text_s for heat in entries[:heats])
-            texts = int((time_s - WARM_UP_TEXTS * per_text_s) / (per_text_s * _FEWEST_ROUNDS))
+            texts = _most_texts(entries[:heats], most, time_s, _FEWEST_ROUNDS, processes=1)
             if texts >= fewest:
-                return Fit(heats, _FEWEST_ROUNDS, min(texts, most), processes=1)
+                return Fit(heats, _FEWEST_ROUNDS, texts, processes=1)
         return None
 
     most = min(_ENOUGH_TEXTS, len(context.texts))
@@ -233,11 +244,15 @@ def plan_early(context: Context, accepted: Sequence[Entrant], baseline: Entrant)
     return Rounds(context, baseline, entries[: found.heats], found, stage="early finals")
 
 
-def restart_s(heats: Sequence[Heat]) -> float:
-    """What starting the workers of all heats again takes, until they are warm."""
+def starts_s(heats: Sequence[Heat]) -> float:
+    """Seconds for starting the workers of all heats once, warm-up aside."""
     start_ups = [entrant.start_up for entrant in {heat.entrant for heat in heats}]
-    starts_s = sum(_SPAWN_S + s.load_s + s.first_call_s for s in start_ups if s)
-    return starts_s + WARM_UP_TEXTS * sum(heat.per_text_s for heat in heats)
+    return sum(_SPAWN_S + s.load_s + s.first_call_s for s in start_ups if s)
+
+
+def warm_ups_s(heats: Sequence[Heat], texts: int) -> float:
+    """Seconds for warming up a process of each heat, for rounds of as many texts."""
+    return sum(heat.warm_up_s(texts) for heat in heats)
 
 
 def _entries(
@@ -273,25 +288,43 @@ def _strategies(context: Context, leader: Entrant) -> list[Strategy]:
 
 
 def _heat(context: Context, entrant: Entrant, strategy: Strategy) -> Heat:
-    return Heat(entrant, strategy, predicted_s(context, entrant, strategy) / len(context.texts))
+    batches, cost = planned(context, entrant, strategy)
+    per_text_s = predict_s(context.lengths, batches, cost) / len(context.texts)
+    return Heat(entrant, strategy, per_text_s, warm_up_s(context.lengths, batches, cost))
 
 
 def _processes(heats: Sequence[Heat], time_s: float, rounds: int) -> int:
     """How often the workers can be started for the rounds; once, where it is not three times."""
-    most = 1 + int(_RESTART_SHARE * time_s / restart_s(heats))
+    most = 1 + int(_RESTART_SHARE * time_s / starts_s(heats))
     processes = min(most, _MOST_PROCESSES, rounds)
     return processes if processes >= _FEWEST_PROCESSES else 1
 
 
-def _shared_out(runs: int, rounds: int, texts: int) -> dict[str, int]:
-    """Texts and rounds for ``runs`` runs of one text each, out of ``texts`` that there are.
+def _needed_s(heats: Sequence[Heat], texts: int, rounds: int, processes: int) -> float:
+    """Seconds for the rounds, with the warm-up of every process and the starts of all but one."""
+    running_s = rounds * texts * sum(heat.per_text_s for heat in heats)
+    return running_s + processes * warm_ups_s(heats, texts) + (processes - 1) * starts_s(heats)
 
-    >>> _shared_out(1000, 5, 1000), _shared_out(4500, 5, 1000), _shared_out(90_000, 5, 1000)
-    ({'rounds': 5, 'texts': 200}, {'rounds': 9, 'texts': 500}, {'rounds': 15, 'texts': 1000})
-    """
-    more = min(_MOST_ROUNDS, runs // min(_ENOUGH_TEXTS, texts))
-    rounds = max(rounds, more)
-    return {"rounds": rounds, "texts": min(runs // rounds, texts)}
+
+def _most_texts(
+    heats: Sequence[Heat], most: int, time_s: float, rounds: int, processes: int
+) -> int:
+    """How many texts a round can have in ``time_s``, at most ``most``."""
+    return bisect_right(
+        range(1, most + 1),
+        time_s,
+        key=lambda texts: _needed_s(heats, texts, rounds, processes),
+    )
+
+
+def _shared_out(heats: Sequence[Heat], most: int, time_s: float, rounds: int) -> Fit:
+    """The most rounds that leave enough texts for each, or ``rounds`` with as many as fit."""
+    processes = _processes(heats, time_s, rounds)
+    for number in range(max(rounds, _MOST_ROUNDS), rounds - 1, -1):
+        texts = _most_texts(heats, most, time_s, number, processes)
+        if texts >= min(_ENOUGH_TEXTS, most):
+            break
+    return Fit(len(heats), number, texts, processes)
 
 
 def _must_run(entries: Sequence[Heat]) -> int:
@@ -309,28 +342,24 @@ def _fit(context: Context, entries: Sequence[Heat]) -> Fit:
     Comparisons of strategies are given up for more texts, finalists only for the fewest. There
     are at least as many rounds as the settings say.
     """
-    budget, rounds = context.budget, context.settings.rounds
-    fewest = min(FEWEST_TEXTS, len(context.texts))
-    plenty = min(_PLENTY_OF_TEXTS, len(context.texts))
+    budget, rounds, most = context.budget, context.settings.rounds, len(context.texts)
+    fewest, plenty = min(FEWEST_TEXTS, most), min(_PLENTY_OF_TEXTS, most)
     time_s = _ROUNDS_SHARE * budget.left_s
     for heats in range(len(entries), 0, -1):
         wanted = entries[:heats]
-        processes = _processes(wanted, time_s, rounds)
-        per_text_s = sum(heat.per_text_s for heat in wanted) * rounds
-        texts = int((time_s - (processes - 1) * restart_s(wanted)) / per_text_s)
-        if texts >= (plenty if wanted[-1].aside else fewest):
-            shared = _shared_out(texts * rounds, rounds, len(context.texts))
-            return Fit(heats, **shared, processes=processes)
+        fit = _shared_out(wanted, most, time_s, rounds)
+        if fit.texts >= (plenty if wanted[-1].aside else fewest):
+            return fit
         if heats <= _must_run(entries):
             break
-    if fewest * per_text_s <= budget.left_s + _OVERRUN * budget.total_s:
+    fewest_s = _needed_s(wanted, fewest, rounds, processes=1)
+    if fewest_s <= budget.left_s + _OVERRUN * budget.total_s:
         return Fit(heats, rounds, fewest, processes=1)
-    needed_s = budget.spent_s + fewest * per_text_s / _ROUNDS_SHARE
-    needed_s += sum(h.entrant.start_up.load_s for h in entries[:heats] if h.entrant.start_up)
+    needed_s = budget.spent_s + fewest_s / _ROUNDS_SHARE
+    needed_s += sum(h.entrant.start_up.load_s for h in wanted if h.entrant.start_up)
     raise BudgetError(
         f"the budget of {context.settings.budget_s:.0f} s leaves {budget.left_s:.0f} s for "
-        f"the final rounds, and even {fewest} texts, {rounds} times each, take "
-        f"{fewest * per_text_s:.0f} s",
+        f"the final rounds, and even {fewest} texts, {rounds} times each, take {fewest_s:.0f} s",
         fix=f"Try --budget {needed_s * 1.1:.0f}s; what was measured is kept. Or narrow the "
         "search with --engines, --precisions or --max-texts.",
     )

@@ -14,7 +14,7 @@ from hasten.judging.parity import TENSOR_TOLERANCE, verdict
 from hasten.judging.stats import clopper_pearson_lower
 from hasten.records import Candidate, Settings, Strategy
 from hasten.runtime import probes
-from hasten.runtime.batching import best_strategy, plan, predict_s
+from hasten.runtime.batching import CostModel, best_strategy, plan, predict_s
 from hasten.tuning.context import Context
 from hasten.tuning.entrant import Batching, Entrant, Shape
 from hasten.tuning.worker import RunTexts
@@ -225,11 +225,17 @@ def best_plan(context: Context, entrant: Entrant) -> tuple[Strategy, float] | No
 
 def predicted_s(context: Context, entrant: Entrant, strategy: Strategy) -> float:
     """Seconds that the candidate's cost table predicts for all judged texts."""
+    return predict_s(context.lengths, *planned(context, entrant, strategy))
+
+
+def planned(
+    context: Context, entrant: Entrant, strategy: Strategy
+) -> tuple[list[NDArray[np.int64]], CostModel]:
+    """The candidate's batches of all judged texts, and the costs they were planned with."""
     cost = entrant.cost_model()
     assert cost, f"{entrant.label} has not been timed"
     limit_s = batch_limit_s(context.settings, entrant.candidate)
-    batches = plan(context.lengths, strategy, cost, max_batch_latency_s=limit_s)
-    return predict_s(context.lengths, batches, cost)
+    return plan(context.lengths, strategy, cost, max_batch_latency_s=limit_s), cost
 
 
 def message_for(

@@ -13,7 +13,7 @@ import pickle
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,8 +28,6 @@ from hasten.runtime.batching import CostModel
 from hasten.runtime.pipeline import Pipeline, PipelineRun, Streams
 
 log = logging.getLogger(__name__)
-
-WARM_UP_TEXTS = 32
 
 GetEngine = Callable[[str], Engine]
 
@@ -77,7 +75,9 @@ class TimeShape:
 class RunTexts:
     """Run the texts with these indices end to end; answers with a ``PipelineRun``.
 
-    Outputs travel back only on request: they are large, and only the proof needs them.
+    Outputs travel back only on request: they are large, and only the proof needs them. A run
+    without outputs is timed: batch shapes that this process has not run before are run once
+    beforehand, as for :class:`TimeShape`.
     """
 
     indices: tuple[int, ...]
@@ -115,7 +115,7 @@ class Worker:
     _clock: Callable[[], float] = time.perf_counter
     _texts: tuple[str, ...] = ()
     _seen_shapes: set[tuple[int, int]] = field(default_factory=set)
-    _warm: set[Strategy] = field(default_factory=set)
+    _warm: set[RunTexts] = field(default_factory=set)
 
     def answer(self, message: Message) -> Any:
         """Carry out one message.
@@ -176,11 +176,8 @@ class Worker:
         )
 
     def _time_shape(self, message: TimeShape) -> tuple[float, ...]:
-        streams = self._ready().streams
-        shape = (message.batch_size, message.length)
-        if shape not in self._seen_shapes:
-            streams.time_shape(*shape)
-            self._seen_shapes.add(shape)
+        streams, shape = self._ready().streams, (message.batch_size, message.length)
+        self._warm_up([shape])
         samples_s: list[float] = []
         with _no_garbage_collection():
             while len(samples_s) < message.repeats and sum(samples_s) < message.at_least_s:
@@ -189,10 +186,9 @@ class Worker:
 
     def _run_texts(self, message: RunTexts) -> PipelineRun:
         texts = [self._texts[index] for index in message.indices]
-        if not message.outputs and message.strategy not in self._warm:
-            # A few texts before the first timed run: caches, and allocations at new shapes.
-            self._pass(message, texts[:: max(1, len(texts) // WARM_UP_TEXTS)])
-            self._warm.add(message.strategy)
+        if not message.outputs and message not in self._warm:
+            self._warm_up(self._ready().shapes(texts, *self._batching(message)))
+            self._warm.add(message)
         with _no_garbage_collection():
             run = self._pass(message, texts)
         return run if message.outputs else run.without_outputs()
@@ -200,14 +196,19 @@ class Worker:
     def _pass(self, message: RunTexts, texts: list[str]) -> PipelineRun:
         if message.one_by_one:
             return self._ready().run_one_by_one(texts)
-        pipeline = self._ready()
-        table, streams = message.cost_table, pipeline.streams.count
-        return pipeline.run(
-            texts,
-            message.strategy,
-            CostModel(table, streams) if table else None,
-            max_batch_latency_s=message.max_batch_latency_s,
-        )
+        return self._ready().run(texts, *self._batching(message))
+
+    def _batching(self, message: RunTexts) -> tuple[Strategy, CostModel | None, float | None]:
+        """Strategy, costs and latency limit, as the methods of ``Pipeline`` take them."""
+        table = message.cost_table
+        cost = CostModel(table, self._ready().streams.count) if table else None
+        return message.strategy, cost, message.max_batch_latency_s
+
+    def _warm_up(self, shapes: Iterable[tuple[int, int]]) -> None:
+        """Run each shape that this process has not run yet once on every stream."""
+        for shape in sorted(set(shapes) - self._seen_shapes):
+            self._ready().streams.time_shape(*shape)
+            self._seen_shapes.add(shape)
 
     def _ready(self) -> Pipeline:
         if self._pipeline is None:

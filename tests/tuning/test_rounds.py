@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from hasten.engines.fake import FakeSession
 from hasten.errors import BudgetError
-from hasten.records import EndToEnd, Tuning
+from hasten.records import EndToEnd, Progress, Tuning
 from hasten.report import headline
 from hasten.tuning import contest
 from hasten.tuning.process import Connection
@@ -164,3 +165,40 @@ def test_a_lossy_favourite_never_runs_without_the_exact_one_that_it_has_to_beat(
         with contextlib.suppress(BudgetError):
             tuning = Lab(tmp_path / f"{budget_s}", script, budget_s=budget_s).tune()
             assert any(row.runs and row.candidate.exact for row in tuning.rows)
+
+
+def test_no_timed_run_is_the_first_at_a_batch_shape(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = Lab(tmp_path, SCRIPT, texts=130, precisions=("fp32",))
+    run, seen = FakeSession.run, set[tuple[FakeSession, tuple[int, ...]]]()
+
+    def slower_at_first(session: FakeSession, ids: Any, *others: Any) -> Any:
+        """An engine with caches: the first call of a session at a shape takes longer."""
+        if (session, ids.shape) not in seen:
+            lab.engine.virtual_clock.advance(5e-3)
+            seen.add((session, ids.shape))
+        return run(session, ids, *others)
+
+    monkeypatch.setattr(FakeSession, "run", slower_at_first)
+    timed = main_run(lab.tune())
+    assert timed.process_count == 5
+    assert max(timed.total.samples_s) == pytest.approx(min(timed.total.samples_s))
+
+
+@pytest.mark.parametrize("objective", ["throughput", "latency"])
+def test_the_rounds_take_as_long_as_predicted(tmp_path: Path, objective: str) -> None:
+    # Long calls, so that what starting real processes would take does not matter.
+    slow, fast = {"call_s": 0.5, "token_s": 0.01}, {"call_s": 0.1, "token_s": 0.002}
+    script = {"*": slow, "fake-bf16-cpu-2x1": fast}
+    lab = Lab(tmp_path, script, budget_s=20_000.0, objective=objective)
+    told: list[tuple[float, Progress]] = []
+
+    def report(event: object) -> None:
+        if isinstance(event, Progress) and event.stage == "finals":
+            told.append((lab.engine.clock(), event))
+
+    contest.run(replace(lab.context(), report=report), baseline_engine="fake")
+    begin_s, first = told[0]
+    assert "round 1 of" in first.message
+    assert first.left_s == pytest.approx(lab.engine.clock() - begin_s, rel=0.1)
