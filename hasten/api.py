@@ -32,7 +32,7 @@ from hasten.options import (
 )
 from hasten.options.choices import SHORTEST
 from hasten.plain import to_json
-from hasten.records import Bench, Event, ModelInfo, Settings, Student, Tuning
+from hasten.records import Bench, Event, ModelInfo, Notice, Settings, Student, Tuning
 from hasten.report import compose, markdown, publish, stored
 from hasten.report.doctor import Diagnosis, diagnose
 from hasten.report.notebook import progress
@@ -191,11 +191,15 @@ def compress(
         )
         if target_flips is not None:
             targets.require_decisions(reference.info.task)
+        notices = job.noticed(reference, texts).notices
+        for notice in notices:
+            report(Notice(notice))
         make = partial(compression.make, reference, texts, labels, report=report)
         if target_flips is None:
             student = make(wanted, work=work, begin_s=begin_s)
         else:
             student = targets.fastest_within(target_flips, wanted, make, work=work, begin_s=begin_s)
+        student = replace(student, notices=notices)
         _save_student(folder, student, work / kept.STUDENT)
         job.discard(work)
     return student

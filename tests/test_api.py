@@ -123,14 +123,26 @@ def test_texts_that_are_not_text_are_told(tuned: Any) -> None:
         classify(["a", 3])
 
 
+def test_an_argument_that_a_bundle_does_not_take_is_refused_with_those_it_takes(
+    tuned: Any,
+) -> None:
+    with hasten.load(tuned[0]) as classify:
+        with pytest.raises(ChoiceError, match="does not take temperature") as caught:
+            classify("ba ke", temperature=1)
+        named = str(caught.value.fix).rpartition("texts and ")[2].rstrip(".").split(", ")
+        assert {"top_k", "truncation", "batch_size"} <= set(named)
+        assert "unknown" not in named
+
+
 def test_another_machine_is_warned_about(tuned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     elsewhere = {"cpu_model": "Elsewhere CPU"}
     then = bundle.load(tuned[0])
     from dataclasses import replace
 
     monkeypatch.setattr(bundle.hardware, "detect", lambda: replace(then.hardware, **elsewhere))
-    with pytest.warns(UserWarning, match="Elsewhere CPU"):
+    with pytest.warns(UserWarning, match="Elsewhere CPU") as warned:
         hasten.load(tuned[0]).close()
+    assert then.hardware.cpu_model in str(warned[0].message)
 
 
 def test_a_module_in_memory_is_tuned_by_its_tensors(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from hasten.records import (
     Briefing,
     Event,
     Forecast,
+    Notice,
     Settings,
     Standing,
     Student,
@@ -69,6 +70,8 @@ class Display:
         """Show one event."""
         if isinstance(event, Briefing):
             self._brief(event)
+        elif isinstance(event, Notice):
+            _fact("Note", event.text)
         elif isinstance(event, Forecast):
             self._forecast(event)
         elif isinstance(event, Standing):

@@ -38,6 +38,11 @@ SAMPLE = Path(__file__).with_name("sample_texts.txt")
 """Built-in texts in some thirty languages, one a line, from one word to a paragraph."""
 
 
+_WRITE_AGAIN = (
+    "Write the column again as UTF-8; if its bytes are Latin-1, value.decode('latin-1') reads them."
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Corpus:
     """Texts in the file's order, with one label each if labels were asked for."""
@@ -334,7 +339,7 @@ def as_text(value: object, where: str, column: str) -> str:
     if value is None:
         return ""
     if isinstance(value, bytes):
-        return decoded(value, f"{where}, column {column!r}")
+        return decoded(value, f"{where}, column {column!r}", _WRITE_AGAIN)
     if isinstance(value, str):
         return whole(value)
     raise InputError(

@@ -18,6 +18,7 @@ Every engine exports from this one truth, and every answer is compared with it.
 from hasten.models.comparable import require_comparable
 from hasten.models.folder import Kind, ModelFolder
 from hasten.models.module import load_module, runs_code
+from hasten.models.padding import padding_notice
 from hasten.models.preparation import prepare
 from hasten.models.quantized import load_trained
 from hasten.models.sensitivity import rank_layers
@@ -28,6 +29,7 @@ __all__ = [
     "ModelFolder",
     "load_module",
     "load_trained",
+    "padding_notice",
     "prepare",
     "rank_layers",
     "reading_notice",

@@ -20,6 +20,7 @@ from hasten.records.events import (
     Briefing,
     Event,
     Forecast,
+    Notice,
     Progress,
     Standing,
 )
@@ -96,6 +97,7 @@ __all__ = [
     "LengthProfile",
     "Measurement",
     "ModelInfo",
+    "Notice",
     "Parity",
     "Place",
     "Plan",

@@ -40,6 +40,13 @@ class Briefing:
 
 
 @dataclass(frozen=True, slots=True)
+class Notice:
+    """What a user would not expect of the model; reported before the long part of a compress."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Forecast:
     """What the rest of a bench will take, by experiment; reported before the long part."""
 
@@ -56,5 +63,5 @@ class Standing:
     tuning: Tuning
 
 
-Event = Progress | Briefing | Forecast | Standing
-"""What a callback is told while a tune runs."""
+Event = Progress | Briefing | Notice | Forecast | Standing
+"""What a callback receives while something runs."""

@@ -26,6 +26,8 @@ class Student:
     int8 model with the original in the same way: with the ranges that a few texts gave, and with
     those that were trained. ``int8_closeness`` is what was seen before and while it was: 1 less
     the mean difference of its outputs from the fp32 student's, in units of their spread.
+
+    ``notices`` are sentences about what a user would not expect of the original.
     """
 
     layers: tuple[int, ...]
@@ -53,3 +55,4 @@ class Student:
     int8_closeness: tuple[float, ...] = ()
     int8_before: Parity | None = None
     int8_after: Parity | None = None
+    notices: tuple[str, ...] = ()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -35,6 +36,21 @@ def check_arguments(top_k: object, truncation: object) -> None:
         raise ChoiceError(
             f"truncation is {truncation!r}",
             fix="It must be True, False, longest_first, only_first or do_not_truncate.",
+        )
+
+
+def refuse_unknown(unknown: Collection[str], call: Callable[..., object]) -> None:
+    """Refuse arguments that ``call`` does not name.
+
+    Raises:
+        ChoiceError: there are such; it names those that can be given.
+    """
+    if unknown:
+        parameters = inspect.signature(call).parameters.values()
+        names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+        raise ChoiceError(
+            f"a bundle does not take {', '.join(unknown)}",
+            fix=f"It takes texts and {', '.join(names)}.",
         )
 
 

@@ -68,6 +68,7 @@ class Predictor:
         batch_size: int | None = None,
         padding: object = None,
         num_workers: int | None = None,
+        **unknown: object,
     ) -> Any:
         """Answer one text or many, with the arguments of the text-classification pipeline.
 
@@ -85,6 +86,7 @@ class Predictor:
                 1 answers each as it comes. Batches are planned in any case.
             padding: ignored; texts are padded to the longest of their batch.
             num_workers: ignored.
+            unknown: refused, with the names that there are.
 
         Returns:
             For each text, in the input's order, ``{"label": str, "score": float}``, or a list
@@ -94,10 +96,11 @@ class Predictor:
 
         Raises:
             InputError: something that is not text, or a text that is too long.
-            ChoiceError: a value that an argument cannot have.
+            ChoiceError: an unknown argument, or a value that an argument cannot have.
             EngineError: the engine failed.
         """
         del padding, num_workers
+        arguments.refuse_unknown(unknown, type(self).__call__)
         arguments.check_arguments(None if top_k is _UNSET else top_k, truncation)
         bare = top_k is _UNSET and not return_all_scores
         if function_to_apply is not None:

@@ -51,6 +51,7 @@ class Journal:
             StorageError: it cannot be written.
         """
         self.path = path
+        self._header = {"version": VERSION, **header}
         self._known: dict[str, Any] = {}
         self._complete = complete
         self._clock = clock
@@ -59,16 +60,16 @@ class Journal:
         stored = next(lines, None)
         if stored is None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._append({"version": VERSION, **header}, mode="w")
+            self.clear()
             return
         spent_s = 0.0
         for line in lines:
             self._known[line["key"]] = line
             spent_s = line["at_s"]
         if not self._known:  # a run that measured nothing binds no other
-            self._append({"version": VERSION, **header}, mode="w")
+            self.clear()
             return
-        _require_same(stored, {"version": VERSION, **header}, path)
+        _require_same(stored, self._header, path)
         self._begin_s -= spent_s
         _cut_torn_line(path)
 
@@ -84,6 +85,15 @@ class Journal:
 
     def __contains__(self, key: str) -> bool:
         return key in self._known
+
+    def __iter__(self) -> Iterator[str]:
+        """The keys of all results."""
+        return iter(self._known)
+
+    def clear(self) -> None:
+        """Forget all results, so that any other run may begin here."""
+        self._known.clear()
+        self._append(self._header, mode="w")
 
     def once(self, key: str, measure: Callable[[], T]) -> T:
         """The stored result for ``key``, or else what ``measure`` returns, stored.

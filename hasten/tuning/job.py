@@ -35,7 +35,14 @@ from hasten.errors import (
 )
 from hasten.inputs.corpus import digest, label_text, profile, stratified_sample
 from hasten.inputs.tokenization import Tokens
-from hasten.models import ModelFolder, prepare, reading_notice, require_comparable
+from hasten.judging.parity import FP32_TOLERANCE
+from hasten.models import (
+    ModelFolder,
+    padding_notice,
+    prepare,
+    reading_notice,
+    require_comparable,
+)
 from hasten.options.choices import FEWEST_CALIBRATION
 from hasten.records import Briefing, Event, LengthProfile, ModelInfo, Settings
 from hasten.runtime import probes
@@ -146,7 +153,7 @@ class Job:
         if chosen.calibration:
             for prepared in filter(None, (reference, student)):
                 prepared.keep_calibration(chosen.calibration)
-        info = self._noticed(reference)
+        info = noticed(reference, self.texts)
         here, versions = hardware.detect(), _versions()
         threads = self.settings.threads or here.usable_cores
         identity = {
@@ -199,12 +206,6 @@ class Job:
         )
         return context
 
-    def _noticed(self, reference: ModelFolder) -> ModelInfo:
-        """The original with what its texts show about it: whether its files agree on them."""
-        notice = reading_notice(reference, self.texts)
-        info = reference.info
-        return replace(info, notices=(*info.notices, notice)) if notice else info
-
     def _taught(self, reference: ModelFolder, student: ModelFolder | None) -> frozenset[str]:
         """Digests of the texts that the student was trained on, which may not judge it."""
         made = [student] if student else []
@@ -239,6 +240,16 @@ def check(settings: Settings) -> None:
             "--max-latency-ms limits the batches of the objective 'throughput'",
             fix="Leave it out, or use --objective throughput.",
         )
+
+
+def noticed(reference: ModelFolder, texts: Sequence[str]) -> ModelInfo:
+    """The model, with what ``texts`` show of it among its notices.
+
+    That is whether the files of its tokenizer disagree, and whether padding changes its answers.
+    """
+    info = reference.info
+    seen = (reading_notice(reference, texts), padding_notice(reference, texts, FP32_TOLERANCE))
+    return replace(info, notices=(*info.notices, *filter(None, seen)))
 
 
 def require_tune_extra() -> None:

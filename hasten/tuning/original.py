@@ -17,7 +17,7 @@ from hasten.tuning.worker import RunTexts
 
 TRUTH = "truth.npy"
 
-_FIRST_VISITS = 5
+_VISITS = 5
 
 Check = Callable[[Context, float], None]
 """Is told what one pass of the original over all texts will take, in seconds."""
@@ -35,11 +35,7 @@ def answers(context: Context, baseline: Entrant, check: Check) -> NDArray[np.flo
     context.tell("prepare", f"the original, {baseline.label}")
     baseline.prepare()
     shape, stored = (1, context.profile.p50), context.folder / TRUTH
-    visits = range(_FIRST_VISITS)
-    while not stored.exists() and baseline.in_play and baseline.has_timed(shape, visits[-1]):
-        # A run that ended here found the machine too slow, or busy: look again.
-        visits = range(visits[-1] + 1, visits[-1] + 1 + _FIRST_VISITS)
-    for visit in visits:
+    for visit in range(_VISITS):
         baseline.time_shape(shape, visit)
     samples_s = baseline.cells.get(shape)
     if not baseline.in_play or not samples_s:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from hasten.errors import (
 from hasten.inputs import corpus
 from hasten.models import ModelFolder, prepare
 from hasten.models.module import pretrained
+from hasten.records import Notice
 from tests.tiny import save_tiny, save_tiny_tokenizer, tiny_texts
 
 TEXTS = tiny_texts(400)
@@ -121,6 +123,27 @@ def test_what_cannot_be(
     assert caught.value.fix
     # What took time, such as the choice of the units that stay, is kept for the next start.
     assert kind is BudgetError or not list(tmp_path.iterdir())
+
+
+def test_two_readings_of_one_tokenizer_are_said_before_the_long_part(
+    model: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(model, tmp_path / "model")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    cased = {**settings, "tokenizer_class": "BertTokenizer", "do_lower_case": False}
+    (folder / "tokenizer_config.json").write_text(json.dumps(cased))
+    events: list[Any] = []
+    with pytest.raises(ChoiceError, match="has 2"):
+        compress(
+            folder,
+            tmp_path / "student",
+            texts=["bab KEB", *TEXTS],
+            layers=3,
+            on_event=events.append,
+        )
+    (notice,) = (event.text for event in events if isinstance(event, Notice))
+    assert "1 of" in notice
+    assert "'bab KEB'" in notice
 
 
 @pytest.mark.parametrize(

@@ -284,13 +284,13 @@ def test_blank_texts_only(tmp_path, name, content):
             "a.parquet",
             parquet_bytes(text=pa.array([b"ok", None, b"a\xff"], pa.binary()).view(pa.string())),
             "row 3, column 'text': the byte 0xff at byte offset 1",
-            "LATIN1",
+            "latin-1",
         ),
         (
             "a.parquet",
             parquet_bytes(text=pa.array([b"\xff\xfea"], pa.binary()).view(pa.string())),
             "row 1, column 'text': the byte 0xff at byte offset 0",
-            "LATIN1",
+            "latin-1",
         ),
     ],
 )

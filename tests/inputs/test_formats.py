@@ -175,11 +175,12 @@ def test_what_a_file_is_stands_at_its_beginning_for_all_its_lines() -> None:
         fault = lines.fault()
         fixes += [fault.fix] if fault else []
     assert len(fixes) == 2  # the line breaks and the text between them are ASCII and NUL
-    assert all("UTF-16" in str(fix) for fix in fixes)
-    lines = Lines(io.BytesIO(b"ok\n" + "ok".encode("utf-16")), "a.txt")
+    assert all("iconv -f UTF-16 -t UTF-8 a.txt > NEW" in str(fix) for fix in fixes)
+    lines = Lines(io.BytesIO(b"ok\n" + "ok".encode("utf-16")), "my {file}.txt")
     first, *_ = lines
     assert first == "ok\n"
     fault = lines.fault()
     assert fault
     assert "UTF-16" not in str(fault)
+    assert "iconv -f LATIN1 -t UTF-8 'my {file}.txt' > NEW" in str(fault.fix)
     assert "line 2: the byte 0xff at byte offset 3" in fault.message

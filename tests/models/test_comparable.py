@@ -71,7 +71,11 @@ def tokens_of(reference: ModelFolder, text: str) -> str:
 
 
 def test_a_student_of_the_same_task_labels_and_tokens_is_accepted(tmp_path: Path) -> None:
-    require(*pair(tmp_path, WIDE, SMALL))
+    original, student = pair(tmp_path, WIDE, SMALL)
+    assert original.fingerprint() != student.fingerprint()
+    require(original, student)
+    with pytest.raises(ChoiceError):
+        require(original, original)
 
 
 @pytest.mark.parametrize(

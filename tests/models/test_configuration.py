@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import shutil
@@ -136,6 +137,36 @@ def test_fields_that_cannot_be_ignored_are_refused(
     shutil.copyfile(folder / "config.json", reference.folder / "module" / "config.json")
     with pytest.raises(ModelError):
         reference.module()
+    assert attempts == []
+    assert "evil" not in sys.modules
+
+
+HOSTILE_TOKENIZERS: list[dict[str, Any]] = [
+    {"auto_map": {"AutoTokenizer": ["evil.Slow", "evil.Fast"]}},
+    {"auto_map": {"AutoTokenizer": "evil/code--evil.Fast"}, "tokenizer_class": "Fast"},
+    {"tokenizer_class": "evil.Tokenizer"},
+    {"tokenizer_class": "AutoTokenizer"},
+    {"tokenizer_class": ["evil", "Tokenizer"]},
+    {"processor_class": "evil.Processor", "fast_tokenizer_files": ["tokenizer.evil.json"]},
+    {"backend": "evil", "name_or_path": KERNEL, "_commit_hash": "evil"},
+    {"tokenizer_file": "/evil.json", "vocab_file": KERNEL, "gguf_file": "evil.gguf"},
+    {"backend_tokenizer": "evil", "tokenizer_object": "evil", "from_slow": True},
+    {"chat_template": "{{ cycler.__init__.__globals__.os.system('exit 1') }}"},
+    {"extra_special_tokens": {"evil": {"__type": "AddedToken", "content": "evil"}}},
+]
+
+
+@pytest.mark.parametrize("fields", HOSTILE_TOKENIZERS, ids=_name)
+def test_the_settings_of_a_tokenizer_choose_no_code(
+    fields: dict[str, Any], plain: Path, tmp_path: Path, attempts: list[str]
+) -> None:
+    folder = _hostile(plain, tmp_path / "model", {})
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    with contextlib.suppress(ModelError):  # what cannot be ignored is refused
+        read = prepare(folder, tmp_path / "reference").tokenizer().encode(["bab keb"])
+        harmless = prepare(plain, tmp_path / "harmless").tokenizer().encode(["bab keb"])
+        assert read.ids.tolist() == harmless.ids.tolist()
     assert attempts == []
     assert "evil" not in sys.modules
 

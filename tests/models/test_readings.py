@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from hasten.inputs.tokenization import Padding, TextTokenizer
-from hasten.models import prepare, reading_notice
-from tests.tiny import MAX_LENGTH, save_tiny, tiny_texts
+from hasten.judging.parity import FP32_TOLERANCE
+from hasten.models import padding_notice, prepare, reading_notice
+from tests.tiny import MAX_LENGTH, save_tiny, save_tiny_tokenizer, tiny_texts
 
 TEXTS = ["bab KEB", "BAB", "bab", " ".join(["bab"] * MAX_LENGTH + ["keb"]), ""]
 
@@ -130,6 +132,35 @@ def test_the_side_of_padding_travels_with_the_file(bert: Path, tmp_path: Path) -
         reference.info.pad_token_id,
         *ids_of(reference.tokenizer(), ["bab"])[0],
     ]
+
+
+def test_padding_that_changes_answers_is_said(bert: Path, tmp_path: Path) -> None:
+    texts = tiny_texts(30)
+    right = prepare(bert, tmp_path / "right")
+    assert padding_notice(right, texts, FP32_TOLERANCE) is None
+    left = prepare(edited(bert, tmp_path / "model", padding_side="left"), tmp_path / "left")
+    notice = padding_notice(left, texts, FP32_TOLERANCE)
+    assert notice is not None
+    assert "pads on the left" in notice
+    assert "Set padding_side to 'right'" in notice
+    assert padding_notice(left, ["bab keb"] * 30, FP32_TOLERANCE) is None  # nothing is padded
+
+
+def test_a_model_that_ignores_the_mask_is_said(tmp_path: Path) -> None:
+    class Mean(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = torch.nn.Embedding(200, 3)
+
+        def forward(self, input_ids: Any, attention_mask: Any) -> Any:
+            return self.embed(input_ids).mean(1)
+
+    reference = prepare(
+        Mean(), tmp_path / "reference", tokenizer=save_tiny_tokenizer(tmp_path / "tokenizer")
+    )
+    notice = padding_notice(reference, tiny_texts(30), FP32_TOLERANCE)
+    assert notice is not None
+    assert "on either side" in notice
 
 
 def test_calibration_keeps_the_text_wherever_padding_goes(bert: Path, tmp_path: Path) -> None:

@@ -260,7 +260,9 @@ def test_results_beside_another_original_are_not_continued(
         opened(original, third, tmp_path / "work")
 
 
-def refused(student: Path, original: Path, output: Path, kind: type[Exception], told: str) -> None:
+def assert_refused(
+    student: Path, original: Path, output: Path, kind: type[Exception], told: str
+) -> None:
     events: list[Any] = []
     with pytest.raises(kind, match=told):
         hasten.tune(
@@ -274,15 +276,15 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_measured(
     original: Path, tmp_path: Path
 ) -> None:
     copy = shutil.copytree(original, tmp_path / "copy")
-    refused(copy, original, tmp_path / "bundle", ChoiceError, "the very model that is tuned")
+    assert_refused(copy, original, tmp_path / "bundle", ChoiceError, "the very model that is tuned")
     two = save_tiny(tmp_path / "two", labels=2)
-    refused(two, original, tmp_path / "bundle", ModelError, "gives 3 numbers a text")
+    assert_refused(two, original, tmp_path / "bundle", ModelError, "gives 3 numbers a text")
     several = save_tiny(tmp_path / "several", problem_type="multi_label_classification")
-    refused(several, original, tmp_path / "bundle", ModelError, "of the same task")
+    assert_refused(several, original, tmp_path / "bundle", ModelError, "of the same task")
     config = json.loads((copy / "config.json").read_text())
     config["id2label"] = {"0": "LABEL_0", "1": "LABEL_1", "2": "other"}
     (copy / "config.json").write_text(json.dumps(config))
-    refused(copy, original, tmp_path / "bundle", ModelError, "output 2 is 'LABEL_2' in")
+    assert_refused(copy, original, tmp_path / "bundle", ModelError, "output 2 is 'LABEL_2' in")
 
 
 def test_random_weights_answer_nothing_to_compare(original: Path, tmp_path: Path) -> None:

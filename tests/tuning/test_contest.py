@@ -13,6 +13,7 @@ import pytest
 
 from hasten.errors import BudgetError, EngineError, ModelError, NoCandidate
 from hasten.records import Row, Tuning
+from hasten.storage.journal import Journal
 from hasten.tuning import contest
 from hasten.tuning.process import Connection
 from hasten.tuning.worker import Export, Message, RunTexts
@@ -156,6 +157,8 @@ def test_a_hopeless_budget_is_refused_with_one_that_would_do(tmp_path: Path) -> 
     with pytest.raises(BudgetError, match="cannot hold the baseline") as caught:
         Lab(tmp_path, {"*": {"call_s": 1.0, "token_s": 0.1}}, budget_s=20.0).tune()
     assert "--budget" in (caught.value.fix or "")
+    # The corrected command may ask about other texts: nothing worth keeping was measured.
+    assert not Journal(tmp_path / "results.jsonl", {"of": "fewer texts"}).resumed
 
 
 def test_a_machine_that_was_busy_is_looked_at_again(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import shlex
 import shutil
 from abc import abstractmethod
 from collections import deque
@@ -26,7 +27,7 @@ from hasten.inputs.formats.base import (
 from hasten.inputs.formats.values import looks_like_text, to_column, to_objects, type_of
 from hasten.records import Place
 
-_UTF16 = "This is UTF-16; convert it: iconv -f UTF-16 -t UTF-8 OLD > NEW"
+_UTF16 = "This is UTF-16; convert it: iconv -f UTF-16 -t UTF-8 {file} > NEW"
 _KINDS = {  # the bytes with which a file begins, what to do
     codecs.BOM_UTF16_LE: _UTF16,
     codecs.BOM_UTF16_BE: _UTF16,
@@ -34,8 +35,8 @@ _KINDS = {  # the bytes with which a file begins, what to do
     b"\x28\xb5\x2f\xfd": "This is zstd: add .zst to the file's name.",
 }
 _LATIN1 = (
-    "If the file is Latin-1, convert it: iconv -f LATIN1 -t UTF-8 OLD > NEW. If only this place is "
-    "damaged, mend or remove it."
+    "If the file is Latin-1, convert it: iconv -f LATIN1 -t UTF-8 {file} > NEW. If only this place "
+    "is damaged, mend or remove it."
 )
 
 
@@ -49,14 +50,15 @@ class Record:
     error: InputError | None = None
 
 
-def decoded(raw: bytes, place: str, offset: int = 0, fix: str = _LATIN1) -> str:
+def decoded(raw: bytes, place: str, fix: str, offset: int = 0, file: str = "") -> str:
     """``raw`` as text.
 
     Args:
         raw: bytes.
         place: what the message calls it.
+        fix: what helps if it is not UTF-8; ``{file}`` in it stands for ``file``.
         offset: where it starts, for the message.
-        fix: what helps if it is not UTF-8.
+        file: which one it is from.
 
     Raises:
         InputError: it is not UTF-8.
@@ -68,7 +70,7 @@ def decoded(raw: bytes, place: str, offset: int = 0, fix: str = _LATIN1) -> str:
         raise InputError(
             f"{place}: the byte 0x{wrong.hex()} at byte offset {offset + error.start} is not valid "
             f"UTF-8; in Latin-1 it is {wrong.decode('latin-1')!r}",
-            fix=fix,
+            fix=fix.replace("{file}", shlex.quote(file)),
         ) from error
 
 
@@ -103,7 +105,7 @@ class Lines(Iterator[str]):
             )
         self.place = Place(begin.offset + size, begin.number + 1)
         try:
-            line = decoded(raw, where, begin.offset, self._fix)
+            line = decoded(raw, where, self._fix, begin.offset, self._name)
         except InputError as error:
             self._fault = self._fault or error
             line = raw.decode(errors="replace")
