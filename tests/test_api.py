@@ -142,7 +142,7 @@ def test_another_machine_is_warned_about(tuned: Any, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(bundle.hardware, "detect", lambda: replace(then.hardware, **elsewhere))
     with pytest.warns(UserWarning, match="Elsewhere CPU") as warned:
         hasten.load(tuned[0]).close()
-    assert then.hardware.cpu_model in str(warned[0].message)
+    assert any(then.hardware.cpu_model in str(warning.message) for warning in warned)
 
 
 def test_a_module_in_memory_is_tuned_by_its_tensors(tmp_path: Path) -> None:

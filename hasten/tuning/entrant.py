@@ -74,6 +74,7 @@ class Entrant:
         self.probes: Probes | None = None
         self._context = context
         self._worker: Connection | None = None
+        self._cost: CostModel | None = None
 
     @property
     def label(self) -> str:
@@ -144,6 +145,7 @@ class Entrant:
         samples_s = self._once(key, lambda: self._ask(message, expected_s))
         if samples_s:
             self.cells.setdefault(shape, []).extend(samples_s)
+            self._cost = None
 
     def attempt(self, message: RunTexts, expected_s: float) -> dict[str, Any]:
         """One timed end-to-end run, or the error that ended the candidate; for :meth:`take`."""
@@ -264,8 +266,9 @@ class Entrant:
 
     def cost_model(self) -> CostModel | None:
         """The cost table as a function of any batch shape."""
-        table = self.cost_table()
-        return CostModel(table, self.candidate.streams) if table else None
+        if self._cost is None and (table := self.cost_table()):
+            self._cost = CostModel(table, self.candidate.streams)
+        return self._cost
 
     def row(self) -> Row:
         """Everything known, as a record."""
