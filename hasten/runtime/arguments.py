@@ -40,14 +40,14 @@ def check_arguments(top_k: object, truncation: object) -> None:
 
 
 def refuse_unknown(unknown: Collection[str], call: Callable[..., object]) -> None:
-    """Refuse arguments that ``call`` does not name.
+    """Refuse arguments that ``call``, a method that takes texts first, does not name.
 
     Raises:
         ChoiceError: there are such; it names those that can be given.
     """
     if unknown:
         parameters = inspect.signature(call).parameters.values()
-        names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+        names = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD][2:]
         raise ChoiceError(
             f"a bundle does not take {', '.join(unknown)}",
             fix=f"It takes texts and {', '.join(names)}.",

@@ -278,11 +278,11 @@ def test_rounds_that_take_longer_than_predicted_become_fewer(tmp_path: Path) -> 
 
 def test_comparisons_of_batching_are_given_up_before_rounds(tmp_path: Path) -> None:
     script = {"*": {"call_s": 0.02, "token_s": 4e-4}}
-    tuning = slowed(Lab(tmp_path, script, texts=200, budget_s=230.0), 1.4)
+    tuning = slowed(Lab(tmp_path, script, texts=200, budget_s=270.0), 1.6)
     main, *aside = tuning.chosen.runs
     assert len(main.total.samples_s) == 5
-    assert [len(run.total.samples_s) for run in aside] == [1, 1]
-    assert tuning.elapsed_s < 230.0
+    assert [len(run.total.samples_s) for run in aside] == [1]
+    assert tuning.elapsed_s < 270.0
 
 
 def test_an_exact_one_is_in_the_finals_whatever_lossy_ones_there_are(tmp_path: Path) -> None:
