@@ -213,6 +213,6 @@ def _check_budget(context: Context, pass_s: float) -> None:
             f"a budget of {context.settings.budget_s:.0f} s cannot hold the baseline: starting it "
             f"took {begun_s:.0f} s, and one pass over {len(context.texts)} texts takes about "
             f"{pass_s:.1f} s at its current speed",
-            fix=f"Try --budget {math.ceil(3 * needed_s / 60)}m, or fewer texts with --max-texts. If "
-            "the machine is busy, repeat the command when it is idle.",
+            fix=f"Try --budget {math.ceil(3 * needed_s / 60)}m, or fewer texts with --max-texts. "
+            "If the machine is busy, repeat the command when it is idle.",
         )
