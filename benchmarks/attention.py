@@ -24,7 +24,7 @@ from models import NAMES, subject
 
 from hasten import engines
 from hasten.engines import _onnx_token, _torch, onnx_runtime
-from hasten.engines.base import Session
+from hasten.engines.base import Inputs, Session
 from hasten.judging.stats import ratio_interval
 from hasten.models import ModelFolder, prepare
 from hasten.models.module import Attention
@@ -124,21 +124,21 @@ def _openvino(reference: ModelFolder, folder: Path, threads: int) -> Iterator[tu
         yield f"OpenVINO {attention}", engine.load(artifact, candidate)
 
 
-def _inputs(reference: ModelFolder, batch: int, length: int) -> tuple[Any, ...]:
+def _inputs(reference: ModelFolder, batch: int, length: int) -> Inputs:
     ids = np.random.default_rng(0).integers(1000, 20000, (batch, length))
     named = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-    return tuple(named.get(name, np.zeros_like(ids)) for name in reference.info.input_names)
+    return {name: named.get(name, np.zeros_like(ids)) for name in reference.info.input_names}
 
 
 def _compare(
-    sessions: Mapping[str, Session], inputs: tuple[Any, ...], shape: str, rounds: int
+    sessions: Mapping[str, Session], inputs: Inputs, shape: str, rounds: int
 ) -> Iterator[tuple[str, str, float, str]]:
     """Shape, form, milliseconds and the ratio to the sdpa export."""
     times_s: dict[str, list[float]] = {name: [] for name in sessions}
     for number in range(rounds + 1):
         for name, session in sessions.items():
             begin = time.process_time()
-            session.run(*inputs)
+            session.run(inputs)
             if number:  # the first is there to warm up
                 times_s[name].append(time.process_time() - begin)
     for name, taken in times_s.items():

@@ -92,7 +92,7 @@ def _compare(
     parity = compare(
         truth,
         answers,
-        task=tasks.get(original.info.task),
+        task=tasks.of(original.info),
         labels=original.info.labels,
         texts=judging.texts,
         gold=judging.labels,

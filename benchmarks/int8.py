@@ -136,13 +136,14 @@ def _judge(
         parity = compare(
             truth,
             outputs,
-            task=tasks.get(reference.info.task),
+            task=tasks.of(reference.info),
             labels=reference.info.labels,
             texts=texts,
         )
-        alone = pipeline.run(texts[:ALONE], Strategy("arrival", 1)).outputs
-        apart = float(np.abs(alone - outputs[:ALONE]).max())
-        flipped = int((alone.argmax(axis=1) != outputs[:ALONE].argmax(axis=1)).sum())
+        alone = pipeline.run(texts[:ALONE], Strategy("arrival", 1)).outputs.values
+        beside = outputs.values[:ALONE]
+        apart = float(np.abs(alone - beside).max())
+        flipped = int((alone.argmax(axis=1) != beside.argmax(axis=1)).sum())
         margin = max(parity.flip_margins, default=0.0)
         together = f"{apart:.1g} apart, {flipped} of {len(alone)} flip" if apart else "equal"
         bound = f"{parity.flip_upper_bound:.1%}"

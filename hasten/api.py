@@ -14,7 +14,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Unpack
 
-from hasten import engines, hardware
+from hasten import engines, hardware, tasks
 from hasten.errors import ChoiceError, EndedEarly, StorageError, Unavailable
 from hasten.experiment.run import Experiment, Wanted
 from hasten.inputs import corpus
@@ -190,7 +190,7 @@ def compress(
             work / "reference", wanted.seed
         )
         if target_flips is not None:
-            targets.require_decisions(reference.info.task)
+            targets.require_decisions(tasks.of(reference.info))
         notices = job.noticed(reference, texts).notices
         for notice in notices:
             report(Notice(notice))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any, Literal, TypeVar
@@ -41,10 +42,7 @@ def _hints(kind: type) -> dict[str, Any]:
 def _decode(kind: Any, value: Any) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        inner = [argument for argument in arguments if argument is not type(None)]
-        return _decode(inner[0], value) if len(inner) == 1 else _one_of(inner, value)
+        return _decode_union(arguments, value)
     if origin is tuple:
         return tuple(_decode(arguments[0], item) for item in value)
     if origin is Mapping:
@@ -62,11 +60,15 @@ def _decode(kind: Any, value: Any) -> Any:
     return value
 
 
-def _one_of(kinds: list[Any], value: Any) -> Any:
-    if type(value) not in kinds:  # exactly, or True would pass for an int
-        names = " or ".join(kind.__name__ for kind in kinds)
-        raise ValueError(f"expected {names}, got {value!r}")
-    return value
+def _decode_union(kinds: tuple[Any, ...], value: Any) -> Any:
+    """As the first of these kinds that the value fits; None only fits None."""
+    if value is None and type(None) in kinds:
+        return None
+    *others, last = (kind for kind in kinds if kind is not type(None))
+    for kind in others:
+        with suppress(ValueError):
+            return _decode(kind, value)
+    return _decode(last, value)
 
 
 def _decode_record(kind: Any, value: Any) -> Any:

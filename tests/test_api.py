@@ -96,8 +96,8 @@ def _assert_same(answer: Any, expected: Any) -> None:
 
 def test_outputs_keep_the_inputs_order_whatever_the_batches(tuned: Any) -> None:
     with hasten.load(tuned[0]) as classify:
-        together = classify.outputs(TEXTS)
-        alone = np.concatenate([classify.outputs([text]) for text in TEXTS])
+        together = classify.outputs(TEXTS).values
+        alone = np.concatenate([classify.outputs([text]).values for text in TEXTS])
     np.testing.assert_allclose(together, alone, atol=1e-4)
 
 
@@ -177,7 +177,7 @@ def test_a_module_in_memory_is_tuned_by_its_tensors(tmp_path: Path) -> None:
     assert not tuning.chosen.parity.decisions
     with hasten.load(folder) as embed:
         vectors = embed(TEXTS[:3])
-        nothing = embed([]), embed.outputs([]).shape
+        nothing = embed([]), embed.outputs([]).values.shape
     assert nothing == ([], (0, len(vectors[0])))
     ids = torch.tensor([embed.stages.first.pipeline().tokenizer.encode(TEXTS[:1]).ids.tolist()])
     expected = module(ids, torch.ones_like(ids))[0].tolist()

@@ -47,14 +47,15 @@ def test_the_engine_from_the_page_is_found_and_gives_the_originals_answers(
     original = reference.module()
     for batch in (range(7), [0], [3, 1]):
         ids, mask = tokens.pad(batch, reference.info.pad_token_id)
-        inputs = ids, mask, np.zeros_like(ids)
+        arrays = ids, mask, np.zeros_like(ids)
         with torch.inference_mode():
-            expected = original(*map(torch.from_numpy, inputs)).numpy()
-        outputs = session.run(*inputs)
+            expected = original(*map(torch.from_numpy, arrays)).numpy()
+        inputs = dict(zip(reference.info.input_names, arrays, strict=True))
+        outputs = session.run(inputs)
         assert outputs["logits"].dtype == np.float32
         np.testing.assert_allclose(outputs["logits"], expected, atol=1e-5)
     with pytest.raises(EngineError, match="run a batch of"):
-        session.run(ids[:, :, None], mask)
+        session.run({**inputs, "input_ids": ids[:, :, None]})
 
 
 def test_the_engine_from_the_page_says_what_it_cannot_do(engine: Engine) -> None:

@@ -87,7 +87,7 @@ def test_every_engines_export_runs_and_says_how_it_was_checked(
     assert (result.parity.compared, result.parity.flips, result.refusal) == (40, 0, None)
     inputs, logits = original_logits(model, TEXTS)
     session = engines.get(engine).load(folder, result.candidate)
-    outputs = session.run(inputs["input_ids"], inputs["attention_mask"], inputs["token_type_ids"])
+    outputs = session.run(inputs)
     np.testing.assert_allclose(outputs["logits"], logits, atol=1e-3)
     session.close()
     assert str(folder) in result.usage

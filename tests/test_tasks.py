@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hasten import tasks
 from hasten.errors import ChoiceError, InputError, ModelError
+from hasten.tasks import Encoded, Outputs
 
 LABELS = ("sport", "business", "tech")
 NAMES = ("single_label", "multi_label", "regression", "tensors")
@@ -22,8 +23,11 @@ PROBLEM_TYPES = {
 }
 
 
-def rows(*values: list[float]) -> NDArray[np.float32]:
-    return np.array(values, dtype=np.float32)
+def rows(*values: list[float]) -> Outputs:
+    return Outputs.of_rows(values)
+
+
+NO_TEXTS: Any = Encoded((), None)  # type: ignore[arg-type] # these tasks do not look at them
 
 
 def matrices(least_columns: int) -> st.SearchStrategy[NDArray[np.float32]]:
@@ -65,43 +69,46 @@ class TestAnswers:
         options = {} if top_k == "not given" else {"top_k": top_k}
         expected = pipeline_answers(outputs, PROBLEM_TYPES[name], LABELS, **options)
         if top_k == "not given":
-            answers = tasks.get(name).answers(outputs, LABELS)
+            answers = tasks.get(name).answers(Outputs.of_rows(outputs), LABELS, NO_TEXTS)
         else:
-            answers = tasks.get(name).answers(outputs, LABELS, top_k, bare=False)
+            task = tasks.get(name)
+            answers = task.answers(Outputs.of_rows(outputs), LABELS, NO_TEXTS, top_k, bare=False)
         assert answers == expected  # to the last bit
 
     @pytest.mark.parametrize("problem_type", [None, *PROBLEM_TYPES.values()])
     def test_a_single_label_gets_what_the_pipeline_gives_it(self, problem_type: str | None) -> None:
         outputs = rows([-3.0], [0.0], [2.5])
-        task = tasks.for_classifier(problem_type, 1)
-        assert task.answers(outputs, ("score",)) == pipeline_answers(
-            outputs, problem_type, ("score",)
+        task = tasks.claiming({"problem_type": problem_type, "num_labels": 1})
+        assert task.answers(outputs, ("score",), NO_TEXTS) == pipeline_answers(
+            outputs.values, problem_type, ("score",)
         )
 
     def test_they_are_plain_python(self) -> None:
-        (answer,) = tasks.get("single_label").answers(rows([0.0, 2.0, 1.0]), LABELS)
+        (answer,) = tasks.get("single_label").answers(rows([0.0, 2.0, 1.0]), LABELS, NO_TEXTS)
         assert isinstance(answer, dict)
         assert list(answer) == ["label", "score"]
         assert type(answer["score"]) is float
 
     def test_bare_means_nothing_for_more_than_one_label(self) -> None:
         task, outputs = tasks.get("single_label"), rows([0.0, 2.0, 1.0])
-        assert task.answers(outputs, LABELS, 2) == task.answers(outputs, LABELS, 2, bare=False)
+        assert task.answers(outputs, LABELS, NO_TEXTS, 2) == task.answers(
+            outputs, LABELS, NO_TEXTS, 2, bare=False
+        )
 
     def test_tensors_are_lists_of_numbers(self) -> None:
-        assert tasks.get("tensors").answers(rows([1.5, -2.0], [0.0, 4.0]), ()) == [
+        assert tasks.get("tensors").answers(rows([1.5, -2.0], [0.0, 4.0]), (), NO_TEXTS) == [
             [1.5, -2.0],
             [0.0, 4.0],
         ]
 
     @pytest.mark.parametrize("name", PROBLEM_TYPES)
     def test_no_texts_have_no_answers(self, name: str) -> None:
-        assert tasks.get(name).answers(np.empty((0, 3), np.float32), LABELS) == []
+        assert tasks.get(name).answers(Outputs.of_rows(np.empty((0, 3))), LABELS, NO_TEXTS) == []
 
     @pytest.mark.parametrize("name", PROBLEM_TYPES)
     def test_every_column_needs_a_label(self, name: str) -> None:
         with pytest.raises(ModelError, match="3 numbers a text and names 2 labels"):
-            tasks.get(name).answers(rows([1, 2, 3]), LABELS[:2])
+            tasks.get(name).answers(rows([1, 2, 3]), LABELS[:2], NO_TEXTS)
 
 
 class TestDecisions:
@@ -134,7 +141,7 @@ class TestDecisions:
         readings = (
             task.decisions,
             lambda o: task.margins(o, o),
-            lambda o: task.answers(o, ("a",)),
+            lambda o: task.answers(o, ("a",), NO_TEXTS),
         )
         for reading in readings:
             with pytest.raises(ModelError, match="not a choice among labels"):
@@ -159,10 +166,10 @@ class TestMargins:
         task = tasks.get(name)
         moves = hnp.arrays(np.float32, outputs.shape, elements=st.floats(-2, 2, width=32))
         others = outputs + data.draw(moves)
-        margins = task.margins(outputs, others)
+        both = Outputs.of_rows(outputs), Outputs.of_rows(others)
+        margins = task.margins(*both)
         assert margins.dtype == np.float64
-        same = task.decisions(outputs) == task.decisions(others)
-        same = same.reshape(len(outputs), -1).all(axis=1)
+        same = ~task.changed(*both)
         assert (margins[same] == 0).all()
         # A lead falls with the one logit and with the other; a distance from zero with one only.
         moved = np.abs(others.astype(np.float64) - outputs).max(axis=1)
@@ -239,7 +246,7 @@ class TestNames:
         assert tasks.get(name).name == name
 
     def test_an_unknown_task_is_told_the_known_ones(self) -> None:
-        with pytest.raises(ChoiceError, match="single_label, multi_label, regression, tensors"):
+        with pytest.raises(ChoiceError, match="multi_label, regression, single_label, tensors"):
             tasks.get("poetry")
 
     @pytest.mark.parametrize(
@@ -257,7 +264,10 @@ class TestNames:
     def test_a_config_names_its_task(
         self, problem_type: str | None, num_labels: int, name: str
     ) -> None:
-        assert tasks.for_classifier(problem_type, num_labels).name == name
+        config = {"problem_type": problem_type, "num_labels": num_labels}
+        assert tasks.claiming(config).name == name
+        claims = [task for task, kind in tasks.discover().items() if kind.claims(config)]
+        assert claims == [name]
 
 
 @pytest.mark.parametrize(

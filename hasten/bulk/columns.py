@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 
 from hasten.errors import ChoiceError, HastenError
+from hasten.inputs.tokenization import Tokens
 from hasten.records import ModelInfo
-from hasten.tasks import Task
+from hasten.tasks import Encoded, Outputs, Task
 
 ERROR = "error"
 """The column that says why a row has no answer, where such rows are recorded."""
@@ -59,8 +60,7 @@ def choose(
     >>> choose(["value=price"], get("regression"), model, ["text"], record_errors=False).names
     {'value': 'price'}
     """
-    empty = np.zeros((0, max(len(model.labels), 1)), np.float32)
-    allowed = task.table(empty, model.labels).column_names
+    allowed = task.table(*nothing(model)).column_names
     names: dict[str, str] = {}
     for item in wanted or task.usual_columns:
         what, _, name = item.partition("=")
@@ -79,6 +79,16 @@ def choose(
         names.setdefault(ERROR, ERROR)
     _refuse_taken(names, taken)
     return Naming(names)
+
+
+def nothing(model: ModelInfo) -> tuple[Outputs, Sequence[str], Encoded]:
+    """What a task makes a table without rows of."""
+    columns = len(model.labels) or model.output_width or 1
+    none = np.empty(0, np.int32)
+    tokens = Tokens(none, np.zeros(1, np.int64), np.empty(0, np.bool_), none)
+    tokens = replace(tokens, spans=none.reshape(0, 2), special=np.empty(0, np.bool_))
+    rows = Outputs.of_rows(np.empty((0, columns), np.float32))
+    return rows, model.labels, Encoded((), tokens)
 
 
 def _refuse_taken(names: Mapping[str, str], taken: Sequence[str]) -> None:

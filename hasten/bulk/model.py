@@ -23,8 +23,8 @@ from hasten.inputs.formats import Rows
 from hasten.inputs.tokenization import Tokens
 from hasten.records import Shard, Tally
 from hasten.runtime.predictor import Predictor
-from hasten.runtime.stages import LoadedStage, replaced
-from hasten.tasks import Outputs
+from hasten.runtime.stages import LoadedStage
+from hasten.tasks import Encoded, Outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +79,8 @@ class Model:
             self,
             shard,
             rows,
-            texts=[texts[place] for place in kept],
-            tokens=tokens.select(kept),
+            encoded=Encoded(texts, tokens),
+            kept=kept,
             places=places,
             unread=errors,
         )
@@ -88,7 +88,7 @@ class Model:
     def encode(self, stage: int, texts: Sequence[str]) -> Tokens:
         """Tokens of ``texts`` as a stage reads them. Any thread may ask."""
         with self._turns[stage]:
-            return self._tokenizers[stage].encode(texts)
+            return self.stages[stage].task.encode(self._tokenizers[stage], texts)
 
 
 class _Pass:
@@ -123,18 +123,21 @@ class _Pass:
         else:
             self._done.append((batch.texts, outputs))
 
-    def outputs(self, columns: int) -> Outputs:
-        """Of its texts, in their order; nan where the engine failed."""
-        width = self._done[0][1].shape[1] if self._done else columns
-        outputs = np.full((len(self.tokens), width), np.nan, np.float32)
-        for places, rows in self._done:
-            outputs[places] = rows
-        return outputs
+    def outputs(self) -> tuple[Outputs, NDArray[np.int64]] | None:
+        """Of those of its texts that ran, and which these are; None if none has."""
+        if not self._done:
+            return None
+        ran = np.concatenate([texts for texts, _ in self._done])
+        return Outputs.concatenate([outputs for _, outputs in self._done]), ran
 
-    def hands_on(self, columns: int) -> NDArray[np.int64]:
+    def hands_on(self) -> NDArray[np.int64]:
         """Which of its texts the next stage answers; not those on which the engine failed."""
-        unsure = self.stage.hands_on(self.outputs(columns))
-        return unsure[~np.isin(unsure, list(self.failed))]
+        found = self.outputs()
+        if found is None:
+            return np.empty(0, np.int64)
+        outputs, ran = found
+        # In a fixed order: which batch ended first is chance.
+        return np.sort(ran[self.stage.hands_on(outputs)])
 
     @property
     def padded_tokens(self) -> int:
@@ -161,8 +164,8 @@ class Work:
         shard: Shard,
         rows: Rows,
         *,
-        texts: Sequence[str],
-        tokens: Tokens,
+        encoded: Encoded,
+        kept: Sequence[int],
         places: NDArray[np.int64],
         unread: dict[int, HastenError],
     ) -> None:
@@ -172,14 +175,18 @@ class Work:
             model: what runs the texts.
             shard: which one.
             rows: what was read.
-            texts: the distinct ones.
-            tokens: of these, as stage 1 reads them.
+            encoded: the texts of the rows that could be read, as stage 1 reads them.
+            kept: which of these are distinct.
             places: each row's index among them.
             unread: what is wrong with the others.
         """
         self.shard, self.rows, self.places, self.unread = shard, rows, places, unread
-        self._texts, self._model = texts, model
-        first = _Pass(model.stages[0], 0, np.arange(len(texts)), tokens)
+        self._encoded, self._model = encoded, model
+        self._texts = [encoded.texts[index] for index in kept]
+        every = np.arange(len(kept))
+        tokens = encoded.tokens
+        distinct = tokens if len(kept) == len(tokens) else tokens.select(kept)
+        first = _Pass(model.stages[0], 0, every, distinct)
         self._passes = [first]
         self.batches = first.batches
 
@@ -193,7 +200,7 @@ class Work:
         Which texts they hold depends on the outputs of this shard alone.
         """
         last = self._passes[-1]
-        unsure = last.hands_on(self._columns)
+        unsure = last.hands_on()
         if not len(unsure):
             return ()
         number, texts = last.number + 1, last.texts[unsure]
@@ -212,42 +219,64 @@ class Work:
     def finish(self, naming: Naming) -> Answered:
         """The answers, once all batches have run."""
         predictor = self._model.predictor
-        outputs = self._outputs()
-        errors = self._all_errors(outputs)
-        table = predictor.task.table(np.nan_to_num(outputs), predictor.bundle.model.labels)
-        places = [None if i in errors else place for i, place in enumerate(self.places.tolist())]
-        chosen = table.take(pa.array(places, pa.int64()))
+        outputs, order = self._outputs()
+        finite = ~outputs.any(~np.isfinite(outputs.values).all(axis=1))
+        # Where each row's outputs are; -1, the last entry, for rows that could not be read.
+        found = np.append(order, -1)[self.places]
+        answered = (found >= 0) & np.append(finite, False)[found]
+        errors = self._all_errors(~answered)
+        table = predictor.task.table(
+            outputs.select(found[answered]),
+            predictor.bundle.model.labels,
+            self._encoded_of(answered),
+        )
+        if errors:
+            # Counted up, every row that has an answer takes the next one.
+            taken = np.cumsum(answered) - 1
+            table = table.take(pa.array(taken, pa.int64(), mask=~answered))
         return Answered(
             self.shard,
             self.rows,
-            naming.named(chosen, errors),
+            naming.named(table, errors),
             self._tally(len(errors)),
             errors,
         )
 
-    @property
-    def _columns(self) -> int:
-        return self._model.predictor.bundle.columns
+    def _outputs(self) -> tuple[Outputs, NDArray[np.int64]]:
+        """Of all texts that ran, stage by stage, and where each distinct text's last ones are.
 
-    def _outputs(self) -> Outputs:
-        """Of the distinct texts, each from the last stage that it came to."""
-        outputs = self._passes[0].outputs(self._columns)
-        for later in self._passes[1:]:
-            outputs = replaced(outputs, later.texts, later.outputs(self._columns))
-        return outputs
+        The places are int64 [distinct texts]; -1 where the engine failed.
+        """
+        order = np.full(len(self._texts), -1, np.int64)
+        parts: list[Outputs] = []
+        for each in self._passes:
+            order[each.texts] = -1
+            found = each.outputs()
+            if found is not None:
+                outputs, ran = found
+                order[each.texts[ran]] = sum(map(len, parts)) + np.arange(len(ran))
+                parts.append(outputs)
+        if not parts:
+            columns = self._model.predictor.bundle.columns
+            return Outputs.of_rows(np.empty((0, columns), np.float32)), order
+        return Outputs.concatenate(parts), order
 
-    def _all_errors(self, outputs: Outputs) -> dict[int, HastenError]:
-        unusable = set(np.flatnonzero(~np.isfinite(outputs).all(axis=1)).tolist())
+    def _encoded_of(self, answered: NDArray[np.bool_]) -> Encoded:
+        """The texts of these of the rows, in their order."""
+        chosen = answered[self.places >= 0]
+        return self._encoded if chosen.all() else self._encoded.select(np.flatnonzero(chosen))
+
+    def _all_errors(self, without: NDArray[np.bool_]) -> dict[int, HastenError]:
+        """What is wrong with each of the rows ``without`` an answer, bool [rows]."""
         failed = {
             int(each.texts[place]): error
             for each in self._passes
             for place, error in each.failed.items()
         }
-        errors = dict(self.unread)
-        for index, place in enumerate(self.places.tolist()):
-            if place in unusable:
-                errors[index] = self._problem(index, failed.get(place))
-        return dict(sorted(errors.items()))
+        return {
+            index: self.unread.get(index) or self._problem(index, failed.get(self.places[index]))
+            for index in np.flatnonzero(without).tolist()
+        }
 
     def _problem(self, index: int, problem: EngineError | None) -> EngineError:
         where = self.rows.where(index)

@@ -61,7 +61,7 @@ def decide(bundle: Bundle, given: Input, target: Target, options: PredictOptions
         ChoiceError: an option that cannot be.
     """
     found = given.columns(options["text_column"])
-    task = tasks.get(bundle.model.task)
+    task = tasks.of(bundle.model)
     record = options["on_error"] == "record"
     most = options["shard_rows"] or _rows_of_a_shard(bundle)
     naming = choose(

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from hasten.compress import blocks
 from hasten.models.heads import Attention
+from hasten.tasks import Objective
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -18,7 +19,7 @@ Inputs = Mapping[str, "Tensor"]
 Importance = NDArray[np.float64]
 
 
-def of_units(model: Any, task: str, batches: Iterable[Inputs]) -> Importance:
+def of_units(model: Any, objective: Objective, batches: Iterable[Inputs]) -> Importance:
     """How much the answers depend on each feed-forward unit.
 
     The first-order Taylor estimate of what leaving a unit out does to the loss: the activation
@@ -29,16 +30,18 @@ def of_units(model: Any, task: str, batches: Iterable[Inputs]) -> Importance:
 
     Args:
         model: a ``transformers`` classifier, in eval mode.
-        task: how its outputs are read; a name of :mod:`hasten.tasks`.
+        objective: of its task.
         batches: its inputs by name, each [batch, length].
 
     Returns:
         float64 [blocks, width].
     """
-    return _effects(model, task, blocks.find(model).down_layers(model), 1, batches)
+    return _effects(model, objective, blocks.find(model).down_layers(model), 1, batches)
 
 
-def of_heads(model: Any, task: str, attention: Attention, batches: Iterable[Inputs]) -> Importance:
+def of_heads(
+    model: Any, objective: Objective, attention: Attention, batches: Iterable[Inputs]
+) -> Importance:
     """How much the answers depend on each attention head; measured as for units.
 
     What a head gives is a vector: leaving it out is what leaving out all of it does (Michel et
@@ -46,19 +49,19 @@ def of_heads(model: Any, task: str, attention: Attention, batches: Iterable[Inpu
 
     Args:
         model: a ``transformers`` classifier, in eval mode, with as many heads in each block.
-        task: how its outputs are read; a name of :mod:`hasten.tasks`.
+        objective: of its task.
         attention: its.
         batches: its inputs by name, each [batch, length].
 
     Returns:
         float64 [blocks, heads].
     """
-    return _effects(model, task, attention.out_layers(model), attention.head_size, batches)
+    return _effects(model, objective, attention.out_layers(model), attention.head_size, batches)
 
 
 def _effects(
     model: Any,
-    task: str,
+    objective: Objective,
     layers: Sequence[nn.Module],
     together: int,
     batches: Iterable[Inputs],
@@ -74,7 +77,7 @@ def _effects(
         try:
             with torch.enable_grad():
                 logits = model(**inputs).logits
-                gradients = torch.autograd.grad(_surprise(task, logits), seen)
+                gradients = torch.autograd.grad(_surprise(objective, logits), seen)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -97,13 +100,13 @@ def _keeping(seen: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], tu
     return keep
 
 
-def _surprise(task: str, logits: Tensor) -> Tensor:
+def _surprise(objective: Objective, logits: Tensor) -> Tensor:
     """Summed over the texts: minus the logarithm of what the model gives to its own answer."""
     from torch.nn import functional
 
-    if task == "single_label":
+    if objective == "softmax":
         return functional.cross_entropy(logits, logits.detach().argmax(1), reduction="sum")
-    if task == "multi_label":
+    if objective == "sigmoid":
         return -functional.logsigmoid(logits.abs()).sum()
     return logits.abs().sum()
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hasten.inputs.tokenization import Tokens
+from hasten.tasks import Objective
 
 if TYPE_CHECKING:
     from torch import nn
@@ -72,7 +73,7 @@ class Lesson:
         tokens: of the training texts.
         pad_token_id: of the tokenizer.
         gold: the right class of each training text, int64, where labels are known.
-        task: how outputs are read; a name of :mod:`hasten.tasks`.
+        objective: what the student's answers are trained on; its task's.
         look: at a model, the student's state of that moment.
         steps: batches in all.
         seed: for the order of the texts.
@@ -88,7 +89,7 @@ class Lesson:
     tokens: Tokens
     pad_token_id: int
     gold: Sequence[int] | None
-    task: str
+    objective: Objective
     look: Callable[[nn.Module], Look]
     steps: int
     seed: int

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hasten.compress import relations
 from hasten.compress.lesson import Lesson
 from hasten.models import heads
+from hasten.tasks import Objective
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -36,7 +37,7 @@ def loss(lesson: Lesson, student: nn.Module, inputs: dict[str, Tensor]) -> tuple
         with torch.no_grad():
             truth: Any = lesson.original(**inputs, output_hidden_states=True)
     outputs.logits = outputs.logits.float()
-    total = _divergence(lesson.task, outputs.logits, truth.logits.float())
+    total = _divergence(lesson.objective, outputs.logits, truth.logits.float())
     tokens = mask[:, :, None]
     for own, index in zip(outputs.hidden_states[1:], lesson.layers, strict=True):
         other = truth.hidden_states[index + 1].float().masked_select(tokens)
@@ -61,15 +62,15 @@ def _watch_relations(
     return stack.enter_context(own), stack.enter_context(other)
 
 
-def _divergence(task: str, logits: Tensor, truth: Tensor) -> Tensor:
+def _divergence(objective: Objective, logits: Tensor, truth: Tensor) -> Tensor:
     """Of the answers, softened, averaged over the texts; of numbers, the squared distance."""
     import torch
     from torch.nn import functional
 
     own, other = logits / TEMPERATURE, truth / TEMPERATURE
-    if task == "single_label":
+    if objective == "softmax":
         own, other = functional.log_softmax(own, dim=1), functional.log_softmax(other, dim=1)
-    elif task == "multi_label":  # each label is a choice of its own: yes or no
+    elif objective == "sigmoid":  # each label is a choice of its own: yes or no
         own, other = (functional.logsigmoid(torch.stack([each, -each])) for each in (own, other))
     else:
         return functional.mse_loss(logits, truth)

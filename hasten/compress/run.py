@@ -141,7 +141,7 @@ def make(
         tokens=runner.tokens(task.taught),
         pad_token_id=reference.info.pad_token_id,
         gold=task.gold,
-        task=reference.info.task,
+        objective=runner.task.objective,
         look=partial(runner.look, lots.watch),
         steps=0,
         seed=wanted.seed,
@@ -357,11 +357,11 @@ def _choice(
     found, known = blocks.find(original), attention.find(original)
     everything = [list(range(found.width))] * found.count
     some = runner.first(watch.tokens)
-    truth = watch.truth[: len(some)]
+    truth = watch.truth.select(range(len(some))).values
 
     def loss(layers: Sequence[int]) -> float:
         outputs = runner.outputs(blocks.cut(original, layers, everything[: len(layers)]), some)
-        return float(np.square(outputs - truth).mean())
+        return float(np.square(outputs.values - truth).mean())
 
     chosen = list(range(found.count))
     if sizes.layers < found.count:
@@ -369,11 +369,11 @@ def _choice(
     units, heads = everything, None
     if sizes.ffn_width < found.width:
         tell("choose", "feed-forward units")
-        weights = importance.of_units(original, runner.task, runner.batches(some))
+        weights = importance.of_units(original, runner.task.objective, runner.batches(some))
         units = importance.most_important(weights, sizes.ffn_width)
     if known is not None and sizes.heads < len(known.heads[0]):
         tell("choose", "attention heads")
-        weights = importance.of_heads(original, runner.task, known, runner.batches(some))
+        weights = importance.of_heads(original, runner.task.objective, known, runner.batches(some))
         heads = importance.most_important(weights, sizes.heads)
     return {
         "layers": chosen,
@@ -391,14 +391,13 @@ def _gold(
     """The right class of the training texts; of a text that is there twice, the last."""
     if labels is None:
         return None
-    if reference.info.task != "single_label":
+    task = tasks.of(reference.info)
+    if task.objective != "softmax":
         raise ChoiceError(
-            f"labels are used for single_label models only, and this one is {reference.info.task}",
+            f"labels are used for models that choose one of them, and this one is {task.name}",
             fix="Leave --label-column out: the original's answers suffice for training.",
         )
-    right = tasks.get(reference.info.task).gold(
-        [corpus.label_text(label) or "" for label in labels], reference.info.labels
-    )
+    right = task.gold([corpus.label_text(label) or "" for label in labels], reference.info.labels)
     assert right is not None  # of this task there always are
     by_text = dict(zip(texts, right.tolist(), strict=True))
     return [by_text[text] for text in taught]

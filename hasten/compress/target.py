@@ -51,8 +51,8 @@ def sizes_for(speed: float, original: Any, runner: Runner, watch: Lot) -> dict[s
     found = blocks.find(original)
     whole = Shape(found.count, found.width)
     some = runner.first(watch.tokens)
-    truth = watch.truth[: len(some)]
-    weights = importance.of_units(original, runner.task, runner.batches(some))
+    truth = watch.truth.select(range(len(some))).values
+    weights = importance.of_units(original, runner.task.objective, runner.batches(some))
 
     def cut(shape: Shape) -> Any:
         layers = importance.evenly(found.count, shape.layers)
@@ -60,7 +60,7 @@ def sizes_for(speed: float, original: Any, runner: Runner, watch: Lot) -> dict[s
         return blocks.cut(original, layers, [units[layer] for layer in layers])
 
     def loss(shape: Shape) -> float:
-        return float(np.square(runner.outputs(cut(shape), some) - truth).mean())
+        return float(np.square(runner.outputs(cut(shape), some).values - truth).mean())
 
     # Each is timed several times over; no more of them than that are in memory together.
     timed = cache(lambda shape: original if shape == whole else cut(shape))
@@ -137,15 +137,15 @@ def fastest_within(
     return replace(student, seconds=time.monotonic() - begin_s)
 
 
-def require_decisions(task: str) -> None:
+def require_decisions(task: tasks.Task) -> None:
     """Refuse ``--target-flips`` for a model that decides nothing.
 
     Raises:
         ChoiceError: its answers are numbers.
     """
-    if not tasks.get(task).decides:
+    if not task.decides:
         raise ChoiceError(
-            f"--target-flips counts flipped labels, and those of a {task} model are numbers",
+            f"--target-flips counts flipped labels, and those of a {task.name} model are numbers",
             fix="Give sizes, such as --layers, or a speed, such as --target 2x.",
         )
 

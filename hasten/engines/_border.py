@@ -10,9 +10,6 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from hasten.errors import EngineError, HastenError, StorageError
 from hasten.hardware import missing_instructions
 from hasten.records import Candidate, Hardware
@@ -42,16 +39,6 @@ class Pool(Generic[Runner]):
             yield runner
         finally:
             self._idle.put(runner)
-
-
-def named_inputs(
-    input_ids: NDArray[np.int64],
-    attention_mask: NDArray[np.int64],
-    token_type_ids: NDArray[np.int64] | None,
-) -> dict[str, NDArray[np.int64]]:
-    """The inputs of a batch by name, without those that the model does not take."""
-    feed = {"input_ids": input_ids, "attention_mask": attention_mask}
-    return feed if token_type_ids is None else {**feed, "token_type_ids": token_type_ids}
 
 
 def why_not(
@@ -192,11 +179,12 @@ def with_optimum(module: str, prefix: str, folder: Path, options: str) -> str:
     )
 
 
-def shape_of(input_ids: object) -> str:
+def shape_of(inputs: Mapping[str, object]) -> str:
     """The shape of a batch for an error message, whatever was passed.
 
     >>> import numpy as np
-    >>> shape_of(np.zeros((8, 32)))
+    >>> shape_of({"input_ids": np.zeros((8, 32))})
     '8x32'
     """
-    return "x".join(map(str, getattr(input_ids, "shape", ()))) or type(input_ids).__name__
+    first = next(iter(inputs.values()), None)
+    return "x".join(map(str, getattr(first, "shape", ()))) or type(first).__name__

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hasten.engines._border import foreign_errors, shape_of, why_not
-from hasten.engines.base import Engine, Options, Outputs, Session
+from hasten.engines.base import Engine, Inputs, Options, Raw, Session
 from hasten.errors import EngineError
 from hasten.hardware import detect
 from hasten.models import ModelFolder, load_module, runs_code
@@ -42,31 +41,35 @@ class TorchSession(Session):
     """Runs a module, or what was made of one, as plain PyTorch does."""
 
     def __init__(
-        self, title: str, forward: Callable[..., Tensor], output_name: str, options: Options
+        self,
+        title: str,
+        forward: Callable[..., Any],
+        names: tuple[Sequence[str], Sequence[str]],
+        options: Options,
     ) -> None:
-        """Wrap ``forward``: int64 tensors by position in, one float32 tensor out."""
+        """Wrap ``forward``: int64 tensors by position in, float32 tensors out, one bare.
+
+        ``names`` are those of the inputs and of the outputs.
+        """
         self._title = title
         self._forward = forward
-        self._output_name = output_name
+        self._input_names, self._output_names = names
         self._device = options["device"]
         self._threads = int(options["num_threads"])
 
-    def run(
-        self,
-        input_ids: NDArray[np.int64],
-        attention_mask: NDArray[np.int64],
-        token_type_ids: NDArray[np.int64] | None = None,
-    ) -> Outputs:
+    def run(self, inputs: Inputs) -> Raw:
         import torch
 
         pin_threads(self._threads)
-        arrays = (input_ids, attention_mask, token_type_ids)
-        doing = f"run a batch of {shape_of(input_ids)}"
+        doing = f"run a batch of {shape_of(inputs)}"
         with foreign_errors(self._title, doing), torch.inference_mode():
             # A copy: from_numpy would warn about arrays that must not be written to.
-            inputs = [torch.tensor(a, device=self._device) for a in arrays if a is not None]
+            names = [name for name in self._input_names if name in inputs]
+            given = [torch.tensor(inputs[name], device=self._device) for name in names]
+            outputs = as_tuple(self._forward(*given))
             # .cpu() waits for the GPU; on the CPU it is the tensor itself.
-            return {self._output_name: self._forward(*inputs).cpu().numpy()}
+            arrays = (output.cpu().numpy() for output in outputs)
+            return dict(zip(self._output_names, arrays, strict=True))
 
 
 class WeightsEngine(Engine):
@@ -97,6 +100,11 @@ class WeightsEngine(Engine):
         with foreign_errors(self.title, "copy the weights"):
             reference.copy_module(folder)
             (folder / _INFO).write_text(json.dumps(to_json(reference.info)), encoding="utf-8")
+
+
+def names(info: ModelInfo) -> tuple[Sequence[str], Sequence[str]]:
+    """Of a model's inputs and outputs, as :class:`TorchSession` takes them."""
+    return info.input_names, info.output_names
 
 
 def supports(title: str, candidate: Candidate, hardware: Hardware) -> str | None:
@@ -197,22 +205,54 @@ def _fp32_output() -> Callable[[nn.Module], nn.Module]:
             super().__init__()
             self.module = module
 
-        def forward(self, *inputs: Tensor) -> Tensor:
-            output: Tensor = self.module(*inputs)
-            return output.float()
+        def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+            outputs = tuple(output.float() for output in as_tuple(self.module(*inputs)))
+            return outputs if len(outputs) > 1 else outputs[0]
 
     return Fp32Output
 
 
-def example_inputs(info: ModelInfo, device: str = "cpu", batch: int = 2) -> tuple[Tensor, ...]:
-    """Inputs to trace ``info``'s model with: int64 [batch, 7], the last text padded.
+def as_tuple(outputs: Any) -> tuple[Tensor, ...]:
+    """What a module with the original's face returns: one tensor, or several."""
+    return tuple(outputs) if isinstance(outputs, tuple | list) else (outputs,)
+
+
+def varying_axes(module: nn.Module, info: ModelInfo) -> dict[str, dict[int, str]]:
+    """The axes of each output that depend on the batch, by output and axis; found by running it.
+
+    They are named after the axis of the inputs that is as long. An axis that varies otherwise,
+    such as a shortened sequence, has a name of its own.
+    """
+    import torch
+
+    shapes = ((2, 7), (3, 11))
+    with torch.no_grad():
+        runs = [
+            [output.shape for output in as_tuple(module(*example_inputs(info, batch=b, length=n)))]
+            for b, n in shapes
+        ]
+    names = dict(zip(zip(*shapes, strict=True), ("batch_size", "sequence_length"), strict=True))
+    return {
+        output: {
+            axis: names.get(sizes, f"{output}_axis_{axis}")
+            for axis, sizes in enumerate(zip(*both, strict=True))
+            if sizes[0] != sizes[1]
+        }
+        for output, *both in zip(info.output_names, *runs, strict=True)
+    }
+
+
+def example_inputs(
+    info: ModelInfo, device: str = "cpu", batch: int = 2, length: int = 7
+) -> tuple[Tensor, ...]:
+    """Inputs to trace ``info``'s model with: int64 [batch, length], the last text padded.
 
     Padding keeps branches that look for it in the trace; two texts of seven tokens are not a size
     that models treat specially.
     """
     import torch
 
-    input_ids = torch.tensor(info.example(batch, 7))
+    input_ids = torch.tensor(info.example(batch, length))
     attention_mask = torch.ones_like(input_ids)
     input_ids[-1, :5] = torch.tensor(info.example(1, 5)[0])
     input_ids[-1, 5:], attention_mask[-1, 5:] = info.pad_token_id, 0

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,34 +24,31 @@ from hasten.records import Candidate, Hardware
 if TYPE_CHECKING:
     from hasten.models import ModelFolder
 
-Options = Mapping[str, str | int | bool]
-"""How a session is opened, by the names that the framework itself uses. Plain JSON values."""
+Inputs: TypeAlias = Mapping[str, NDArray[np.int64]]
+"""A batch by input name: ``input_ids`` and what else the model takes, int64 [batch, length]."""
 
-Outputs = Mapping[str, NDArray[np.float32]]
-"""Named outputs of one batch, such as ``logits: float32 [batch, labels]``."""
+Raw: TypeAlias = Mapping[str, NDArray[np.float32]]
+"""Its outputs by name, such as ``logits: float32 [batch, labels]``."""
+
+Options: TypeAlias = Mapping[str, str | int | bool]
+"""How a session is opened, by the names that the framework itself uses. Plain JSON values."""
 
 
 class Session(ABC):
     """A loaded model, ready to run on its share of the cores."""
 
     @abstractmethod
-    def run(
-        self,
-        input_ids: NDArray[np.int64],
-        attention_mask: NDArray[np.int64],
-        token_type_ids: NDArray[np.int64] | None = None,
-    ) -> Outputs:
+    def run(self, inputs: Inputs) -> Raw:
         """Run one batch and block until its outputs are there.
 
         May be called from as many threads at once as the candidate has streams.
 
         Args:
-            input_ids: int64 [batch, length], padded on the right.
-            attention_mask: int64 [batch, length], 1 on tokens and 0 on padding.
-            token_type_ids: int64 [batch, length], for models that take them.
+            inputs: int64 [batch, length] by name: those of ``ModelInfo.input_names``.
 
         Returns:
-            float32 arrays, the batch along the first axis, owned by the caller.
+            Those of ``ModelInfo.output_names``: float32, the batch along the first axis, owned
+            by the caller.
 
         Raises:
             EngineError: the framework failed; its exception is chained.
@@ -239,8 +236,8 @@ class Engine(ABC):
             "from hasten.records import Candidate\n\n"
             f"candidate = Candidate({arguments}, {threads}{recipe})\n"
             f"session = engines.get({self.name!r}).load(Path({str(folder)!r}), candidate)\n"
-            f"outputs = session.run({', '.join(reference.info.input_names)})"
-            "  # int64 [batch, length]"
+            f"outputs = session.run(inputs)  # int64 [batch, length] by name: "
+            f"{', '.join(reference.info.input_names)}"
         )
 
     def ceiling_flops_per_s(self, candidate: Candidate) -> float | None:

@@ -1,9 +1,9 @@
 """An engine whose speed and answers follow a script, for tests of everything around engines.
 
 The script is ``fake.json`` in the reference's folder: a mapping from a candidate's label (or
-``"*"`` for all others) to settings; ``"recipes"`` lists recipes by precision. Time is virtual: a
-run advances the engine's clock, nothing sleeps, and the figures that come out are the figures that
-were put in.
+``"*"`` for all others) to settings; ``"recipes"`` lists recipes by precision, and ``"per_token"``
+says that outputs have a row for each token. Time is virtual: a run advances the engine's clock,
+nothing sleeps, and the figures that come out are the figures that were put in.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hasten.engines.base import Engine, Options, Outputs, Session
+from hasten.engines.base import Engine, Inputs, Options, Raw, Session
 from hasten.errors import EngineError
 from hasten.records import Candidate, Hardware
 
@@ -89,36 +88,46 @@ class Script:
 
 
 class FakeSession(Session):
-    """Outputs are a fixed function of each text's own token ids, whatever the padding."""
+    """Outputs are a fixed function of each text's own token ids, whatever the padding.
 
-    def __init__(self, script: Script, columns: int, name: str, clock: VirtualClock) -> None:
-        self._script = script
-        self._columns, self._name, self._clock = columns, name, clock
+    Of its ``names`` each has the same; float32 [batch, columns], or with ``per_token``
+    [batch, length, columns].
+    """
 
-    def run(
+    def __init__(
         self,
-        input_ids: NDArray[np.int64],
-        attention_mask: NDArray[np.int64],
-        token_type_ids: NDArray[np.int64] | None = None,
-    ) -> Outputs:
+        script: Script,
+        columns: int,
+        names: Sequence[str],
+        clock: VirtualClock,
+        *,
+        per_token: bool = False,
+    ) -> None:
+        self._script = script
+        self._columns, self._names, self._clock = columns, tuple(names), clock
+        self._per_token = per_token
+
+    def run(self, inputs: Inputs) -> Raw:
+        input_ids, attention_mask = inputs["input_ids"], inputs["attention_mask"]
         self._script.act("run")
         batch, length = input_ids.shape
         self._clock.advance(self._script.call_s + self._script.token_s * batch * length)
         ids = np.where(attention_mask, input_ids, -1)
         if self._script.poison is not None and (ids == self._script.poison).any():
             raise EngineError("fake: scripted poison in a batch")
-        sums = (input_ids * attention_mask).sum(axis=1, keepdims=True)
-        outputs = np.sin(sums * np.arange(1.0, self._columns + 1)).astype(np.float32)
-        outputs[:, 0] += self._script.shift
-        outputs[:, 0] += self._script.alone * (batch == 1)
-        outputs[:, 0] += self._script.mixed * bool(np.ptp(attention_mask.sum(axis=1)))
+        read = input_ids * attention_mask
+        sums = read if self._per_token else read.sum(axis=1)
+        outputs = np.sin(sums[..., None] * np.arange(1.0, self._columns + 1)).astype(np.float32)
+        outputs[..., 0] += self._script.shift
+        outputs[..., 0] += self._script.alone * (batch == 1)
+        outputs[..., 0] += self._script.mixed * bool(np.ptp(attention_mask.sum(axis=1)))
         if self._script.nan_on is not None:
             outputs[(ids == self._script.nan_on).any(axis=1)] = np.nan
         if self._script.fail == "nan":
-            outputs[0, 0] = np.nan
+            outputs[0, ..., 0] = np.nan
         if self._script.fail == "constant":
             outputs[:] = 1.0
-        return {self._name: outputs}
+        return dict.fromkeys(self._names, outputs)
 
 
 class Fake(Engine):
@@ -164,7 +173,7 @@ class Fake(Engine):
         artifact = {
             "script": table,
             "columns": len(info.labels) or COLUMNS,
-            "output": info.output_names[0],
+            "outputs": info.output_names,
         }
         (folder / SCRIPT).write_text(json.dumps(artifact))
 
@@ -176,7 +185,13 @@ class Fake(Engine):
         script = _script(artifact["script"], candidate)
         script.act("load")
         self.virtual_clock.advance(script.load_s)
-        return FakeSession(script, artifact["columns"], artifact["output"], self.virtual_clock)
+        return FakeSession(
+            script,
+            artifact["columns"],
+            artifact.get("outputs") or [artifact["output"]],  # earlier ones have one
+            self.virtual_clock,
+            per_token=artifact["script"].get("per_token", False),
+        )
 
     def ceiling_flops_per_s(self, candidate: Candidate) -> float | None:
         return 1e12

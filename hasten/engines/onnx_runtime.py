@@ -13,18 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from hasten.engines._border import (
-    Pool,
-    foreign_errors,
-    named_inputs,
-    shape_of,
-    why_not,
-    with_optimum,
-)
-from hasten.engines.base import Engine, Options, Outputs, Session
+from hasten.engines._border import Pool, foreign_errors, shape_of, why_not, with_optimum
+from hasten.engines.base import Engine, Inputs, Options, Raw, Session
 from hasten.errors import EngineError
 from hasten.records import Candidate, Hardware
 
@@ -61,19 +51,13 @@ class OnnxSession(Session):
         shared = 1 if options["intra_op_num_threads"] == 1 else streams
         self.sessions = [_open(path, options) for _ in range(shared)]
         self._pool = Pool(self.sessions[stream % shared] for stream in range(streams))
-        self._output_name = self.sessions[0].get_outputs()[0].name
+        self._names = [output.name for output in self.sessions[0].get_outputs()]
 
-    def run(
-        self,
-        input_ids: NDArray[np.int64],
-        attention_mask: NDArray[np.int64],
-        token_type_ids: NDArray[np.int64] | None = None,
-    ) -> Outputs:
-        feed = named_inputs(input_ids, attention_mask, token_type_ids)
-        doing = f"run a batch of {shape_of(input_ids)}"
+    def run(self, inputs: Inputs) -> Raw:
+        doing = f"run a batch of {shape_of(inputs)}"
         with self._pool.borrow() as session, foreign_errors(self._title, doing):
-            (output,) = session.run([self._output_name], feed)
-        return {self._output_name: output}
+            outputs = session.run(self._names, dict(inputs))
+        return dict(zip(self._names, outputs, strict=True))
 
 
 class OnnxRuntime(Engine):
@@ -218,16 +202,16 @@ def export_graph(module: nn.Module, reference: ModelFolder, path: Path) -> None:
     # Here, as it is not needed where a bundle runs, and takes a while to import.
     from hasten.engines import _torch
 
-    names, (output_name, *_) = reference.info.input_names, reference.info.output_names
-    axes = {name: {0: "batch_size", 1: "sequence_length"} for name in names}
+    info = reference.info
+    axes = {name: {0: "batch_size", 1: "sequence_length"} for name in info.input_names}
     with _torch.quiet_tracing():
         torch.onnx.export(
             module,
-            _torch.example_inputs(reference.info),
+            _torch.example_inputs(info),
             str(path),
-            input_names=list(names),
-            output_names=[output_name],
-            dynamic_axes={**axes, output_name: {0: "batch_size"}},
+            input_names=list(info.input_names),
+            output_names=list(info.output_names),
+            dynamic_axes={**axes, **_torch.varying_axes(module, info)},
             opset_version=_OPSET,
             # The exporter that traces: what dynamo's makes ran 10 % slower in ONNX Runtime.
             dynamo=False,

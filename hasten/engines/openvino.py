@@ -13,17 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hasten.engines._border import (
-    Pool,
-    foreign_errors,
-    named_inputs,
-    shape_of,
-    why_not,
-    with_optimum,
-)
-from hasten.engines.base import Engine, Options, Outputs, Session
+from hasten.engines._border import Pool, foreign_errors, shape_of, why_not, with_optimum
+from hasten.engines.base import Engine, Inputs, Options, Raw, Session
 from hasten.hardware import missing_instructions
 from hasten.records import Candidate, Hardware
 
@@ -48,7 +40,7 @@ class OpenVinoSession(Session):
     def __init__(self, title: str, compiled: Any, streams: int) -> None:
         self._title = title
         self.compiled = compiled
-        self._output_name = compiled.output(0).any_name
+        self._names = [port.any_name for port in compiled.outputs]
         requests = [compiled.create_infer_request() for _ in range(streams)]
         tokens = np.ones((1, 2), dtype=np.int64)
         feed = dict.fromkeys((port.any_name for port in compiled.inputs), tokens)
@@ -58,19 +50,13 @@ class OpenVinoSession(Session):
             request.infer(feed)
         self._pool = Pool(requests)
 
-    def run(
-        self,
-        input_ids: NDArray[np.int64],
-        attention_mask: NDArray[np.int64],
-        token_type_ids: NDArray[np.int64] | None = None,
-    ) -> Outputs:
-        feed = named_inputs(input_ids, attention_mask, token_type_ids)
-        doing = f"run a batch of {shape_of(input_ids)}"
+    def run(self, inputs: Inputs) -> Raw:
+        doing = f"run a batch of {shape_of(inputs)}"
         with self._pool.borrow() as request, foreign_errors(self._title, doing):
             # Outputs are copied, as share_outputs is off: the request's own memory is
             # overwritten by its next batch.
-            output = request.infer(feed, share_inputs=True, share_outputs=False)[0]
-        return {self._output_name: output}
+            outputs = request.infer(dict(inputs), share_inputs=True, share_outputs=False)
+        return {name: outputs[place] for place, name in enumerate(self._names)}
 
 
 class OpenVino(Engine):
@@ -134,7 +120,8 @@ class OpenVino(Engine):
             model = openvino.convert_model(module, example_input=_torch.example_inputs(info))
             for port, name in zip(model.inputs, info.input_names, strict=True):
                 port.get_tensor().set_names({name})
-            model.outputs[0].get_tensor().set_names({info.output_names[0]})
+            for port, name in zip(model.outputs, info.output_names, strict=True):
+                port.get_tensor().set_names({name})
             if candidate.recipe and not trained:
                 model = _quantized(model, reference, candidate)
             openvino.save_model(model, str(folder / _MODEL), compress_to_fp16=False)

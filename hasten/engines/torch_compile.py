@@ -55,7 +55,7 @@ class TorchCompile(_torch.WeightsEngine):
             # its own. Both are compiled now: start-up time, and no stalls between batches.
             for batch in (2, 1):
                 compiled(*_torch.example_inputs(info, str(options["device"]), batch))
-        return _torch.TorchSession(self.title, compiled, info.output_names[0], options)
+        return _torch.TorchSession(self.title, compiled, _torch.names(info), options)
 
 
 ENGINE = TorchCompile()

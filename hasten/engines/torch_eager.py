@@ -43,7 +43,7 @@ class TorchEager(_torch.WeightsEngine):
 
     def open(self, folder: Path, candidate: Candidate, options: Options) -> Session:
         module, info = _torch.load_weights(self.title, folder, candidate, options)
-        return _torch.TorchSession(self.title, module, info.output_names[0], options)
+        return _torch.TorchSession(self.title, module, _torch.names(info), options)
 
     def ceiling_flops_per_s(self, candidate: Candidate) -> float | None:
         return _torch.matrix_product_flops_per_s(candidate)

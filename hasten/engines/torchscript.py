@@ -6,6 +6,7 @@ it can run code of its author's choice.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _MODEL = "model.pt"
+_NAMES = "names.json"
+# Earlier artifacts name their only output, and take these inputs in this order.
 _OUTPUT_NAME = "output_name"
+_INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
 
 class TorchScript(Engine):
@@ -54,8 +58,8 @@ class TorchScript(Engine):
         ):
             # What check_trace compares, the parity check compares on the user's own texts.
             traced = jit.freeze(jit.trace(module, inputs, check_trace=False))
-            files = {_OUTPUT_NAME: reference.info.output_names[0]}
-            jit.save(traced, str(folder / _MODEL), _extra_files=files)
+            names = [reference.info.input_names, reference.info.output_names]
+            jit.save(traced, str(folder / _MODEL), _extra_files={_NAMES: json.dumps(names)})
 
     def session_options(self, candidate: Candidate) -> Options:
         return _torch.session_options(candidate)
@@ -63,18 +67,25 @@ class TorchScript(Engine):
     def open(self, folder: Path, candidate: Candidate, options: Options) -> Session:
         jit = _torch.jit()
         _torch.pin_threads(int(options["num_threads"]))
-        files: dict[str, Any] = {_OUTPUT_NAME: ""}  # filled with bytes
+        files: dict[str, Any] = {_NAMES: "", _OUTPUT_NAME: ""}  # filled with bytes
         with foreign_errors(self.title, f"load {folder / _MODEL}"), _torch.quiet_tracing():
             module = jit.load(
                 str(folder / _MODEL), map_location=options["device"], _extra_files=files
             )
-        if not files[_OUTPUT_NAME]:
-            raise EngineError(f"{folder / _MODEL} was not written by hasten: no output name in it")
-        name = files[_OUTPUT_NAME].decode()
-        return _torch.TorchSession(self.title, _as_traced(module), name, options)
+        if files[_OUTPUT_NAME]:
+            names = _INPUT_NAMES, (files[_OUTPUT_NAME].decode(),)
+        elif files[_NAMES]:
+            names = json.loads(files[_NAMES])
+        else:
+            raise EngineError(
+                f"{folder / _MODEL} does not name its inputs and outputs: it was not written by "
+                "hasten",
+                fix="Export the model with hasten export --engine torchscript.",
+            )
+        return _torch.TorchSession(self.title, _as_traced(module), names, options)
 
 
-def _as_traced(module: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _as_traced(module: Callable[..., Any]) -> Callable[..., Any]:
     """Run the graph as it was traced, instead of optimising it again for the shapes it meets.
 
     The profiling executor respecialises on the first three shapes, at 3 to 13 times eager's time
@@ -84,7 +95,7 @@ def _as_traced(module: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """
     optimized_execution = _torch.jit().optimized_execution
 
-    def forward(*inputs: Tensor) -> Tensor:
+    def forward(*inputs: Tensor) -> Any:
         with optimized_execution(False):
             return module(*inputs)
 

@@ -12,9 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-import numpy as np
-from numpy.typing import NDArray
-
 from hasten.experiment import grid
 from hasten.experiment.series import Heat, Series
 from hasten.inputs.corpus import stratified_sample
@@ -31,6 +28,7 @@ from hasten.records import (
     Strategy,
 )
 from hasten.runtime.batching import CostModel
+from hasten.tasks import Outputs
 from hasten.tuning import candidates, ceiling, choose, original, proof, screening
 from hasten.tuning.context import Context
 from hasten.tuning.entrant import Entrant
@@ -159,7 +157,7 @@ class Experiment:
                 layout = best[entrant.candidate.format][1].candidate.layout
                 entrant.end("dropped", f"slower on these texts than its layout {layout}")
 
-    def _measure_all(self, truth: NDArray[np.float32]) -> None:
+    def _measure_all(self, truth: Outputs) -> None:
         self._prove(truth)
         rest = self._forecast()
         self.context.report(Forecast(rest))
@@ -215,7 +213,7 @@ class Experiment:
         for _ in Series(self.context, "latency", heats, self.context.settings.rounds).run():
             self.save(self.bench())
 
-    def _prove(self, truth: NDArray[np.float32]) -> None:
+    def _prove(self, truth: Outputs) -> None:
         """Compare the answers to all texts, padded; a format that is refused is still measured."""
         settings = self.context.settings
         strategy = Strategy("sorted", max(settings.batch_sizes))

@@ -7,7 +7,7 @@ not by the tokenizer. Only the ``tokenizers`` library is used, which deployed bu
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from os import PathLike
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hasten.errors import InputError, ModelError
+from hasten.records import Text
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -51,6 +52,10 @@ class Tokens:
         truncated: bool [n]; whether the text was longer than the model takes.
         types: int32 [total], the token type of each; None where all are 0.
         padding: how :meth:`pad` fills a batch up.
+        spans: int32 [total, 2], where each token begins and ends in its text, in characters; of
+            a pair, in the one that it is from. None where they were not asked for.
+        special: bool [total], whether a token is one that the tokenizer adds to every text; None
+            where spans were not asked for.
     """
 
     ids: NDArray[np.int32]
@@ -58,6 +63,8 @@ class Tokens:
     truncated: NDArray[np.bool_]
     types: NDArray[np.int32] | None = None
     padding: Padding = _RIGHT
+    spans: NDArray[np.int32] | None = None
+    special: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.truncated)
@@ -79,8 +86,33 @@ class Tokens:
         offsets = _offsets(lengths)
         shift = np.repeat(self.offsets[chosen] - offsets[:-1], lengths)
         positions = np.arange(offsets[-1], dtype=np.int64) + shift
-        types = None if self.types is None else self.types[positions]
-        return Tokens(self.ids[positions], offsets, self.truncated[chosen], types, self.padding)
+        return Tokens(
+            self.ids[positions],
+            offsets,
+            self.truncated[chosen],
+            None if self.types is None else self.types[positions],
+            self.padding,
+            None if self.spans is None else self.spans[positions],
+            None if self.special is None else self.special[positions],
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Tokens]) -> Tokens:
+        """The texts of all parts, of which there must be at least one; all of one tokenizer."""
+
+        def whole(name: str) -> Any:
+            arrays = [getattr(part, name) for part in parts]
+            return None if any(array is None for array in arrays) else np.concatenate(arrays)
+
+        return cls(
+            whole("ids"),
+            _offsets(whole("lengths")),
+            whole("truncated"),
+            whole("types"),
+            parts[0].padding,
+            whole("spans"),
+            whole("special"),
+        )
 
     def pad(
         self, indices: ArrayLike, pad_token_id: int
@@ -96,25 +128,11 @@ class Tokens:
             ``input_ids`` and ``attention_mask``, both int64 [batch, length]. The length is at
             least 1, even for texts without any token: frameworks reject empty axes.
         """
-        mask, positions = self._layout(indices)
-        return _filled(mask, self.ids[positions], pad_token_id), mask.astype(np.int64)
+        batch = self.batch(indices)
+        return batch.input_ids(pad_token_id), batch.mask.astype(np.int64)
 
-    def token_types(self, indices: ArrayLike) -> NDArray[np.int64]:
-        """The token types of the batch that :meth:`pad` makes: int64 [batch, length].
-
-        >>> offsets, types = np.array([0, 1, 3]), np.array([2, 0, 2], dtype=np.int32)
-        >>> tokens = Tokens(types, offsets, np.zeros(2, bool), types, Padding("left", type_id=3))
-        >>> tokens.token_types([0, 1]).tolist()
-        [[3, 2], [0, 2]]
-        """
-        mask, positions = self._layout(indices)
-        if self.types is None and self.padding.type_id == 0:
-            return np.zeros(mask.shape, dtype=np.int64)
-        types = np.int32(0) if self.types is None else self.types[positions]
-        return _filled(mask, types, self.padding.type_id)
-
-    def _layout(self, indices: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-        """Where a batch holds text, bool [batch, length], and where ``ids`` has those tokens."""
+    def batch(self, indices: ArrayLike) -> Batch:
+        """Lay the texts at ``indices`` out as one batch, as long as the longest of them."""
         chosen = np.asarray(indices, dtype=np.int64)
         lengths = self.lengths[chosen]
         width = max(1, int(lengths.max(initial=0)))
@@ -122,7 +140,48 @@ class Tokens:
         if self.padding.side == "left":
             places = places - (width - lengths[:, None])
         mask = (places >= 0) & (places < lengths[:, None])
-        return mask, (self.offsets[chosen][:, None] + places)[mask]
+        return Batch(self, mask, (self.offsets[chosen][:, None] + places)[mask])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Some texts side by side, padded to equal length.
+
+    Attributes:
+        tokens: of these and other texts.
+        mask: bool [batch, length], where there is text.
+        positions: int64 [tokens of the batch], which of ``tokens`` stand there, row by row.
+    """
+
+    tokens: Tokens
+    mask: NDArray[np.bool_]
+    positions: NDArray[np.int64]
+
+    def inputs(self, names: Iterable[str], pad_token_id: int) -> dict[str, NDArray[np.int64]]:
+        """A model's inputs of these names: int64 [batch, length] each."""
+        make = {
+            "input_ids": lambda: self.input_ids(pad_token_id),
+            "attention_mask": lambda: self.mask.astype(np.int64),
+            "token_type_ids": self.token_types,
+        }
+        return {name: make[name]() for name in names}
+
+    def input_ids(self, pad_token_id: int) -> NDArray[np.int64]:
+        """Token ids, with ``pad_token_id`` where there is no text: int64 [batch, length]."""
+        return _filled(self.mask, self.tokens.ids[self.positions], pad_token_id)
+
+    def token_types(self) -> NDArray[np.int64]:
+        """Token types, padding's own included: int64 [batch, length].
+
+        >>> offsets, types = np.array([0, 1, 3]), np.array([2, 0, 2], dtype=np.int32)
+        >>> tokens = Tokens(types, offsets, np.zeros(2, bool), types, Padding("left", type_id=3))
+        >>> tokens.batch([0, 1]).token_types().tolist()
+        [[3, 2], [0, 2]]
+        """
+        types, filler = self.tokens.types, self.tokens.padding.type_id
+        if types is None and filler == 0:
+            return np.zeros(self.mask.shape, dtype=np.int64)
+        return _filled(self.mask, 0 if types is None else types[self.positions], filler)
 
 
 def _filled(mask: NDArray[np.bool_], values: ArrayLike, filler: int) -> NDArray[np.int64]:
@@ -196,49 +255,57 @@ class TextTokenizer:
             ) from error
         return cls(tokenizer, max_length, threads)
 
-    def encode(self, texts: Sequence[str]) -> Tokens:
+    def encode(self, texts: Sequence[Text], *, pairs: bool = False, spans: bool = False) -> Tokens:
         """Tokenize ``texts``; an empty text becomes just the special tokens.
 
+        Args:
+            texts: str, or with ``pairs`` tuples of two, of which the longer one is cut first.
+            pairs: whether the texts are pairs.
+            spans: whether the result has :attr:`Tokens.spans` and :attr:`Tokens.special`.
+
         Raises:
-            InputError: a text is not a str, or cannot be encoded (lone surrogates); the message
-                names its index.
+            InputError: a text is not a str or pair, or cannot be encoded (lone surrogates); the
+                message names its index.
         """
-        encodings = self._encode(texts)
+        _check_types(texts, pairs)
+        encodings = self._encode(texts, spans)
         lengths = np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings))
         offsets = _offsets(lengths)
-        ids = np.fromiter(
-            chain.from_iterable(encoding.ids for encoding in encodings),
-            dtype=np.int32,
-            count=int(offsets[-1]),
-        )
         # Only a text that fills the window can have been cut.
         truncated = lengths == self.max_length
         for index in np.flatnonzero(truncated):
             truncated[index] = bool(encodings[index].overflowing)
-        types = None
-        if self._has_types:
-            types = np.fromiter(
-                chain.from_iterable(encoding.type_ids for encoding in encodings),
-                dtype=np.int32,
-                count=int(offsets[-1]),
+        total = int(offsets[-1])
+        return Tokens(
+            _flat((e.ids for e in encodings), total, np.int32),
+            offsets,
+            truncated,
+            _flat((e.type_ids for e in encodings), total, np.int32)
+            if self._has_types or pairs
+            else None,
+            self.padding,
+            _flat((chain.from_iterable(e.offsets) for e in encodings), 2 * total, np.int32).reshape(
+                total, 2
             )
-        return Tokens(ids, offsets, truncated, types, self.padding)
+            if spans
+            else None,
+            _flat((e.special_tokens_mask for e in encodings), total, np.bool_) if spans else None,
+        )
 
-    def _encode(self, texts: Sequence[str]) -> list[Any]:
-        _check_types(texts)
-        heads = [self._head(text) for text in texts]
+    def _encode(self, texts: Sequence[Text], spans: bool) -> list[Any]:
+        heads = [self._head(text) if isinstance(text, str) else text for text in texts]
         try:
-            encodings: list[Any] = self._encode_batch(heads)
+            encodings: list[Any] = self._encode_batch(heads, spans)
             for index, (text, head) in enumerate(zip(texts, heads, strict=True)):
                 # A head that fills the window twice over decides all that is kept; the rest of
                 # the text, perhaps megabytes of it, need not be read.
                 if len(head) < len(text) and len(encodings[index].overflowing) < 2:
-                    encodings[index] = self._encode_batch([text])[0]
+                    encodings[index] = self._encode_batch([text], spans)[0]
         except Exception as error:  # the library raises bare Exceptions and TypeErrors
             raise _failure(texts, error) from error
         return encodings
 
-    def _encode_batch(self, texts: list[str]) -> list[Any]:
+    def _encode_batch(self, texts: list[Text], spans: bool) -> list[Any]:
         """Encode on at most the threads that were given.
 
         The library's pool belongs to the process, and its size cannot be set from here. But it
@@ -247,12 +314,17 @@ class TextTokenizer:
         call that leaves the pool alone, and takes 47.
         """
         threads = self._threads
+        # The fast way leaves out where each token stands in its text.
+        encode: Any = self._tokenizer.encode_batch if spans else self._tokenizer.encode_batch_fast
         if threads is None or threads >= _pool_threads():
-            return list(self._tokenizer.encode_batch_fast(texts))
+            return list(encode(texts))
         if threads == 1:
-            return [self._tokenizer.encode(text) for text in texts]
+            return [
+                self._tokenizer.encode(*((text,) if isinstance(text, str) else text))
+                for text in texts
+            ]
         parts = (texts[begin : begin + threads] for begin in range(0, len(texts), threads))
-        return list(chain.from_iterable(map(self._tokenizer.encode_batch_fast, parts)))
+        return list(chain.from_iterable(map(encode, parts)))
 
     def _head(self, text: str) -> str:
         if self._head_characters is None or len(text) <= self._head_characters:
@@ -268,16 +340,30 @@ def _pool_threads() -> int:
     return int(named) if named.isdecimal() and int(named) else os.cpu_count() or 1
 
 
-def _check_types(texts: Sequence[object]) -> None:
-    # The library would take a tuple for a pair of texts.
+def _flat(parts: Iterable[Iterable[int]], count: int, dtype: type[Any]) -> NDArray[Any]:
+    """All numbers of all parts, ``count`` in all."""
+    return np.fromiter(chain.from_iterable(parts), dtype=dtype, count=count)
+
+
+def _check_types(texts: Sequence[object], pairs: bool) -> None:
+    # The library would take either for the other.
     for index, text in enumerate(texts):
-        if not isinstance(text, str):
+        if pairs and not _is_pair(text):
+            raise InputError(
+                f"text {index} is {type(text).__name__}, not a pair of str",
+                fix="This model reads pairs: give tuples (text, text_pair).",
+            )
+        if not pairs and not isinstance(text, str):
             raise InputError(f"text {index} is {type(text).__name__}, not str")
 
 
-def _failure(texts: Sequence[str], error: Exception) -> InputError:
+def _is_pair(text: object) -> bool:
+    return isinstance(text, tuple) and [type(part) for part in text] == [str, str]
+
+
+def _failure(texts: Sequence[Text], error: Exception) -> InputError:
     for index, text in enumerate(texts):
-        surrogate = next((c for c in text if "\ud800" <= c <= "\udfff"), None)
+        surrogate = next((c for c in "".join(text) if "\ud800" <= c <= "\udfff"), None)
         if surrogate is not None:
             return InputError(
                 f"text {index} holds a lone surrogate (U+{ord(surrogate):04X}), "

@@ -58,18 +58,18 @@ class StageAnswers:
 def read(original: Outputs, outputs: Outputs, task: Task) -> Reading:
     """How sure a candidate is of each text, and where it answers otherwise than the original.
 
-    A row with NaN or infinity has no sureness, so that its text always goes to the next stage.
+    A text with NaN or infinity, or with another number of rows, has no sureness, so that it always
+    goes to the next stage.
 
     Args:
-        original: the original's outputs, float32 [n, k].
-        outputs: the candidate's, float32 [n, k].
+        original: the original's outputs, of n texts.
+        outputs: the candidate's, of the same texts.
         task: how outputs are read.
     """
-    finite: NDArray[np.bool_] = np.all(np.isfinite(outputs), axis=1)
-    known = np.where(finite[:, np.newaxis], outputs, original)
-    differs = task.decisions(known) != task.decisions(original)
-    flips = np.flatnonzero(differs.reshape(len(known), -1).any(axis=1) & finite)
-    sureness = np.where(finite, task.sureness(known), _NOT_SURE)
+    sound = outputs.finite & (outputs.counts == original.counts)
+    known = outputs.where(sound, original)
+    flips = np.flatnonzero(task.changed(original, known) & sound)
+    sureness = np.where(sound, task.sureness(known), _NOT_SURE)
     return Reading(tuple(sureness.round(_DIGITS).tolist()), tuple(flips.tolist()))
 
 

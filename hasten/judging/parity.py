@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasten.errors import EngineError, ModelError
-from hasten.judging.stats import clopper_pearson_upper, macro_f1, mcnemar_p
-from hasten.records import BatchingParity, Errors, Flip, Parity, Quality
+from hasten.judging.quality import errors, quality
+from hasten.judging.stats import clopper_pearson_upper
+from hasten.records import BatchingParity, Flip, Parity, Text
 from hasten.tasks import Outputs, Task
 
 FP32_TOLERANCE = 1e-3
@@ -55,12 +56,12 @@ _SHOWN_CHARACTERS = 200
 
 
 def compare(
-    reference: Outputs,
+    original: Outputs,
     candidate: Outputs,
     *,
     task: Task,
     labels: Sequence[str],
-    texts: Sequence[str],
+    texts: Sequence[Text],
     gold: Sequence[str] | None = None,
     tie_margin: float = TIE_MARGIN,
     examples: int = 10,
@@ -71,15 +72,15 @@ def compare(
     A text that occurs several times counts once, with the copy that fared worst: copies are no
     further evidence. Only the largest difference looks at all of them.
 
-    Rows in which the candidate has NaN or infinity are counted as ``non_finite`` and left out of
-    flips and differences. For tasks without decisions, differences are in units of the
-    original's standard deviation over the texts, since such outputs have no scale of their own:
-    0.05 is far off for a unit-length embedding and nothing for a price. There is no bound on a
-    flip rate then (``flip_upper_bound`` is 1).
+    Texts for which the candidate has NaN or infinity, or another number of rows, are counted as
+    ``non_finite`` or ``misaligned`` and left out of flips and differences. For tasks without
+    decisions, differences are in units of the original's standard deviation over the rows, since
+    such outputs have no scale of their own: 0.05 is far off for a unit-length embedding and nothing
+    for a price. There is no bound on a flip rate then (``flip_upper_bound`` is 1).
 
     Args:
-        reference: float32 [n, k], n at least 1.
-        candidate: float32 [n, k].
+        original: of n texts, n at least 1.
+        candidate: of the same texts.
         task: how outputs are read.
         labels: names of the k columns; may be empty for tasks without decisions.
         texts: the n texts, for the examples.
@@ -90,61 +91,73 @@ def compare(
             with 95 % (Bonferroni): each has a confidence of 1 - 0.05 / tries.
 
     Raises:
-        EngineError: the candidate's outputs have another shape.
+        EngineError: the candidate's rows have another width.
         ModelError: the original itself gives NaN or infinity.
         InputError: a gold label is not one of the model's.
     """
-    _check(reference, candidate)
-    finite = _finite_rows(candidate)
-    # Replaced by the original's, broken rows show neither flips nor differences.
-    candidate = np.where(finite[:, np.newaxis], candidate, reference)
-    differences = np.abs(candidate.astype(np.float64) - reference)
+    _check(original, candidate)
+    aligned = candidate.counts == original.counts
+    finite = candidate.finite
+    sound = aligned & finite
+    # Replaced by the original's, broken texts show neither flips nor differences.
+    candidate = candidate.where(sound, original)
+    differences = np.abs(candidate.values.astype(np.float64) - original.values)
     if not task.decides:
-        differences /= _spread(reference)
-    decided_otherwise = task.decisions(reference) != task.decisions(candidate)
-    changed = decided_otherwise.reshape(len(reference), -1).any(axis=1)
-    margins = task.margins(reference, candidate)
-    worst = np.lexsort((-differences.max(axis=1), -margins, ~changed, finite))
-    rows = _one_of_each(texts, worst)
-    flipped, sound = rows[changed[rows]], rows[finite[rows]]
+        differences /= _spread(original)
+    largest = original.max(differences.max(axis=1, initial=0.0))
+    changed, margins = task.changed(original, candidate), task.margins(original, candidate)
+    rows = _one_of_each(texts, np.lexsort((-largest, -margins, ~changed, sound)))
+    flipped, kept = rows[changed[rows]], rows[sound[rows]]
     surest = flipped[np.argsort(-margins[flipped], kind="stable")][:examples]
+    ours, theirs = original.select(rows), candidate.select(rows)
+    known = gold and [gold[row] for row in rows]
     return Parity(
         compared=len(rows),
-        max_abs_difference=float(differences.max()),
-        mean_abs_difference=float(differences[sound].mean()) if len(sound) else 0.0,
+        max_abs_difference=float(largest.max()),
+        mean_abs_difference=_mean(differences[_rows_of(original, kept)]),
         flips=len(flipped),
         ties=int((margins[flipped] <= tie_margin).sum()),
         flip_upper_bound=_upper_bound(len(flipped), len(rows), tries) if task.decides else 1.0,
-        non_finite=len(rows) - len(sound),
+        non_finite=int((aligned & ~finite)[rows].sum()),
+        misaligned=int((~aligned)[rows].sum()),
         decisions=task.decides,
-        examples=_flips(surest, reference, candidate, task=task, labels=labels, texts=texts),
+        examples=_flips(surest, original, candidate, task=task, labels=labels, texts=texts),
         flip_margins=tuple(map(float, np.sort(margins[flipped]))),
-        margin_quantiles=(
-            tuple(map(float, np.percentile(task.sureness(reference[rows]), MARGIN_PERCENTILES)))
-            if task.decides
-            else ()
-        ),
-        constant=_constant(candidate, reference),
-        quality=_quality(
-            reference[rows],
-            candidate[rows],
-            finite[rows],
-            task=task,
-            labels=labels,
-            gold=gold and [gold[row] for row in rows],
-        ),
+        margin_quantiles=_margin_quantiles(task, ours),
+        constant=_constant(candidate, original),
+        quality=quality(ours, theirs, sound[rows], task=task, labels=labels, gold=known),
         tries=tries,
-        errors=_errors(reference[rows], candidate[rows], task, gold and [gold[r] for r in rows]),
+        errors=errors(ours, theirs, task, known),
     )
 
 
+def _rows_of(outputs: Outputs, texts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Indices of the rows of these texts: int64, ascending."""
+    chosen = np.zeros(len(outputs), np.bool_)
+    chosen[texts] = True
+    return np.flatnonzero(np.repeat(chosen, outputs.counts))
+
+
+def _mean(differences: NDArray[np.float64]) -> float:
+    return float(differences.mean()) if differences.size else 0.0
+
+
+def _margin_quantiles(task: Task, original: Outputs) -> tuple[float, ...]:
+    if not task.decides:
+        return ()
+    sureness = task.sureness(original)
+    # Infinite where a text has no row, and nothing that could flip.
+    known = sureness[np.isfinite(sureness)]
+    return tuple(map(float, np.percentile(known, MARGIN_PERCENTILES))) if len(known) else ()
+
+
 def compare_batchings(
-    reference: Outputs,
+    original: Outputs,
     answers: Mapping[str, Outputs],
     *,
     task: Task,
     labels: Sequence[str],
-    texts: Sequence[str],
+    texts: Sequence[Text],
     gold: Sequence[str] | None = None,
     tries: int = 1,
 ) -> Parity:
@@ -153,8 +166,8 @@ def compare_batchings(
     A text is flipped if any of the batchings flips it, so that the bound holds for each of them.
 
     Args:
-        reference: float32 [n, k].
-        answers: float32 [n, k] by the batching's name.
+        original: its outputs, of n texts.
+        answers: the candidate's, by the batching's name.
         task: as for :func:`compare`, like all that follow; that also says what is raised.
         labels: names of the k columns.
         texts: the n texts.
@@ -164,7 +177,7 @@ def compare_batchings(
 
     def against(times: int, outputs: Outputs) -> Parity:
         return compare(
-            np.tile(reference, (times, 1)),
+            Outputs.concatenate([original] * times),
             outputs,
             task=task,
             labels=labels,
@@ -175,10 +188,10 @@ def compare_batchings(
 
     each = {name: against(1, outputs) for name, outputs in answers.items()}
     # Copies count once, with the worst of them: so do the answers to the same text.
-    worst = against(len(answers), np.concatenate(list(answers.values())))
+    worst = against(len(answers), Outputs.concatenate(list(answers.values())))
     return replace(
         worst,
-        examples=tuple(replace(f, index=f.index % len(reference)) for f in worst.examples),
+        examples=tuple(replace(f, index=f.index % len(original)) for f in worst.examples),
         constant=any(parity.constant for parity in each.values()),
         batchings=tuple(
             BatchingParity(name, found.flips, found.non_finite, found.max_abs_difference)
@@ -187,11 +200,11 @@ def compare_batchings(
     )
 
 
-def unprovable(reference: Outputs, texts: Sequence[str]) -> str | None:
+def unprovable(original: Outputs, texts: Sequence[Text]) -> str | None:
     """Why agreement with the original on these texts proves nothing of a lossy candidate, if so.
 
     Args:
-        reference: the original's, float32 [n, k].
+        original: its outputs, of n texts.
         texts: the n texts.
     """
     different = len(set(texts))
@@ -200,7 +213,7 @@ def unprovable(reference: Outputs, texts: Sequence[str]) -> str | None:
             f"judging a lossy candidate takes at least {FEWEST_TEXTS} different texts, and there "
             f"{'is' if different == 1 else 'are'} {different}"
         )
-    if is_constant(reference):
+    if is_constant(original):
         return (
             f"the original gives the same outputs for all {different} different texts, so "
             "agreement with it proves nothing"
@@ -208,7 +221,7 @@ def unprovable(reference: Outputs, texts: Sequence[str]) -> str | None:
     return None
 
 
-def unprovable_strictly(texts: Sequence[str], max_flips: float) -> str | None:
+def unprovable_strictly(texts: Sequence[Text], max_flips: float) -> str | None:
     """Why no lossy candidate can pass ``--strict`` on these texts, even without a flip, if so.
 
     Args:
@@ -227,9 +240,15 @@ def unprovable_strictly(texts: Sequence[str], max_flips: float) -> str | None:
 
 
 def is_constant(outputs: Outputs) -> bool:
-    """Whether these outputs, float32 [n, k], are the same for every text but for rounding."""
-    differs = float(np.ptp(outputs.astype(np.float64), axis=0).max())
-    return differs <= _ROUNDING * float(np.abs(outputs).max())
+    """Whether all rows of these outputs are the same but for rounding."""
+    return _range(outputs) <= _ROUNDING * float(np.abs(outputs.values).max(initial=0.0))
+
+
+def _range(outputs: Outputs) -> float:
+    """How far the rows are apart, in the column where they are furthest."""
+    if not outputs.values.size:
+        return 0.0
+    return float(np.ptp(outputs.values.astype(np.float64), axis=0).max())
 
 
 def verdict(
@@ -257,6 +276,11 @@ def verdict(
     """
     if parity.non_finite:
         return f"outputs are NaN or infinite for {parity.non_finite} of {parity.compared} texts"
+    if parity.misaligned:
+        return (
+            f"for {parity.misaligned} of {parity.compared} texts it gives another number of rows "
+            "than the original, so that their answers cannot be compared"
+        )
     if parity.constant:
         return f"outputs are the same for all {parity.compared} texts"
     if exact:
@@ -306,98 +330,54 @@ def _share(parity: Parity) -> str:
     return f"{parity.flips} of {parity.compared} labels ({parity.flip_rate:.2%})"
 
 
-def _check(reference: Outputs, candidate: Outputs) -> None:
-    if reference.ndim != 2 or len(reference) == 0:
-        raise ValueError(f"reference must be [n, k] with n at least 1, not {reference.shape}")
-    if candidate.shape != reference.shape:
+def _check(original: Outputs, candidate: Outputs) -> None:
+    if len(original) == 0:
+        raise ValueError("there must be at least one text to compare")
+    if len(candidate) != len(original) or candidate.width != original.width:
         raise EngineError(
-            f"the candidate's outputs have the shape {candidate.shape}, "
-            f"the original's {reference.shape}"
+            f"the candidate answers {len(candidate)} texts with rows of {candidate.width} numbers, "
+            f"the original {len(original)} with rows of {original.width}"
         )
-    require_finite(reference)
+    require_finite(original)
 
 
-def require_finite(reference: Outputs) -> None:
-    """Refuse an original, float32 [n, k], that gives NaN or infinity.
+def require_finite(original: Outputs) -> None:
+    """Refuse an original that gives NaN or infinity.
 
     Raises:
         ModelError: it does.
     """
-    broken = int((~_finite_rows(reference)).sum())
+    broken = int((~original.finite).sum())
     if broken:
         raise ModelError(
             f"the original model itself gives NaN or infinity for {broken} of "
-            f"{len(reference)} texts, so there is nothing to compare with",
+            f"{len(original)} texts, so there is nothing to compare with",
             fix="Check that its weights are complete and were not saved after they overflowed.",
         )
 
 
-def _one_of_each(texts: Sequence[str], order: NDArray[np.int64]) -> NDArray[np.int64]:
+def _one_of_each(texts: Sequence[Text], order: NDArray[np.int64]) -> NDArray[np.int64]:
     """The first copy of each text in this order of rows; int64 indices, ascending."""
-    first: dict[str, int] = {}
+    first: dict[Text, int] = {}
     for row in order.tolist():
         first.setdefault(texts[row], row)
     return np.array(sorted(first.values()), np.int64)
 
 
-def _finite_rows(outputs: Outputs) -> NDArray[np.bool_]:
-    finite: NDArray[np.bool_] = np.all(np.isfinite(outputs), axis=1)
-    return finite
-
-
-def _constant(candidate: Outputs, reference: Outputs) -> bool:
+def _constant(candidate: Outputs, original: Outputs) -> bool:
     """Whether the candidate says the same whatever the text is, where the original does not."""
-    differs = float(np.ptp(reference.astype(np.float64), axis=0).max())
-    return float(np.ptp(candidate.astype(np.float64), axis=0).max()) < _CONSTANT * differs
+    return _range(candidate) < _CONSTANT * _range(original)
 
 
-def _quality(
-    reference: Outputs,
-    candidate: Outputs,
-    finite: NDArray[np.bool_],
-    *,
-    task: Task,
-    labels: Sequence[str],
-    gold: Sequence[str] | None,
-) -> Quality | None:
-    """Both sides against the right labels; a text without a finite output has no right answer."""
-    right = None if gold is None else task.gold(gold, labels)
-    if right is None:
-        return None
-    decided, candidates = task.decisions(reference), task.decisions(candidate)
-    count = len(right)
-    reference_right = (decided == right).reshape(count, -1).all(axis=1)
-    candidate_right = (candidates == right).reshape(count, -1).all(axis=1) & finite
-    only_candidate = int((candidate_right & ~reference_right).sum())
-    only_reference = int((reference_right & ~candidate_right).sum())
-    return Quality(
-        accuracy=float(candidate_right.mean()),
-        reference_accuracy=float(reference_right.mean()),
-        macro_f1=macro_f1(candidates, right),
-        reference_macro_f1=macro_f1(decided, right),
-        only_candidate_right=only_candidate,
-        only_reference_right=only_reference,
-        mcnemar_p=mcnemar_p(only_candidate, only_reference),
-    )
-
-
-def _errors(
-    reference: Outputs, candidate: Outputs, task: Task, gold: Sequence[str] | None
-) -> Errors | None:
-    """Both sides against the right numbers."""
-    right = None if gold is None else task.values(gold, reference.shape[1])
-    if right is None:
-        return None
-    return Errors(*(float(np.abs(side - right).mean()) for side in (candidate, reference)))
-
-
-def _spread(reference: Outputs) -> float:
-    """Standard deviation over the texts, root mean square over the columns.
+def _spread(original: Outputs) -> float:
+    """Standard deviation over the rows, root mean square over the columns.
 
     At least a hundredth of the outputs' own size: where all texts get nearly the same numbers,
-    what is left between them is rounding. 1 where all outputs are zero.
+    what is left between them is rounding. 1 where all outputs are zero, or there are none.
     """
-    values = reference.astype(np.float64)
+    if not original.values.size:
+        return 1.0
+    values = original.values.astype(np.float64)
     spread = float(np.sqrt(values.var(axis=0).mean()))
     size = float(np.sqrt((values**2).mean()))
     return max(spread, 0.01 * size) or 1.0
@@ -405,29 +385,30 @@ def _spread(reference: Outputs) -> float:
 
 def _flips(
     rows: NDArray[np.int64],
-    reference: Outputs,
+    original: Outputs,
     candidate: Outputs,
     *,
     task: Task,
     labels: Sequence[str],
-    texts: Sequence[str],
+    texts: Sequence[Text],
 ) -> tuple[Flip, ...]:
-    reference_margins = task.margins(reference, candidate)
-    candidate_margins = task.margins(candidate, reference)
+    original_margins = task.margins(original, candidate)
+    candidate_margins = task.margins(candidate, original)
     return tuple(
         Flip(
             index=row,
             text=_shortened(texts[row]),
-            reference_answer=task.describe(reference[row], labels),
+            reference_answer=task.describe(original[row], labels),
             candidate_answer=task.describe(candidate[row], labels),
-            reference_margin=float(reference_margins[row]),
+            reference_margin=float(original_margins[row]),
             candidate_margin=float(candidate_margins[row]),
         )
         for row in rows.tolist()
     )
 
 
-def _shortened(text: str) -> str:
+def _shortened(text: Text) -> str:
+    text = text if isinstance(text, str) else " | ".join(text)
     if len(text) <= _SHOWN_CHARACTERS:
         return text
     return text[: _SHOWN_CHARACTERS - 1] + "…"

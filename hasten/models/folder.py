@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hasten import tasks
 from hasten.errors import ModelError, StorageError
 from hasten.inputs.corpus import TAUGHT
 from hasten.inputs.tokenization import TextTokenizer, Tokens
 from hasten.models.module import Attention, load_module
 from hasten.plain import from_json
-from hasten.records import ModelInfo
+from hasten.records import ModelInfo, Text
 
 if TYPE_CHECKING:
     from torch import nn
@@ -68,7 +69,7 @@ class ModelFolder:
     @property
     def is_classifier(self) -> bool:
         """Whether transformers, and what builds on it, reads ``config.json`` as a classifier's."""
-        return self.kind == "huggingface" and self.info.task != "tensors"
+        return self.kind == "huggingface" and tasks.of(self.info).has_labels
 
     @property
     def trained_ranges(self) -> Path:
@@ -101,7 +102,7 @@ class ModelFolder:
         path = self.folder / "tokenizer.json"
         return TextTokenizer.load(path, self.info.max_length, threads)
 
-    def keep_calibration(self, texts: Sequence[str]) -> None:
+    def keep_calibration(self, texts: Sequence[Text]) -> None:
         """Store texts that :meth:`calibration` gives to whoever opens the folder.
 
         Raises:
@@ -136,14 +137,13 @@ class ModelFolder:
         stored = self.folder / _CALIBRATION
         if not stored.exists():
             raise ModelError("there are no calibration texts", fix="Give more texts.")
-        return self.tokenizer().encode(json.loads(stored.read_text(encoding="utf-8"))["texts"])
+        texts = json.loads(stored.read_text(encoding="utf-8"))["texts"]
+        # JSON has no tuples, which pairs are.
+        given = [text if isinstance(text, str) else tuple(text) for text in texts]
+        return tasks.of(self.info).encode(self.tokenizer(), given)
 
     def _inputs(self, tokens: Tokens, indices: ArrayLike) -> dict[str, NDArray[np.int64]]:
-        ids, mask = tokens.pad(indices, self.info.pad_token_id)
-        inputs = {"input_ids": ids, "attention_mask": mask}
-        if "token_type_ids" in self.info.input_names:
-            inputs["token_type_ids"] = tokens.token_types(indices)
-        return {name: inputs[name] for name in self.info.input_names}
+        return tokens.batch(indices).inputs(self.info.input_names, self.info.pad_token_id)
 
     def copy_module(self, folder: Path) -> Path:
         """Put ``module/`` into ``folder``, sharing the disk space where that is possible.

@@ -183,16 +183,12 @@ def _take(layer: nn.Linear, columns: Tensor, dim: int) -> None:
         layer.in_features = len(columns)
 
 
-def classifier_that_lacks(config: Any) -> type[Any]:
-    """The sequence classifier of ``config``, as a class that lacks heads from the beginning.
+def without_heads(base: Any) -> type[Any]:
+    """A class of transformers' as one that lacks, from the beginning, what its config says.
 
     ``from_pretrained`` of the class loads narrowed weights with every check that transformers
     makes. What it returns is to be turned into its base by :func:`as_usual`.
     """
-    import transformers
-
-    classifiers: Any = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
-    base: Any = classifiers[type(config)]
 
     def build(self: Any, config: Any, *arguments: Any, **options: Any) -> None:
         base.__init__(self, config, *arguments, **options)
@@ -203,6 +199,6 @@ def classifier_that_lacks(config: Any) -> type[Any]:
 
 
 def as_usual(model: Any) -> Any:
-    """Make a model of :func:`classifier_that_lacks` one of its family's own class."""
+    """Make a model of :func:`without_heads` one of its family's own class."""
     model.__class__ = type(model).__mro__[1]
     return model

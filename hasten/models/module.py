@@ -1,10 +1,11 @@
-"""Load ``module/`` and give every model the same face: fp32, positional inputs, one tensor out."""
+"""Load ``module/`` and give every model the same face: fp32, tensors by position in and out."""
 
 from __future__ import annotations
 
 import importlib
 import json
 import pickle
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from hasten import tasks
 from hasten.errors import ModelError
 from hasten.models import heads
 from hasten.models.configuration import open_config
@@ -42,14 +44,15 @@ def load_module(folder: Path, info: ModelInfo, attention: Attention = "sdpa") ->
 
     Returns:
         A module in eval mode, without gradients, whose forward takes exactly
-        ``info.input_names`` by position (int64 [batch, length] each) and returns the tensor
-        ``info.output_names[0]`` (float32, batch first). ``torch.jit.trace``, the ONNX exporter
+        ``info.input_names`` by position (int64 [batch, length] each) and returns those of
+        ``info.output_names`` (float32, batch first): a tuple, or where there is only one, the
+        tensor itself. ``torch.jit.trace``, the ONNX exporter
         and ``openvino.convert_model`` accept it, with any batch size and length.
 
     Raises:
         ModelError: the folder is damaged, or what it names cannot be imported here.
     """
-    return one_tensor(load_original(folder, attention), info.input_names)
+    return with_face(load_original(folder, attention), info.input_names, info.output_names)
 
 
 def load_original(folder: Path, attention: Attention = "sdpa") -> nn.Module:
@@ -76,20 +79,18 @@ def _load_huggingface(folder: Path, attention: Attention) -> nn.Module:
 
 
 def pretrained(folder: Path, attention: Attention = "sdpa", **options: Any) -> Any:
-    """The folder's AutoModelForSequenceClassification, every weight of it accounted for.
+    """The folder's model, as the task loads it that claims it, every weight accounted for.
 
     Raises:
         ModelError: it cannot be loaded, or its files lack some of its weights.
     """
-    from transformers import AutoModelForSequenceClassification
-
     with quiet():
         try:
             config = open_config(folder)
             lacking = heads.pruned(config)
-            kind: Any = AutoModelForSequenceClassification
+            kind = automatic(config)
             if lacking:
-                kind = heads.classifier_that_lacks(config)
+                kind = heads.without_heads(family(config))
             model, loading = kind.from_pretrained(
                 folder,
                 config=config,
@@ -116,10 +117,31 @@ def pretrained(folder: Path, attention: Attention = "sdpa", **options: Any) -> A
         raise ModelError(
             f"{folder} lacks {len(missing)} of the weights of {type(model).__name__}: "
             f"{', '.join(missing[:3])}",
-            fix="Was it fine-tuned for classification? To measure the shape alone, use "
-            "--random-weights.",
+            fix="Was it fine-tuned for its task? To measure the shape alone, use --random-weights.",
         )
     return heads.as_usual(model) if lacking else model
+
+
+def automatic(config: Any) -> Any:
+    """The class of transformers that loads what this configuration describes."""
+    import transformers
+
+    return getattr(transformers, tasks.claiming(config.to_dict()).model_class)
+
+
+def family(config: Any) -> Any:
+    """The class of the architecture itself, such as ``BertForSequenceClassification``.
+
+    Raises:
+        KeyError: transformers has none for this configuration.
+    """
+    import transformers
+
+    head = tasks.claiming(config.to_dict()).model_class.removeprefix("AutoModel")
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", f"Model{head}Mapping").upper()
+    mapping: Any = getattr(transformers, words)
+    found: Any = mapping[type(config)]
+    return found
 
 
 def _alone(error: Exception) -> str:
@@ -219,41 +241,56 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def one_tensor(original: nn.Module, input_names: tuple[str, ...]) -> nn.Module:
-    """Wrap ``original``: inputs by position, the first output (or ``logits``) alone."""
-    return _wrapper()(original, input_names).eval()
+def with_face(
+    original: nn.Module, input_names: tuple[str, ...], output_names: tuple[str, ...]
+) -> nn.Module:
+    """Wrap ``original``: inputs by position, and these of its outputs, one of them bare."""
+    return _wrapper()(original, input_names, output_names).eval()
 
 
 @cache
-def _wrapper() -> Callable[[nn.Module, tuple[str, ...]], nn.Module]:
+def _wrapper() -> Callable[[nn.Module, tuple[str, ...], tuple[str, ...]], nn.Module]:
     from torch import nn
 
-    class OneTensor(nn.Module):
-        def __init__(self, original: nn.Module, input_names: tuple[str, ...]) -> None:
+    class Face(nn.Module):
+        def __init__(
+            self, original: nn.Module, input_names: tuple[str, ...], output_names: tuple[str, ...]
+        ) -> None:
             super().__init__()
             self.original = original
-            self.input_names = input_names
+            self.input_names, self.output_names = input_names, output_names
 
         def forward(
             self,
             input_ids: Tensor,
             attention_mask: Tensor,
             token_type_ids: Tensor | None = None,
-        ) -> Tensor:
+        ) -> Tensor | tuple[Tensor, ...]:
             inputs = (input_ids, attention_mask, token_type_ids)
-            return first_output(self.original(**dict(zip(self.input_names, inputs, strict=False))))
+            outputs = self.original(**dict(zip(self.input_names, inputs, strict=False)))
+            if len(self.output_names) == 1:
+                return _only_output(outputs, self.output_names[0])
+            return _outputs(outputs, self.output_names)
 
-    return OneTensor
+    return Face
 
 
-def first_output(outputs: Any) -> Tensor:
-    """``logits`` of a ModelOutput or dict, else its first entry, a tuple's first, or the tensor."""
+def _only_output(outputs: Any, name: str) -> Tensor:
+    """The one of that name, else ``logits``, else the first of them, or the tensor itself."""
     if isinstance(outputs, Mapping):
-        outputs = outputs["logits"] if "logits" in outputs else next(iter(outputs.values()))
+        found = next((outputs[n] for n in (name, "logits") if n in outputs), None)
+        outputs = next(iter(outputs.values())) if found is None else found
     elif isinstance(outputs, tuple | list):
         outputs = outputs[0]
     tensor: Tensor = outputs
     return tensor
+
+
+def _outputs(outputs: Any, names: tuple[str, ...]) -> tuple[Tensor, ...]:
+    """Those of these names, or where they have none, the first ones."""
+    if isinstance(outputs, Mapping):
+        return tuple(outputs[name] for name in names)
+    return tuple(outputs)[: len(names)]
 
 
 def count_flops(

@@ -10,12 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from hasten import tasks
 from hasten.errors import ModelError
 from hasten.inputs.corpus import TAUGHT
+from hasten.inputs.tokenization import Tokens
 from hasten.models import dtypes
 from hasten.models.folder import ModelFolder, storing, write_json
-from hasten.models.module import count_flops, load_original, one_tensor
+from hasten.models.module import count_flops, load_original, with_face
 from hasten.models.sources import Options, Origin, find
 from hasten.models.tokenizer import StoredTokenizer, no_tokenizer, write_tokenizer
 from hasten.plain import to_json
@@ -26,11 +29,6 @@ if TYPE_CHECKING:
 
 _MAX_LENGTH = 512
 _FLOP_LENGTH = 49
-_PROBLEM_TYPES = {
-    "single_label": "single_label_classification",
-    "multi_label": "multi_label_classification",
-    "regression": "regression",
-}
 
 
 def prepare(
@@ -123,36 +121,53 @@ def _describe(
             _set_padding(original, folder / "module" / "config.json", pad)
     names = _input_names(original, tokenizer)
     max_length = _max_length(original, tokenizer)
-    module = one_tensor(original, names)
     first, last = tokenizer.frame()
     example = partial(example_ids, pad_token_id=pad, first=first, last=last)
     length = min(8, max_length) if origin.kind == "huggingface" else max_length
-    output = _probe(module, len(names), example(length))
-    if random_weights:
-        task = "tensors"
-    elif task is None:
-        columns = output.shape[-1] if output.ndim else 1
-        task = tasks.for_classifier(_field(config, "problem_type"), columns).name
+    probed = example(length)
+    (output,) = _probe(with_face(original, names, ("logits",)), len(names), probed)
+    chosen = _task(task, config, output.shape[-1], random_weights)
+    module = with_face(original, names, chosen.reads)
+    width = _width(chosen, _probe(module, len(names), probed), probed)
     linear, quadratic = count_flops(module, len(names), min(_FLOP_LENGTH, max_length), example)
     return ModelInfo(
         name=origin.name,
         architecture=type(original).__name__,
-        task=task,
-        labels=() if task == "tensors" else _labels(config, output, type(original).__name__),
+        task=chosen.name,
+        labels=_labels(config, width, type(original).__name__) if chosen.has_labels else (),
         max_length=max_length,
         input_names=names,
-        output_names=("output",) if task == "tensors" else ("logits",),
+        output_names=chosen.reads,
         pad_token_id=int(pad),
         parameter_count=sum(parameter.numel() for parameter in original.parameters()),
         flops_per_token=linear,
         flops_per_token_squared=quadratic,
         random_weights=random_weights,
-        output_width=output.shape[-1] if output.ndim else 1,
+        output_width=width,
         first_ids=first,
         last_ids=last,
         dtype=dtype,
         notices=(*dtypes.notice(dtype), *tokenizer.notices),
     )
+
+
+def _task(name: str | None, config: Any, columns: int, random_weights: bool) -> tasks.Task:
+    """What the user says, or else the config and how many numbers there are."""
+    if random_weights:
+        return tasks.as_numbers()
+    if name is not None:
+        return tasks.get(name)
+    fields = {field: _field(config, field) for field in ("architectures", "problem_type")}
+    return tasks.claiming({**fields, "num_labels": columns})
+
+
+def _width(task: tasks.Task, outputs: tuple[Tensor, ...], example: list[int]) -> int:
+    """How many numbers a row of the task's outputs has, from those for two such texts."""
+    length = len(example)
+    ids, offsets = np.array(example * 2, np.int32), np.array([0, length, 2 * length])
+    tokens = Tokens(ids, offsets, np.zeros(2, np.bool_))
+    arrays = {name: output.numpy() for name, output in zip(task.reads, outputs, strict=True)}
+    return task.gather(arrays, tokens.batch([0, 1])).width
 
 
 def _set_padding(original: Any, path: Path, pad: int) -> None:
@@ -221,8 +236,8 @@ def _positions(original: nn.Module) -> int | None:
     return rows if isinstance(rows, int) and rows > 0 else None
 
 
-def _probe(module: nn.Module, inputs: int, example: list[int]) -> Tensor:
-    """The output for two texts of these ids."""
+def _probe(module: nn.Module, inputs: int, example: list[int]) -> tuple[Tensor, ...]:
+    """The outputs for two texts of these ids."""
     import torch
 
     length = len(example)
@@ -230,31 +245,27 @@ def _probe(module: nn.Module, inputs: int, example: list[int]) -> Tensor:
     ones = torch.ones_like(ids)
     try:
         with torch.no_grad():
-            output = module(*(ids, ones, torch.zeros_like(ids))[:inputs])
+            outputs = module(*(ids, ones, torch.zeros_like(ids))[:inputs])
     except Exception as error:  # the model's own code
         raise ModelError(
             f"the model fails on 2 texts of {length} tokens: {type(error).__name__}: {error}",
             fix=f"If {length} tokens are too long for it, set model_max_length in the tokenizer's "
             "tokenizer_config.json.",
         ) from error
-    if not torch.is_tensor(output) or not output.is_floating_point() or output.shape[:1] != (2,):
-        what = f"{output.dtype} {list(output.shape)}" if torch.is_tensor(output) else type(output)
-        raise ModelError(
-            f"for 2 texts the model returns {what}, not a float tensor [2, ...]",
-            fix="forward must return a tensor, a tuple that starts with one, or a dict with "
-            "'logits'.",
-        )
-    return output
+    several = outputs if isinstance(outputs, tuple) else (outputs,)
+    for output in several:
+        tensor = torch.is_tensor(output)
+        if not tensor or not output.is_floating_point() or output.shape[:1] != (2,):
+            what = f"{output.dtype} {list(output.shape)}" if tensor else type(output)
+            raise ModelError(
+                f"for 2 texts the model returns {what}, not a float tensor [2, ...]",
+                fix="forward must return a tensor, a tuple that starts with one, or a dict with "
+                "'logits'.",
+            )
+    return several
 
 
-def _labels(config: Any, output: Tensor, architecture: str) -> tuple[str, ...]:
-    if output.ndim != 2:
-        raise ModelError(
-            f"for 2 texts {architecture} returns {list(output.shape)}; a classifier returns "
-            "[2, labels]",
-            fix="To compare outputs of any shape as tensors, use --task tensors.",
-        )
-    columns = output.shape[1]
+def _labels(config: Any, columns: int, architecture: str) -> tuple[str, ...]:
     named = _field(config, "id2label") or {i: f"LABEL_{i}" for i in range(columns)}
     if len(named) != columns:
         raise ModelError(
@@ -281,6 +292,7 @@ def _write_config(folder: Path, info: ModelInfo, task: str | None) -> None:
             "id2label": {str(i): label for i, label in enumerate(info.labels)},
             "label2id": {label: i for i, label in enumerate(info.labels)},
         }
-    if info.task in _PROBLEM_TYPES and (task or not stored.exists()):
-        config["problem_type"] = _PROBLEM_TYPES[info.task]
+    problem_type = tasks.of(info).problem_type
+    if problem_type and (task or not stored.exists()):
+        config["problem_type"] = problem_type
     write_json(folder / "config.json", config)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from hasten.errors import ModelError
 from hasten.models.folder import ModelFolder
-from hasten.models.module import Attention, load_original, one_tensor
+from hasten.models.module import Attention, load_original, with_face
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -84,7 +84,8 @@ def load_trained(
             fix="Remove the folder int8, or make the model again with hasten compress --int8.",
         ) from error
     chosen = {name: layer for name, layer in layers.items() if name not in spared}
-    return one_tensor(with_layers(model, chosen), reference.info.input_names)
+    info = reference.info
+    return with_face(with_layers(model, chosen), info.input_names, info.output_names)
 
 
 def _layer(state: dict[str, Tensor], name: str) -> QuantizedLayer:

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hasten import tasks
 from hasten.errors import ModelError
 from hasten.inputs.corpus import TAUGHT
 from hasten.models import dtypes, heads
@@ -29,7 +30,7 @@ from hasten.models.folder import (
     storing_weights,
     write_json,
 )
-from hasten.models.module import build, implementation, pretrained, quiet
+from hasten.models.module import automatic, build, family, implementation, pretrained, quiet
 from hasten.models.tokenizer import SLOW_TOKENIZER_FILES
 
 if TYPE_CHECKING:
@@ -159,8 +160,6 @@ def _huggingface(name: str, source: Path, options: Options) -> Origin:
 
 
 def _supported_config(source: Path, options: Options) -> Any:
-    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
-
     with quiet():
         try:
             config = open_config(source)
@@ -173,10 +172,14 @@ def _supported_config(source: Path, options: Options) -> Any:
                 "comes with a model is never run: give it as package.module:factory.",
             ) from error
     named = ", ".join(config.architectures or ()) or f"no architecture ({config.model_type})"
-    known = type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
-    # Where none is named, the weights tell: those of the head must be among them.
-    classifies = not config.architectures or "ForSequenceClassification" in named
-    if not known or not (options.random_weights or classifies):
+    try:
+        family(config)
+    except KeyError:
+        known = False
+    else:
+        # Where none is named, the weights tell: those of the head must be among them.
+        known = options.random_weights or tasks.is_claimed(config.to_dict())
+    if not known:
         raise ModelError(
             f"{source} holds {named}; supported are sequence classifiers: {_TESTED} are tested, "
             "and whatever else AutoModelForSequenceClassification loads",
@@ -260,11 +263,9 @@ def _write_with_weights(config: Any, weights: Path, target: Path) -> str:
 
 def _from_config(config: Any) -> Any:
     import torch
-    import transformers
 
-    automatic: Any = transformers.AutoModelForSequenceClassification  # untyped
     with quiet():
-        model = automatic.from_config(
+        model = automatic(config).from_config(
             config,
             dtype=torch.float32,
             attn_implementation=implementation("sdpa"),
@@ -316,11 +317,12 @@ def _is_unmodified_classifier(model: nn.Module) -> bool:
     if not any(base.__module__ == "transformers.modeling_utils" for base in type(model).__mro__):
         return False
     import torch
-    import transformers
 
-    classifiers: Any = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
     config: Any = model.config
-    if type(config) not in classifiers or classifiers[type(config)] is not type(model):
+    try:
+        if family(_named_after(model)) is not type(model):
+            return False
+    except KeyError:
         return False
     whole = copy.deepcopy(config)
     whole.pruned_heads = {}  # transformers 4 would take them out, and needs values for it
@@ -332,6 +334,13 @@ def _is_unmodified_classifier(model: nn.Module) -> bool:
     except ModelError:  # heads that config.json cannot take out: the module is its own truth
         return False
     return _structure(fresh) == _structure(model)
+
+
+def _named_after(model: Any) -> Any:
+    """A copy of its config that names the model's own class, as the saved one will."""
+    config = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]
+    return config
 
 
 def _structure(model: nn.Module) -> dict[str, Any]:

@@ -51,6 +51,7 @@ from hasten.records.measured import (
 from hasten.records.model import (
     LengthProfile,
     ModelInfo,
+    Text,
     example_ids,
 )
 from hasten.records.results import (
@@ -120,6 +121,7 @@ __all__ = [
     "Student",
     "Summary",
     "Tally",
+    "Text",
     "Tuning",
     "example_ids",
 ]

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+from hasten.records.model import Text
+
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
@@ -179,8 +181,9 @@ class Parity:
     ``flip_margins`` holds the original's margin of every flip, the smallest first, and
     ``margin_quantiles`` how surely the original decides at all: its margin over the next answer
     at 5, 25, 50, 75 and 95 % of the texts. ``constant`` is True where the candidate's outputs do
-    not depend on the text and the original's do. ``quality`` and ``errors`` compare both with the
-    right labels or numbers, where these were given.
+    not depend on the text and the original's do. ``misaligned`` counts texts for which the
+    candidate gave another number of rows than the original; they show no flips. ``quality`` and
+    ``errors`` compare both with the right labels or numbers, where these were given.
     """
 
     compared: int
@@ -199,6 +202,7 @@ class Parity:
     tries: int = 1
     batchings: tuple[BatchingParity, ...] = ()
     errors: Errors | None = None
+    misaligned: int = 0
 
     @property
     def flip_rate(self) -> float:
@@ -210,12 +214,14 @@ class Parity:
 class Probes:
     """A few texts with the outputs that a candidate gave for them where it was tuned.
 
-    ``outputs`` is [texts, k]. A machine on which the same artifact gives others runs something
+    ``outputs`` are rows of numbers, of which ``counts`` gives each text its share; empty where each
+    has one. A machine on which the same artifact gives others runs something
     else than what was proved.
     """
 
-    texts: tuple[str, ...]
+    texts: tuple[Text, ...]
     outputs: tuple[tuple[float, ...], ...]
+    counts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

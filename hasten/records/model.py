@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+Text: TypeAlias = str | tuple[str, str]
+"""What a model reads at a time: a text, or a text and its pair."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What a model is, without its weights; everything that running it needs to know.
 
-    ``task`` names an entry of :mod:`hasten.tasks`. ``max_length`` counts tokens, special tokens
-    included. ``flops_per_token`` and ``flops_per_token_squared`` give the floating-point work of
-    one text of ``n`` tokens as ``a*n + b*n*n`` (a multiply-add is two operations).
-    ``output_width`` is how many numbers it gives for a text; 0 where that was not kept.
+    ``task`` names an entry of :mod:`hasten.tasks`, and ``task_settings`` are those of its settings
+    that are not the usual ones. ``output_names`` are the outputs that it reads. ``max_length``
+    counts tokens, special tokens included. ``flops_per_token`` and ``flops_per_token_squared``
+    give the floating-point work of one text of ``n`` tokens as ``a*n + b*n*n`` (a multiply-add is
+    two operations). ``output_width`` is how many numbers a row of its outputs has; 0 where that
+    was not kept.
 
     ``first_ids`` and ``last_ids`` are the special tokens around every text. ``dtype`` is the
     checkpoint's, of which the original is a copy in fp32; empty where that was not kept.
@@ -36,6 +43,7 @@ class ModelInfo:
     last_ids: tuple[int, ...] = ()
     dtype: str = ""
     notices: tuple[str, ...] = ()
+    task_settings: Mapping[str, object] = field(default_factory=dict, hash=False)
 
     def example(self, batch_size: int, length: int) -> list[list[int]]:
         """Ids of ``batch_size`` texts of ``length`` tokens that the model accepts.

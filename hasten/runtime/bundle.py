@@ -77,11 +77,11 @@ class Bundle:
 
     @property
     def columns(self) -> int:
-        """How many numbers the model gives for a text."""
+        """How many numbers a row of the model's outputs has."""
         if self.model.labels:
             return len(self.model.labels)
         probes = self.stages[0].probes
-        probed = len(probes.outputs[0]) if probes else 1
+        probed = len(probes.outputs[0]) if probes and probes.outputs else 1
         return self.model.output_width or probed  # older bundles do not keep the width
 
 

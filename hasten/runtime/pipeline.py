@@ -16,10 +16,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from hasten import tasks
 from hasten.engines.base import Session
 from hasten.inputs.tokenization import TextTokenizer, Tokens
-from hasten.records import ModelInfo, Strategy
+from hasten.records import ModelInfo, Strategy, Text
 from hasten.runtime.batching import CostModel, padding_share, plan, predict_s, shapes
+from hasten.tasks import Outputs
 
 Clock = Callable[[], float]
 
@@ -28,13 +30,14 @@ Clock = Callable[[], float]
 class PipelineRun:
     """One pass of texts through the pipeline.
 
-    ``outputs`` is float32 [texts, k] in the input's order. ``total_s`` covers everything from
+    ``outputs`` and ``encoded`` are in the input's order. ``total_s`` covers everything from
     the texts to the outputs, ``tokenize_s`` and ``plan_s`` parts of it. ``batch_latency_s`` holds
     a time per batch, in the order in which they ran. ``predicted_s`` is what the cost table had
     promised for the batches, where there was one.
     """
 
-    outputs: NDArray[np.float32]
+    outputs: Outputs
+    encoded: Tokens
     total_s: float
     tokenize_s: float
     plan_s: float
@@ -44,9 +47,10 @@ class PipelineRun:
     padding_share: float
     predicted_s: float | None
 
-    def without_outputs(self) -> PipelineRun:
-        """The same run, its timings only."""
-        return replace(self, outputs=self.outputs[:0])
+    def without_texts(self, *, outputs: bool) -> PipelineRun:
+        """The same run without tokens, and unless they are wanted, without outputs."""
+        kept = self.outputs if outputs else self.outputs.select([])
+        return replace(self, encoded=self.encoded.select([]), outputs=kept)
 
 
 class Streams:
@@ -57,6 +61,7 @@ class Streams:
     ) -> None:
         self._session = session
         self.count = streams
+        self.task = tasks.of(info)
         self._info = info
         self._clock = clock
         # One stream runs on the caller's thread: a hand-over costs more than a short batch.
@@ -64,17 +69,16 @@ class Streams:
 
     def run(
         self, tokens: Tokens, batches: Sequence[NDArray[np.int64]]
-    ) -> tuple[NDArray[np.float32], tuple[float, ...]]:
+    ) -> tuple[Outputs, tuple[float, ...]]:
         """Run all batches.
 
         Returns:
-            The outputs, float32 [texts, k] in the order of ``tokens``, and the seconds that each
-            batch took.
+            The outputs, in the order of ``tokens``, and the seconds that each batch took.
 
         Raises:
             EngineError: a batch failed; the batches not yet begun are left out.
         """
-        results: list[NDArray[np.float32] | None] = [None] * len(batches)
+        results: list[Outputs | None] = [None] * len(batches)
         latency_s = [0.0] * len(batches)
 
         def one(number: int) -> None:
@@ -83,10 +87,8 @@ class Streams:
             latency_s[number] = self._clock() - begin
 
         self._spread(one, len(batches))
-        rows = np.concatenate([row for row in results if row is not None])
-        outputs = np.empty_like(rows)
-        outputs[np.concatenate(list(batches))] = rows
-        return outputs, tuple(latency_s)
+        outputs = Outputs.concatenate([part for part in results if part is not None])
+        return outputs.select(np.argsort(np.concatenate(list(batches)))), tuple(latency_s)
 
     def time_shape(self, batch_size: int, length: int) -> float:
         """Seconds that one full batch of this shape costs while all streams are busy.
@@ -98,10 +100,10 @@ class Streams:
         # The arithmetic is the same whatever the ids say, but some models look for their last
         # token.
         ids = np.array(self._info.example(batch_size, length), dtype=np.int64)
-        mask = np.ones_like(ids)
-        types = np.zeros_like(ids) if self._takes_types else None
+        values = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+        inputs = {n: values.get(n, np.zeros_like(ids)) for n in self._info.input_names}
         begin = self._clock()
-        self._spread(lambda _: self._session.run(ids, mask, types), self.count)
+        self._spread(lambda _: self._session.run(inputs), self.count)
         return (self._clock() - begin) / self.count
 
     def close(self) -> None:
@@ -110,7 +112,7 @@ class Streams:
             self._pool.shutdown()
         self._session.close()
 
-    def forward(self, tokens: Tokens, batch: NDArray[np.int64]) -> NDArray[np.float32]:
+    def forward(self, tokens: Tokens, batch: NDArray[np.int64]) -> Outputs:
         """Run one batch on the caller's thread; as many threads may do so as there are streams.
 
         Args:
@@ -118,19 +120,14 @@ class Streams:
             batch: int64 [n], which of them.
 
         Returns:
-            float32 [n, k].
+            Those of the n texts, in the order of ``batch``.
 
         Raises:
             EngineError: the engine failed.
         """
-        ids, mask = tokens.pad(batch, self._info.pad_token_id)
-        types = tokens.token_types(batch) if self._takes_types else None
-        outputs = self._session.run(ids, mask, types)
-        return outputs[self._info.output_names[0]]
-
-    @property
-    def _takes_types(self) -> bool:
-        return "token_type_ids" in self._info.input_names
+        padded = tokens.batch(batch)
+        raw = self._session.run(padded.inputs(self._info.input_names, self._info.pad_token_id))
+        return self.task.gather(raw, padded)
 
     def _spread(self, task: Callable[[int], object], count: int) -> None:
         """Call ``task(0) ... task(count - 1)``, in that order of starting, on all streams."""
@@ -183,18 +180,19 @@ class Pipeline:
     ) -> None:
         self.tokenizer = tokenizer
         self.streams = streams
+        self.task = streams.task
         self._clock = clock
 
     def run(
         self,
-        texts: Sequence[str],
+        texts: Sequence[Text],
         strategy: Strategy,
         cost: CostModel | None = None,
         max_batch_latency_s: float | None = None,
     ) -> PipelineRun:
         """Answer all texts, batched by ``strategy``. ``texts`` must not be empty."""
         begin = self._clock()
-        tokens = self.tokenizer.encode(texts)
+        tokens = self.task.encode(self.tokenizer, texts)
         tokenized = self._clock()
         lengths = _columns(tokens)
         batches = plan(lengths, strategy, cost, max_batch_latency_s=max_batch_latency_s)
@@ -203,6 +201,7 @@ class Pipeline:
         end = self._clock()
         return PipelineRun(
             outputs=outputs,
+            encoded=tokens,
             total_s=end - begin,
             tokenize_s=tokenized - begin,
             plan_s=planned - tokenized,
@@ -215,17 +214,17 @@ class Pipeline:
 
     def shapes(
         self,
-        texts: Sequence[str],
+        texts: Sequence[Text],
         strategy: Strategy,
         cost: CostModel | None = None,
         max_batch_latency_s: float | None = None,
     ) -> set[tuple[int, int]]:
         """The batch shapes, texts by tokens, in which :meth:`run` would answer ``texts``."""
-        lengths = _columns(self.tokenizer.encode(texts))
+        lengths = _columns(self.task.encode(self.tokenizer, texts))
         batches = plan(lengths, strategy, cost, max_batch_latency_s=max_batch_latency_s)
         return shapes(lengths, batches)
 
-    def run_one_by_one(self, texts: Sequence[str]) -> PipelineRun:
+    def run_one_by_one(self, texts: Sequence[Text]) -> PipelineRun:
         """Answer the texts one call at a time, as a caller does who waits for each answer.
 
         ``batch_latency_s`` then holds the whole time of each call, tokenizing included.
@@ -233,7 +232,8 @@ class Pipeline:
         single = Strategy("arrival", 1)
         runs = [self.run([text], single) for text in texts]
         return PipelineRun(
-            outputs=np.concatenate([run.outputs for run in runs]),
+            outputs=Outputs.concatenate([run.outputs for run in runs]),
+            encoded=Tokens.concatenate([run.encoded for run in runs]),
             total_s=sum(run.total_s for run in runs),
             tokenize_s=sum(run.tokenize_s for run in runs),
             plan_s=sum(run.plan_s for run in runs),

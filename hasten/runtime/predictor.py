@@ -5,22 +5,23 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
 
 from hasten import tasks
 from hasten.errors import ChoiceError, InputError
-from hasten.records import Stats
+from hasten.records import Stats, Text
 from hasten.runtime import arguments
 from hasten.runtime import bundle as bundles
 from hasten.runtime.stages import Stages
 from hasten.runtime.watch import Watch
+from hasten.tasks import Encoded, Outputs
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # As many texts are planned together; more would not pad less, and need memory without bound.
 _WINDOW = 8192
@@ -46,7 +47,7 @@ class Predictor:
 
     def __init__(self, bundle: bundles.Bundle) -> None:
         self.bundle = bundle
-        self.task = tasks.get(bundle.model.task)
+        self.task = tasks.of(bundle.model)
         self.stages = Stages(bundle)
         self._watch = Watch([stage.hands_on for stage in bundle.stages])
         self._turn = threading.Lock()
@@ -102,33 +103,40 @@ class Predictor:
         del padding, num_workers
         arguments.refuse_unknown(unknown, type(self).__call__)
         arguments.check_arguments(None if top_k is _UNSET else top_k, truncation)
-        bare = top_k is _UNSET and not return_all_scores
+        alone = top_k is _UNSET
+        bare = alone and not return_all_scores
         if function_to_apply is not None:
             tasks.applied(function_to_apply, np.zeros((1, 1), np.float32))
-        read = partial(self._outputs, truncation=truncation, max_length=max_length)
+        if top_k is _UNSET:
+            top_k = None if return_all_scores else 1
 
-        def answers(some: Sequence[str]) -> list[Any]:
-            named: list[Any] = self.task.answers(
-                read(some),
-                self.bundle.model.labels,
-                (None if return_all_scores else 1) if top_k is _UNSET else top_k,
-                bare=bare,
-                function=function_to_apply,
-                ranked=not return_all_scores,
-            )
-            return named
+        def answers(some: Sequence[Text]) -> list[Any]:
+            runs = self._runs(some, truncation=truncation, max_length=max_length)
+            return [
+                answer
+                for encoded, outputs in runs
+                for answer in self.task.answers(
+                    outputs,
+                    self.bundle.model.labels,
+                    encoded,
+                    top_k,
+                    bare=bare,
+                    function=function_to_apply,
+                    ranked=not return_all_scores,
+                )
+            ]
 
         if isinstance(texts, str | Mapping):
             (answer,) = answers([arguments.as_text(texts)])
             # The pipeline's own shapes: it wraps the answer to a plain text alone.
-            wrapped = isinstance(texts, str) and top_k is _UNSET
+            wrapped = isinstance(texts, str) and alone
             return [answer] if wrapped else answer
         given = arguments.listed(texts)
         if given is not None:
             return answers(given)
         return arguments.answered(arguments.streamed(texts), answers, batch_size)
 
-    def table(self, texts: Sequence[str] | pa.Array | pa.ChunkedArray) -> pa.Table:
+    def table(self, texts: Sequence[Text] | pa.Array | pa.ChunkedArray) -> pa.Table:
         """Answer texts as Arrow columns, for data frames and databases.
 
         Args:
@@ -142,26 +150,29 @@ class Predictor:
             InputError: something that is not text.
             EngineError: the engine failed.
         """
+        import pyarrow as pa
+
         if isinstance(texts, pa.Array | pa.ChunkedArray):
             texts = ["" if text is None else text for text in texts.to_pylist()]
-        return self.task.table(self.outputs(texts), self.bundle.model.labels)
+        labels = self.bundle.model.labels
+        return pa.concat_tables(
+            self.task.table(outputs, labels, encoded)
+            for encoded, outputs in self._runs(_listed(texts))
+        )
 
-    def outputs(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """The model's raw outputs, float32 [texts, k], in the input's order."""
-        given = arguments.listed(texts)
-        if given is None or isinstance(texts, str):
-            kind = type(texts).__name__
-            raise InputError(f"texts must be a sequence of str, not {kind}")
-        return self._outputs(given)
+    def outputs(self, texts: Sequence[Text]) -> Outputs:
+        """The model's raw outputs, in the input's order: their ``values`` are float32 [rows, k]."""
+        return Outputs.concatenate([outputs for _, outputs in self._runs(_listed(texts))])
 
-    def _outputs(
+    def _runs(
         self,
-        texts: Sequence[str],
+        texts: Sequence[Text],
         *,
         truncation: bool | str | None = True,
         max_length: int | None = None,
-    ) -> NDArray[np.float32]:
-        parts = [] if len(texts) else [np.empty((0, self.bundle.columns), dtype=np.float32)]
+    ) -> list[tuple[Encoded, Outputs]]:
+        """Texts and outputs, some thousand texts at a time; at least one part, if it is empty."""
+        runs: list[tuple[Encoded, Outputs]] = []
         self._refuse_longer(max_length)
         with self._turn:
             for begin in range(0, len(texts), _WINDOW):
@@ -169,11 +180,14 @@ class Predictor:
                 if truncation in arguments.NO_TRUNCATION:
                     self._refuse_cut(window, begin, max_length)
                 answered = self.stages.run(window, max_length)
-                parts.append(answered.outputs)
+                runs.append((Encoded(window, answered.encoded), answered.outputs))
                 told = self._watch.count(answered.counts)
                 if told:
                     warnings.warn(f"{self.bundle.folder}: {told}", stacklevel=4)
-        return np.concatenate(parts)
+            if not runs:
+                nothing = Outputs.of_rows(np.empty((0, self.bundle.columns), np.float32))
+                runs.append((Encoded((), self.stages.first.encode((), max_length)), nothing))
+        return runs
 
     def _refuse_longer(self, max_length: int | None) -> None:
         longest = self.bundle.model.max_length
@@ -182,10 +196,9 @@ class Predictor:
                 f"max_length is {max_length!r}", fix=f"It must be from 1 to {longest}, the model's."
             )
 
-    def _refuse_cut(self, texts: Sequence[str], begin: int, max_length: int | None) -> None:
+    def _refuse_cut(self, texts: Sequence[Text], begin: int, max_length: int | None) -> None:
         """Refuse texts of which the last stage, which reads the most, would not read the end."""
-        tokenizer = self.stages.loaded[-1].pipeline(max_length).tokenizer
-        arguments.refuse_long(tokenizer.encode(texts), begin)
+        arguments.refuse_long(self.stages.loaded[-1].encode(texts, max_length), begin)
 
     def close(self) -> None:
         """Release the models and their threads."""
@@ -196,6 +209,13 @@ class Predictor:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _listed(texts: object) -> Sequence[Text]:
+    given = None if isinstance(texts, str) else arguments.listed(texts)
+    if given is None:
+        raise InputError(f"texts must be a sequence of str, not {type(texts).__name__}")
+    return given
 
 
 def load(folder: str | PathLike[str], *, trust: bool = False) -> Predictor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,9 @@ import platformdirs
 from hasten import hardware, tasks
 from hasten.errors import BundleError
 from hasten.judging.parity import compare, verdict
-from hasten.records import Hardware, ModelInfo, Parity, Probes, Strategy
+from hasten.records import Hardware, ModelInfo, Parity, Probes, Strategy, Text
 from hasten.runtime.pipeline import Pipeline
+from hasten.tasks import Outputs, Task
 
 TEXTS = 32
 STRATEGY = Strategy("sorted", 8)
@@ -54,7 +55,7 @@ def check(
         BundleError: the answers are others.
         EngineError: the engine failed.
     """
-    expected = np.array(probes.outputs, np.float32)
+    expected = answers(probes, info)
     outputs = pipeline.run(probes.texts, STRATEGY).outputs
     reason = _difference(expected, outputs, probes, info, precision)
     if reason:
@@ -64,18 +65,36 @@ def check(
         )
 
 
+def keep(texts: Sequence[Text], outputs: Outputs) -> Probes:
+    """Some texts and the outputs for them, as a bundle stores them."""
+    counts = tuple(outputs.counts.tolist())
+    one_each = all(count == 1 for count in counts)
+    rows = tuple(map(tuple, outputs.values.tolist()))
+    return Probes(tuple(texts), rows, () if one_each else counts)
+
+
+def answers(probes: Probes, info: ModelInfo) -> Outputs:
+    """The outputs that :func:`keep` was given."""
+    width = len(probes.outputs[0]) if probes.outputs else info.output_width
+    rows = np.array(probes.outputs, np.float32).reshape(-1, width)
+    return Outputs.of_counts(rows, probes.counts or (1,) * len(probes.texts))
+
+
 def _difference(
-    expected: tasks.Outputs,
-    outputs: tasks.Outputs,
+    expected: Outputs,
+    outputs: Outputs,
     probes: Probes,
     info: ModelInfo,
     precision: str,
 ) -> str | None:
-    if outputs.shape != expected.shape:
-        return f"outputs of the shape {outputs.shape} instead of {expected.shape}"
-    as_decided = _compared(expected, outputs, probes, info, info.task)
+    if outputs.width != expected.width or (outputs.counts != expected.counts).any():
+        return (
+            f"{len(outputs.values)} rows of {outputs.width} numbers, where there were "
+            f"{len(expected.values)} of {expected.width}"
+        )
+    as_decided = _compared(expected, outputs, probes, info, tasks.of(info))
     # Without scale of their own: the stored margins of a lossy candidate are not ground truth.
-    as_numbers = _compared(expected, outputs, probes, info, "tensors")
+    as_numbers = _compared(expected, outputs, probes, info, tasks.as_numbers())
     # Against what it gave itself: a student's fp32 is as repeatable as its original's.
     if precision == "fp32" or as_decided.non_finite or as_decided.constant:
         return verdict(as_decided, exact=True, max_flips=0.0, strict=False)
@@ -90,13 +109,13 @@ def _difference(
 
 
 def _compared(
-    expected: tasks.Outputs,
-    outputs: tasks.Outputs,
+    expected: Outputs,
+    outputs: Outputs,
     probes: Probes,
     info: ModelInfo,
-    task: str,
+    task: Task,
 ) -> Parity:
-    return compare(expected, outputs, task=tasks.get(task), labels=info.labels, texts=probes.texts)
+    return compare(expected, outputs, task=task, labels=info.labels, texts=probes.texts)
 
 
 _ROUNDED_OTHERWISE = 1

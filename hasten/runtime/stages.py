@@ -16,14 +16,14 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from hasten import engines, tasks
+from hasten import engines
 from hasten.errors import Unavailable
 from hasten.inputs.tokenization import TextTokenizer, Tokens
-from hasten.records import HandsOn
+from hasten.records import HandsOn, Text
 from hasten.runtime import bundle as bundles
 from hasten.runtime import probes
 from hasten.runtime.batching import Batches, CostModel, plan
-from hasten.runtime.pipeline import Pipeline, Streams
+from hasten.runtime.pipeline import Pipeline, PipelineRun, Streams
 from hasten.tasks import Outputs, Task
 
 
@@ -31,10 +31,13 @@ from hasten.tasks import Outputs, Task
 class Answered:
     """The outputs of n texts; ``stages`` says which stage answered each: int64 [n], from 0.
 
+    ``encoded`` are their tokens as stage 1 reads them. A task whose answers point into the text has
+    stages that all read alike.
     ``counts`` are how many each stage answered.
     """
 
     outputs: Outputs
+    encoded: Tokens
     stages: NDArray[np.int64]
     counts: tuple[int, ...]
 
@@ -52,9 +55,9 @@ def handed_on(task: Task, outputs: Outputs, rule: HandsOn | None) -> NDArray[np.
 
 def replaced(outputs: Outputs, places: NDArray[np.int64], later: Outputs) -> Outputs:
     """``outputs`` with those of ``later`` at ``places``, in that order."""
-    merged = outputs.copy()
-    merged[places] = later
-    return merged
+    order = np.arange(len(outputs))
+    order[places] = len(outputs) + np.arange(len(later))
+    return Outputs.concatenate([outputs, later]).select(order)
 
 
 class LoadedStage:
@@ -64,7 +67,7 @@ class LoadedStage:
         candidate, table = stage.plan.candidate, stage.plan.cost_table
         self.stage = stage
         self.streams = streams
-        self.task = tasks.get(stage.model.task)
+        self.task = streams.task
         self.cost = CostModel(table, candidate.streams) if table else None
         self._pipelines: dict[int, Pipeline] = {}
 
@@ -94,12 +97,16 @@ class LoadedStage:
         limit_s = chosen.max_batch_latency_s
         return plan(lengths, chosen.strategy, self.cost, max_batch_latency_s=limit_s)
 
-    def run(self, texts: Sequence[str], max_length: int | None = None) -> Outputs:
+    def encode(self, texts: Sequence[Text], max_length: int | None = None) -> Tokens:
+        """Tokens of ``texts``, as :meth:`run` makes them."""
+        return self.task.encode(self.pipeline(max_length).tokenizer, texts)
+
+    def run(self, texts: Sequence[Text], max_length: int | None = None) -> PipelineRun:
         """The stage's outputs for ``texts``, of which there must be at least one."""
         chosen = self.stage.plan
         limit_s = chosen.max_batch_latency_s
         pipeline = self.pipeline(max_length)
-        return pipeline.run(texts, chosen.strategy, self.cost, max_batch_latency_s=limit_s).outputs
+        return pipeline.run(texts, chosen.strategy, self.cost, max_batch_latency_s=limit_s)
 
     def hands_on(self, outputs: Outputs) -> NDArray[np.int64]:
         """Which texts go on to the next stage; see :func:`handed_on`."""
@@ -162,7 +169,7 @@ class Stages:
         """The stage to which all texts go."""
         return self.loaded[0]
 
-    def run(self, texts: Sequence[str], max_length: int | None = None) -> Answered:
+    def run(self, texts: Sequence[Text], max_length: int | None = None) -> Answered:
         """Answer ``texts``, of which there must be at least one.
 
         Args:
@@ -173,7 +180,8 @@ class Stages:
             InputError: a text cannot be encoded.
             EngineError: an engine failed.
         """
-        part = outputs = self.first.run(texts, max_length)
+        run = self.first.run(texts, max_length)
+        part = outputs = run.outputs
         answered = np.zeros(len(texts), np.int64)
         left = np.arange(len(texts))
         for stage, following in pairwise(self.loaded):
@@ -181,11 +189,11 @@ class Stages:
             if not len(unsure):
                 break
             left = left[unsure]
-            part = following.run([texts[i] for i in left.tolist()], max_length)
+            part = following.run([texts[i] for i in left.tolist()], max_length).outputs
             outputs = replaced(outputs, left, part)
             answered[left] += 1
         counts = np.bincount(answered, minlength=len(self.loaded))
-        return Answered(outputs, answered, tuple(counts.tolist()))
+        return Answered(outputs, run.encoded, answered, tuple(counts.tolist()))
 
     def close(self) -> None:
         """Release all models and their threads. It may be called more than once."""

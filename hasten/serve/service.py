@@ -27,6 +27,7 @@ from hasten.runtime.batching import CostModel
 from hasten.runtime.predictor import Predictor, load
 from hasten.runtime.stages import LoadedStage
 from hasten.serve.scheduler import Scheduler, Stage, Waiting
+from hasten.tasks import Encoded, Outputs
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,8 @@ class Answered:
     """The outputs of a request's texts, in order, and where its time went.
 
     Attributes:
-        outputs: float32 [n, k].
+        outputs: of the n texts.
+        encoded: these texts.
         tokens: of each text, int64 [n].
         truncated: which texts were longer than the model reads, bool [n].
         tokenize_s: until the tokens were there.
@@ -64,7 +66,8 @@ class Answered:
         inference_s: from then until the last answer.
     """
 
-    outputs: NDArray[np.float32]
+    outputs: Outputs
+    encoded: Encoded
     tokens: NDArray[np.int64]
     truncated: NDArray[np.bool_]
     tokenize_s: float
@@ -90,7 +93,7 @@ class _Request:
     tokens: Tokens
     done: Callable[[BaseException | None], None]
     left: int
-    rows: list[NDArray[np.float32] | None] = field(default_factory=list)
+    outputs: list[Outputs | None] = field(default_factory=list)
     began_s: float | None = None
 
 
@@ -236,9 +239,9 @@ class Service:
         request = await self._wait_for(tokens, limit_s - (tokenized - begin))
         end = self._clock()
         began = request.began_s or end
-        outputs = np.stack([row for row in request.rows if row is not None])
         return Answered(
-            outputs,
+            Outputs.concatenate([part for part in request.outputs if part is not None]),
+            Encoded(texts, tokens),
             tokens.lengths,
             tokens.truncated,
             tokenized - begin,
@@ -268,7 +271,7 @@ class Service:
             stage = self._first.stage
             tokenizer = TextTokenizer.load(stage.tokenizer, stage.max_length, 1)
             self._tokenizers.one = tokenizer
-        tokens: Tokens = tokenizer.encode(texts)
+        tokens = self.predictor.task.encode(tokenizer, texts)
         seen = sum(map(len, texts)) / max(int(tokens.lengths.sum()), 1)
         self._characters_per_token += 0.02 * (max(seen, 0.5) - self._characters_per_token)
         return tokens
@@ -328,10 +331,10 @@ class Service:
         """Run one batch; where the engine fails, its texts run alone, and fail alone."""
         if not batch:
             return
-        tokens = _joined([(request.tokens, text.place) for request, text in batch])
+        tokens = Tokens.concatenate([r.tokens.select([text.place]) for r, text in batch])
         begin = self._clock()
         try:
-            rows = self._first.streams.forward(tokens, np.arange(len(batch)))
+            outputs = self._first.streams.forward(tokens, np.arange(len(batch)))
         except Exception as error:  # noqa: BLE001 - a stream's thread must not end
             if len(batch) == 1:
                 self._fail(batch[0][0], error)
@@ -351,13 +354,13 @@ class Service:
             )
         )
         self.last_answer_s = self._clock()
-        self._store(batch, rows)
+        self._store(batch, outputs)
 
-    def _store(self, batch: list[tuple[_Request, Waiting]], rows: NDArray[np.float32]) -> None:
+    def _store(self, batch: list[tuple[_Request, Waiting]], outputs: Outputs) -> None:
         finished = []
         with self._changed:
-            for (request, text), row in zip(batch, rows, strict=True):
-                request.rows[text.place] = row
+            for place, (request, text) in enumerate(batch):
+                request.outputs[text.place] = outputs.select([place])
                 request.left -= 1
                 if not request.left:
                     finished.append(request)
@@ -392,21 +395,3 @@ class Service:
             stream.join()
         self._tokenizing.shutdown()
         self.predictor.close()
-
-
-def _joined(texts: Sequence[tuple[Tokens, int]]) -> Tokens:
-    """Texts of several requests as one."""
-    first = texts[0][0]
-    spans = [(tokens, int(tokens.offsets[i]), int(tokens.offsets[i + 1])) for tokens, i in texts]
-    offsets = np.cumsum([0] + [end - begin for _, begin, end in spans])
-    return Tokens(
-        np.concatenate([tokens.ids[begin:end] for tokens, begin, end in spans]),
-        offsets.astype(np.int64),
-        np.array([tokens.truncated[i] for tokens, i in texts]),
-        None
-        if first.types is None
-        else np.concatenate(
-            [tokens.types[begin:end] for tokens, begin, end in spans if tokens.types is not None]
-        ),
-        first.padding,
-    )

@@ -6,12 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
 from hasten.errors import BudgetError, EndedEarly, NoCandidate
 from hasten.judging.parity import is_constant, unprovable, unprovable_strictly
 from hasten.records import FirstAnswer, Row, Standing, Tuning
+from hasten.tasks import Outputs
 from hasten.tuning import (
     candidates,
     choose,
@@ -101,7 +99,7 @@ class _Contest:
         first = self.standing.first_answer if self.standing else None
         return replace(tuning, first_answer=result.beaten(tuning, first) if first else None)
 
-    def _find_first_answer(self, truth: NDArray[np.float32]) -> None:
+    def _find_first_answer(self, truth: Outputs) -> None:
         """Prove and time the exact candidates that start quickly, so that a choice stands early."""
         context = self.context
         self.settled = [entrant for entrant in self.entrants if self._is_prompt(entrant)]
@@ -118,7 +116,7 @@ class _Contest:
             if entrant.out_of_time:
                 entrant.revive()
 
-    def _let_stand(self, early: rounds.Rounds, truth: NDArray[np.float32]) -> None:
+    def _let_stand(self, early: rounds.Rounds, truth: Outputs) -> None:
         try:
             tuning = self._time(early, self.accepted, truth)
         except NoCandidate:
@@ -132,7 +130,7 @@ class _Contest:
         self.standing = replace(tuning, first_answer=first)
         self.context.report(Standing(self.standing))
 
-    def _find_finalists(self, truth: NDArray[np.float32]) -> list[Entrant]:
+    def _find_finalists(self, truth: Outputs) -> list[Entrant]:
         """Everybody else is tried, and the accepted are lined up with the choice that stands."""
         context = self.context
         rest = [e for e in self.entrants if e.in_play and e not in self.accepted]
@@ -154,9 +152,7 @@ class _Contest:
             raise choose.no_candidate([entrant.row() for entrant in self.entrants])
         return finalists
 
-    def _time(
-        self, timed: rounds.Rounds, finalists: Sequence[Entrant], truth: NDArray[np.float32]
-    ) -> Tuning:
+    def _time(self, timed: rounds.Rounds, finalists: Sequence[Entrant], truth: Outputs) -> Tuning:
         context = self.context
         timed.run()
         for entrant in finalists:
@@ -189,9 +185,7 @@ class _Contest:
         return entrant.in_play and candidate.exact and not slow
 
 
-def _refuse_unprovable(
-    context: Context, entrants: Sequence[Entrant], truth: NDArray[np.float32]
-) -> None:
+def _refuse_unprovable(context: Context, entrants: Sequence[Entrant], truth: Outputs) -> None:
     """Refuse lossy candidates, before any time goes into them, where no proof would mean much."""
     reason = unprovable(truth, context.texts)
     if reason is None and context.settings.strict and context.task.decides:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hasten.errors import EngineError, StorageError
 from hasten.judging.parity import compare_batchings
@@ -28,8 +27,10 @@ from hasten.records import (
     Status,
     Strategy,
 )
+from hasten.runtime import probes
 from hasten.runtime.batching import CostModel
 from hasten.runtime.pipeline import PipelineRun
+from hasten.tasks import Outputs
 from hasten.tuning.context import Context
 from hasten.tuning.process import Connection
 from hasten.tuning.worker import Export, Load, Message, RunTexts, TimeShape
@@ -163,8 +164,8 @@ class Entrant:
         run = {**run, "round": number, "process": process}
         self.runs.setdefault(strategy, []).append(run)
 
-    def outputs(self, message: RunTexts, expected_s: float) -> NDArray[np.float32]:
-        """The outputs for some texts, float32 [texts, k]; not kept in the journal.
+    def outputs(self, message: RunTexts, expected_s: float) -> Outputs:
+        """The outputs for some texts; not kept in the journal.
 
         Raises:
             EngineError: the engine failed.
@@ -180,7 +181,7 @@ class Entrant:
         self,
         what: str,
         batchings: Sequence[Batching],
-        truth: NDArray[np.float32],
+        truth: Outputs,
         *,
         tries: int = 1,
         refusal: Callable[[Parity], str | None] = lambda _: None,
@@ -190,7 +191,7 @@ class Entrant:
         Args:
             what: names the comparison in the journal.
             batchings: the ways to run the texts; a text counts as it fares in the worst of them.
-            truth: the original's outputs for all texts, float32 [texts, k].
+            truth: the original's outputs for all texts.
             tries: among how many candidates the bound must hold; see :class:`Parity`.
             refusal: what one batching alone refuses does not run in the next.
 
@@ -199,7 +200,7 @@ class Entrant:
         """
 
         def measure() -> Parity:
-            answers: dict[str, NDArray[np.float32]] = {}
+            answers: dict[str, Outputs] = {}
             for batching in batchings:
                 indices, answers[batching.name] = self._answers(batching)
                 parity = self._compare(truth, indices, answers, tries)
@@ -216,32 +217,31 @@ class Entrant:
         """Remember the answers to a few texts, by which another machine can check its own."""
 
         def measure() -> Probes:
-            outputs = self.outputs(message, 0.0).tolist()
-            texts = tuple(self._context.texts[index] for index in message.indices)
-            return Probes(texts, tuple(map(tuple, outputs)))
+            texts = [self._context.texts[index] for index in message.indices]
+            return probes.keep(texts, self.outputs(message, 0.0))
 
         stored = self._once(f"probes:{self.label}", measure)
         self.probes = from_json(Probes, stored) if stored else None
 
-    def _answers(self, batching: Batching) -> tuple[list[int], NDArray[np.float32]]:
-        """The texts of all messages, ascending, and the outputs for them, float32 [texts, k]."""
-        rows = [self.outputs(message, batching.expected_s) for message in batching.messages]
+    def _answers(self, batching: Batching) -> tuple[list[int], Outputs]:
+        """The texts of all messages, ascending, and the outputs for them."""
+        parts = [self.outputs(message, batching.expected_s) for message in batching.messages]
         indices = np.concatenate([message.indices for message in batching.messages])
         order = np.argsort(indices)
-        return indices[order].tolist(), np.concatenate(rows)[order]
+        return indices[order].tolist(), Outputs.concatenate(parts).select(order)
 
     def _compare(
         self,
-        truth: NDArray[np.float32],
+        truth: Outputs,
         indices: list[int],
-        answers: dict[str, NDArray[np.float32]],
+        answers: dict[str, Outputs],
         tries: int,
     ) -> Parity:
         context = self._context
         # Texts of the first look have no labels here, and need none.
         known = context.gold if context.gold and indices[-1] < len(context.gold) else None
         return compare_batchings(
-            truth[indices],
+            truth.select(indices),
             answers,
             task=context.task,
             labels=context.info.labels,

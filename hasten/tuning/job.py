@@ -175,7 +175,7 @@ class Job:
             engines=engines.discover(),
             versions=versions,
             info=info,
-            task=tasks.get(reference.info.task),
+            task=tasks.of(reference.info),
             reference=reference.folder,
             texts=chosen.texts,
             gold=chosen.gold,
@@ -288,7 +288,8 @@ def choose_texts(
     known = np.arange(len(texts), dtype=np.int64)
     if len(texts) > _MOST_PROFILED:
         known = np.sort(rng.choice(len(texts), _MOST_PROFILED, replace=False))
-    tokens = reference.tokenizer(settings.threads).encode([texts[int(index)] for index in known])
+    tokenizer = reference.tokenizer(settings.threads)
+    tokens = tasks.of(reference.info).encode(tokenizer, [texts[int(index)] for index in known])
     looked_at = [texts[int(index)] for index in known]
     seen = np.array([bool(taught) and digest(text) in taught for text in looked_at], np.bool_)
     if seen.all():

@@ -6,16 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hasten.errors import EngineError, StorageError
 from hasten.judging.parity import require_finite
 from hasten.runtime import probes
+from hasten.tasks import Outputs
 from hasten.tuning.context import Context
 from hasten.tuning.entrant import Entrant
 from hasten.tuning.worker import RunTexts
 
-TRUTH = "truth.npy"
+TRUTH = "truth.npz"
 
 _VISITS = 5
 
@@ -23,10 +23,10 @@ Check = Callable[[Context, float], None]
 """Is told what one pass of the original over all texts will take, in seconds."""
 
 
-def answers(context: Context, baseline: Entrant, check: Check) -> NDArray[np.float32]:
-    """The original's outputs on all texts, float32 [texts, k]; kept for a resume.
+def answers(context: Context, baseline: Entrant, check: Check) -> Outputs:
+    """The original's outputs on all texts; kept for a resume.
 
-    The rows are those of ``context.all_texts``: the judged texts, then the first look's.
+    The texts are those of ``context.all_texts``: the judged texts, then the first look's.
 
     Raises:
         EngineError: the original does not run.
@@ -50,16 +50,17 @@ def answers(context: Context, baseline: Entrant, check: Check) -> NDArray[np.flo
         context.tell("prepare", f"the original's answers to {len(context.texts)} texts")
         indices = tuple(range(len(context.all_texts)))
         _store(stored, baseline.outputs(RunTexts(indices, probes.STRATEGY, outputs=True), pass_s))
-    truth: NDArray[np.float32] = np.load(stored)
+    with np.load(stored) as arrays:
+        truth = Outputs(arrays["values"], arrays["offsets"])
     require_finite(truth)  # before anything is exported that could not be compared
     return truth
 
 
-def _store(path: Path, outputs: NDArray[np.float32]) -> None:
-    """Write an array so that the file is whole or not there."""
-    unfinished = path.with_suffix(".unfinished.npy")
+def _store(path: Path, outputs: Outputs) -> None:
+    """Write outputs so that the file is whole or not there."""
+    unfinished = path.with_suffix(".unfinished.npz")
     try:
-        np.save(unfinished, outputs)
+        np.savez(unfinished, values=outputs.values, offsets=outputs.offsets)
         unfinished.replace(path)
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror}") from error

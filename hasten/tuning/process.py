@@ -13,14 +13,14 @@ import threading
 from pathlib import Path
 from typing import Any, Protocol
 
-from hasten import engines
+from hasten import engines, tasks
 from hasten.errors import HastenError, WorkerCrashed, WorkerHung
 from hasten.tuning.worker import Message, Worker
 
 # The worker gets our sys.path, so that it finds the same hasten, and a user's own modules.
 _BOOT = (
     "import sys, json; start = json.loads(sys.argv[1]); sys.path[:] = start['path'];"
-    "from hasten.tuning.worker import main; main(start['engine_path'])"
+    "from hasten.tuning.worker import main; main(start['engines'], start['tasks'])"
 )
 
 
@@ -51,7 +51,8 @@ class WorkerProcess:
         self.name = name
         self._log = log
         log.parent.mkdir(parents=True, exist_ok=True)
-        start = json.dumps({"path": sys.path, "engine_path": list(engines.__path__)})
+        extensible = {"engines": list(engines.__path__), "tasks": list(tasks.__path__)}
+        start = json.dumps({"path": sys.path, **extensible})
         with log.open("ab") as stderr:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
                 [sys.executable, "-c", _BOOT, start],

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hasten.judging.parity import verdict
 from hasten.records import Parity, Strategy
 from hasten.runtime import batching
+from hasten.tasks import Outputs
 from hasten.tuning.context import Context
 from hasten.tuning.entrant import Batching, Entrant
 from hasten.tuning.finals import MOST_FINALISTS, exact_early
@@ -76,11 +76,11 @@ def fix_tries(
 
 
 def choose_finalists(
-    context: Context, survivors: Sequence[Entrant], truth: NDArray[np.float32], tries: Tries
+    context: Context, survivors: Sequence[Entrant], truth: Outputs, tries: Tries
 ) -> list[Entrant]:
     """Prove the survivors' answers, the fastest first, until enough have been accepted.
 
-    ``truth`` is float32 [texts, k].
+    ``truth`` has the original's outputs.
     """
     predicted = {e: plan[1] for e in survivors if e.in_play and (plan := best_plan(context, e))}
     ranked = exact_early(sorted(predicted, key=lambda entrant: predicted[entrant]))
@@ -108,7 +108,7 @@ def choose_finalists(
 def prove(
     context: Context,
     entrant: Entrant,
-    truth: NDArray[np.float32],
+    truth: Outputs,
     tries: Tries,
     strategy: Strategy | None = None,
 ) -> None:
@@ -116,7 +116,7 @@ def prove(
 
     They are given by ``strategy``, by default the candidate's own best plan, so that padding and
     batch mates are part of the proof. Where they depend on batch mates, each text also runs alone
-    and among random others, and counts as it fared worst. ``truth`` is float32 [texts, k].
+    and among random others, and counts as it fared worst. ``truth`` has the original's outputs.
     """
 
     def refusal(parity: Parity) -> str | None:
@@ -190,7 +190,7 @@ def _exact(entrant: Entrant) -> bool:
 
 
 def _last_resort(
-    context: Context, entrants: Sequence[Entrant], truth: NDArray[np.float32], tries: Tries
+    context: Context, entrants: Sequence[Entrant], truth: Outputs, tries: Tries
 ) -> list[Entrant]:
     """The fastest exact candidate of those that had been dropped, if its answers are right."""
     dropped = [e for e in entrants if e.status == "dropped" and _exact(e)]

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hasten.engines.base import Engine
 from hasten.errors import ChoiceError, NoCandidate, Unavailable
 from hasten.judging.parity import unprovable
 from hasten.records import PRECISIONS, Candidate, Hardware, Parity, Row, Settings
 from hasten.runtime import probes
+from hasten.tasks import Outputs
 from hasten.tuning import candidates, original, proof
 from hasten.tuning.context import Context
 from hasten.tuning.entrant import Entrant
@@ -117,7 +117,7 @@ def _entrants(context: Context) -> list[Entrant]:
     return [Entrant(candidate, context) for candidate in reversed(layouts.values())]
 
 
-def _original_answers(context: Context, engine: str) -> NDArray[np.float32]:
+def _original_answers(context: Context, engine: str) -> Outputs:
     baseline = Entrant(candidates.baseline(context.hardware, context.settings, engine), context)
     try:
         return original.answers(context, baseline, lambda _context, _pass_s: None)
@@ -125,7 +125,7 @@ def _original_answers(context: Context, engine: str) -> NDArray[np.float32]:
         baseline.close()
 
 
-def _check(context: Context, entrant: Entrant, truth: NDArray[np.float32], tries: Tries) -> None:
+def _check(context: Context, entrant: Entrant, truth: Outputs, tries: Tries) -> None:
     """Export a candidate and compare its answers; one that fails is no longer in play."""
     candidate = entrant.candidate
     context.tell("export", candidate.format)

@@ -6,10 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-from numpy.typing import NDArray
-
 from hasten.errors import EngineError
+from hasten.tasks import Outputs
 from hasten.tuning import finals, proof, screening
 from hasten.tuning.context import Context
 from hasten.tuning.entrant import Entrant
@@ -30,7 +28,7 @@ def repair(
     context: Context,
     entrants: Sequence[Entrant],
     accepted: Sequence[Entrant],
-    truth: NDArray[np.float32],
+    truth: Outputs,
     tries: Tries,
 ) -> list[Entrant]:
     """New candidates out of refused int8 ones that are faster than all accepted ones.
@@ -43,7 +41,7 @@ def repair(
         context: the tune.
         entrants: all candidates so far.
         accepted: those whose answers are the original's.
-        truth: the original's outputs, float32 [texts, k].
+        truth: the original's outputs.
         tries: which are repairable, and how many candidates are judged.
 
     Returns:
@@ -143,7 +141,7 @@ def _try(
     context: Context,
     entrant: Entrant,
     others: Sequence[Entrant],
-    truth: NDArray[np.float32],
+    truth: Outputs,
     tries: Tries,
 ) -> None:
     spared = len(entrant.candidate.spared)

@@ -6,15 +6,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
-from numpy.typing import NDArray
-
 from hasten.inputs.corpus import stratified_sample
 from hasten.judging.parity import TENSOR_TOLERANCE, verdict
 from hasten.judging.stats import clopper_pearson_lower
 from hasten.records import Candidate, Settings, Strategy
 from hasten.runtime import probes
 from hasten.runtime.batching import CostModel, best_strategy, plan, predict_s
+from hasten.tasks import Outputs
 from hasten.tuning.context import Context
 from hasten.tuning.entrant import Batching, Entrant, Shape
 from hasten.tuning.worker import RunTexts
@@ -40,7 +38,7 @@ def first_looks(
     context: Context,
     entrants: Sequence[Entrant],
     baseline: Entrant,
-    truth: NDArray[np.float32],
+    truth: Outputs,
     known: Sequence[Entrant] = (),
 ) -> None:
     """Load, probe and time everybody, and drop what is clearly slower than the best.
@@ -48,7 +46,7 @@ def first_looks(
     One layout of each format goes first, where possible the one that is best for its engine among
     those that are ``known`` from an earlier first look. The others are only started for formats
     that another layout could still bring to the front, and a student's formats only where the
-    original's did not turn out hopeless. ``truth`` is float32 [texts, k].
+    original's did not turn out hopeless. ``truth`` has the original's outputs.
     """
     settled = [entrant for entrant in known if entrant.in_play]
     seen = _first_layouts(entrants, settled)
@@ -96,7 +94,7 @@ def _first_looks_at_students(
     context: Context,
     students: Sequence[Entrant],
     originals: Sequence[Entrant],
-    truth: NDArray[np.float32],
+    truth: Outputs,
 ) -> None:
     """Load, probe and time the student's formats, but those that are too slow for the original.
 
@@ -119,7 +117,7 @@ def _first_looks_at_students(
 def prepare_all(
     context: Context,
     entrants: Sequence[Entrant],
-    truth: NDArray[np.float32],
+    truth: Outputs,
     *,
     part: str = "prepare",
     whose: str = "",
@@ -128,7 +126,7 @@ def prepare_all(
 ) -> None:
     """Export and load every candidate, and compare a few answers with the original's.
 
-    ``truth`` is float32 [texts, k]. Obviously wrong candidates are refused here, so that they
+    ``truth`` has the original's outputs. Obviously wrong candidates are refused here, so that they
     cannot crowd out a right one; the full proof comes with the finals. Nothing more is started
     when the time for ``part`` has been used, of which ``whose`` tells several apart; ``like`` are
     other layouts by format, which took as long to start, and ``beside`` others whose workers hold
@@ -293,7 +291,7 @@ def _first_look(context: Context) -> RunTexts:
     return RunTexts(tuple(indices), probes.STRATEGY, outputs=True)
 
 
-def _probe(context: Context, entrant: Entrant, truth: NDArray[np.float32]) -> None:
+def _probe(context: Context, entrant: Entrant, truth: Outputs) -> None:
     parity = entrant.prove("probe", [Batching("probe", (_first_look(context),))], truth)
     if parity is None:
         return

@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from hasten import engines
+from hasten import engines, tasks
 from hasten.engines.base import Engine
 from hasten.errors import EngineError, HastenError
 from hasten.inputs.tokenization import TextTokenizer
 from hasten.models import ModelFolder, rank_layers
-from hasten.records import Candidate, CostTable, ModelInfo, StartUp, Strategy
+from hasten.records import Candidate, CostTable, ModelInfo, StartUp, Strategy, Text
 from hasten.runtime.batching import CostModel
 from hasten.runtime.pipeline import Pipeline, PipelineRun, Streams
 
@@ -53,7 +53,7 @@ class Load:
     candidate: Candidate
     tokenizer: Path
     info: ModelInfo
-    texts: tuple[str, ...]
+    texts: tuple[Text, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ class Worker:
     get_engine: GetEngine = engines.get
     _pipeline: Pipeline | None = None
     _clock: Callable[[], float] = time.perf_counter
-    _texts: tuple[str, ...] = ()
+    _texts: tuple[Text, ...] = ()
     _seen_shapes: set[tuple[int, int]] = field(default_factory=set)
     _warm: set[RunTexts] = field(default_factory=set)
 
@@ -191,9 +191,9 @@ class Worker:
             self._warm.add(message)
         with _no_garbage_collection():
             run = self._pass(message, texts)
-        return run if message.outputs else run.without_outputs()
+        return run.without_texts(outputs=message.outputs)
 
-    def _pass(self, message: RunTexts, texts: list[str]) -> PipelineRun:
+    def _pass(self, message: RunTexts, texts: list[Text]) -> PipelineRun:
         if message.one_by_one:
             return self._ready().run_one_by_one(texts)
         return self._ready().run(texts, *self._batching(message))
@@ -271,12 +271,13 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0][:300]
 
 
-def main(engine_path: list[str]) -> None:
+def main(engine_path: list[str], task_path: list[str]) -> None:
     """Entry point of a worker process; see :mod:`hasten.tuning.process` for the other end."""
     # Ctrl-C reaches the whole process group; the parent decides what becomes of a worker.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO)
     engines.__path__[:] = engine_path
+    tasks.__path__[:] = task_path
     # Replies get standard output to themselves: whatever a framework prints goes to the log.
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

@@ -139,8 +139,8 @@ def test_every_engine_takes_it(engine: str, tmp_path: Path) -> None:
     (tmp_path / "artifact").mkdir()
     runs.export(reference, candidate, tmp_path / "artifact")
     session = runs.load(tmp_path / "artifact", candidate)
-    ids, mask = (INPUTS[name].numpy() for name in ("input_ids", "attention_mask"))
-    given = session.run(ids, mask, np.zeros_like(ids))
+    inputs = {name: tensor.numpy() for name, tensor in INPUTS.items()}
+    given = session.run({**inputs, "token_type_ids": np.zeros_like(inputs["input_ids"])})
     np.testing.assert_allclose(
         given["logits"], logits(without("bert", [[1], [0]])).numpy(), rtol=1e-3, atol=1e-3
     )

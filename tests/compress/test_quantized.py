@@ -231,8 +231,8 @@ def run(engine: Any, reference: ModelFolder, candidate: Candidate, folder: Path)
     rows = []
     tokens = reference.tokenizer().encode(tiny_texts(40, seed=5))
     for chosen in ([0], range(1, 8), range(8, 40)):  # other shapes than the traced one
-        ids, mask = tokens.pad(chosen, reference.info.pad_token_id)
-        rows.append(session.run(ids, mask, np.zeros_like(ids))["logits"])
+        inputs = tokens.batch(chosen).inputs(reference.info.input_names, 0)
+        rows.append(session.run(inputs)["logits"])
     session.close()
     return np.concatenate(rows)
 

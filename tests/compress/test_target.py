@@ -17,6 +17,7 @@ from hasten.compress.sizes import Wanted
 from hasten.errors import BudgetError, ChoiceError
 from hasten.judging.parity import compare
 from hasten.records import Student
+from hasten.tasks import Outputs
 from tests.tiny import save_tiny, tiny_texts
 
 WANTED = Wanted(None, None, 1000.0, 0)
@@ -70,8 +71,8 @@ def test_targets_that_cannot_be(
 
 def student_of(agreement: float) -> Student:
     parity = compare(
-        np.eye(3, dtype=np.float32),
-        np.eye(3, dtype=np.float32),
+        Outputs.of_rows(np.eye(3)),
+        Outputs.of_rows(np.eye(3)),
         task=tasks.get("single_label"),
         labels="abc",
         texts="xyz",

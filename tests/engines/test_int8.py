@@ -15,6 +15,7 @@ from hasten.errors import EngineError, ModelError
 from hasten.judging.parity import compare, verdict
 from hasten.models import ModelFolder, prepare, rank_layers
 from hasten.records import Candidate, Hardware
+from hasten.tasks import Outputs
 from tests.tiny import save_tiny, tiny_texts
 
 HERE = hardware.detect()
@@ -42,15 +43,15 @@ def answers(session: Session, reference: ModelFolder) -> np.ndarray:
     tokens = reference.tokenizer().encode(tiny_texts(60, seed=3))
     rows = []
     for index in range(len(tokens)):
-        ids, mask = tokens.pad([index], reference.info.pad_token_id)
-        rows.append(session.run(ids, mask, np.zeros_like(ids))["logits"])
+        inputs = tokens.batch([index]).inputs(reference.info.input_names, 0)
+        rows.append(session.run(inputs)["logits"])
     return np.concatenate(rows)
 
 
 def judge(reference: ModelFolder, truth: np.ndarray, outputs: np.ndarray) -> str | None:
     parity = compare(
-        truth,
-        outputs,
+        Outputs.of_rows(truth),
+        Outputs.of_rows(outputs),
         task=tasks.get("single_label"),
         labels=reference.info.labels,
         texts=tiny_texts(60, seed=3),

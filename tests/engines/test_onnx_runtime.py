@@ -17,6 +17,7 @@ from hasten.records import Candidate
 from tests.tiny import save_tiny
 
 BATCH = (np.full((3, 11), 5), np.tri(3, 11, 6, dtype=np.int64), np.zeros((3, 11), np.int64))
+INPUTS = dict(zip(("input_ids", "attention_mask", "token_type_ids"), BATCH, strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def test_weights_that_one_file_cannot_hold_go_into_a_second(
     assert set(sizes) == {"model.onnx", "model.onnx_data"}
     assert sizes["model.onnx_data"] > 50_000
     moved = tmp_path.rename(tmp_path.with_name("moved"))
-    outputs = load(moved, candidate()).run(*BATCH)
+    outputs = load(moved, candidate()).run(INPUTS)
     np.testing.assert_allclose(outputs["logits"], truth(reference), atol=1e-4)
 
 
@@ -86,7 +87,7 @@ def test_half_precision_keeps_its_names_and_returns_float32(
     stored = onnx.load(str(tmp_path / "model.onnx"))
     kinds = {weight.data_type for weight in stored.graph.initializer if len(weight.dims) == 2}
     assert kinds == {onnx.TensorProto.FLOAT16}
-    logits = load(tmp_path, candidate(precision="fp16")).run(*BATCH)["logits"]
+    logits = load(tmp_path, candidate(precision="fp16")).run(INPUTS)["logits"]
     assert logits.dtype == np.float32
     np.testing.assert_allclose(logits, truth(reference), atol=0.05)
 

@@ -206,9 +206,9 @@ def test_answers_are_bit_equal_alone_and_in_batches(reference: ModelFolder, arti
     tokens = reference.tokenizer().encode(tiny_texts(40, seed=5))
     order = np.argsort(tokens.lengths)
     for batch in np.array_split(order, 8):
-        ids, mask = tokens.pad(batch, reference.info.pad_token_id)
-        together = session.run(ids, mask, np.zeros_like(ids))["logits"]
+        inputs = tokens.batch(batch).inputs(reference.info.input_names, 0)
+        together = session.run(inputs)["logits"]
         for row in range(len(batch)):
             one = np.s_[row : row + 1]
-            alone = session.run(ids[one], mask[one], np.zeros_like(ids[one]))["logits"]
+            alone = session.run({name: array[one] for name, array in inputs.items()})["logits"]
             np.testing.assert_array_equal(alone, together[one])

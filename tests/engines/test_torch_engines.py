@@ -16,6 +16,7 @@ from hasten.records import Candidate, Hardware
 from tests.tiny import save_tiny
 
 ONES = np.ones((2, 9), np.int64)
+BATCH = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), ONES)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def test_every_calling_thread_gets_the_candidates_threads(
 
     def used_by_a_thread_set_otherwise(_: int) -> int:
         torch.set_num_threads(3)
-        session.run(ONES, ONES, ONES)
+        session.run(BATCH)
         return torch.get_num_threads()
 
     with ThreadPoolExecutor(2) as pool:

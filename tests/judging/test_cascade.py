@@ -15,6 +15,7 @@ from hasten.judging.cascade import (
 )
 from hasten.judging.stats import binomial_cdf, clopper_pearson_upper, fewest_trials
 from hasten.records import Reading
+from hasten.tasks import Outputs
 
 Floats = NDArray[np.float64]
 
@@ -53,7 +54,8 @@ class TestReadings:
     PLAN = np.array([[2.0, 0.0], [0.0, 0.5], [0.0, 2.0]], np.float32)
 
     def reading(self, outputs: Floats) -> Reading:
-        return read(self.ORIGINAL, outputs.astype(np.float32), SINGLE_LABEL)
+        both = Outputs.of_rows(self.ORIGINAL), Outputs.of_rows(outputs)
+        return read(*both, SINGLE_LABEL)
 
     def test_sureness_is_the_margin_and_a_flip_keeps_its_own(self) -> None:
         reading = self.reading(self.PLAN)
@@ -83,8 +85,8 @@ class TestReadings:
         assert step.deferred == (pytest.approx(1 / 3),)
 
     def test_one_label_of_several_is_enough_for_a_flip(self) -> None:
-        original = np.array([[2.0, -1.0], [2.0, -1.0]], np.float32)
-        reading = read(original, np.array([[2.0, 0.2], [2.0, -3.0]], np.float32), MULTI_LABEL)
+        original = Outputs.of_rows([[2.0, -1.0], [2.0, -1.0]])
+        reading = read(original, Outputs.of_rows([[2.0, 0.2], [2.0, -3.0]]), MULTI_LABEL)
         assert reading.flips == (0,)
         assert reading.sureness == (pytest.approx(0.2), 2.0)
 

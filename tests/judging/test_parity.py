@@ -25,6 +25,7 @@ from hasten.judging.parity import (
 from hasten.judging.stats import clopper_pearson_upper
 from hasten.plain import from_json, to_json
 from hasten.records import Errors, Parity
+from hasten.tasks import Outputs
 
 LABELS = ("no", "yes")
 SINGLE, MULTI = tasks.get("single_label"), tasks.get("multi_label")
@@ -45,7 +46,9 @@ def compared(
     texts = [f"text {i}" for i in range(len(reference))]
     labels = LABELS if reference.shape[1] == 2 else tuple("abcdefgh"[: reference.shape[1]])
     return compare(
-        reference, candidate, **{"task": SINGLE, "labels": labels, "texts": texts, **options}
+        Outputs.of_rows(reference),
+        Outputs.of_rows(candidate),
+        **{"task": SINGLE, "labels": labels, "texts": texts, **options},
     )
 
 
@@ -81,8 +84,7 @@ class TestCompare:
         reference = logits()
         candidate = np.ascontiguousarray(reference[:, ::-1])
         scores = [
-            [answer["score"] for answer in SINGLE.answers(outputs, LABELS)]  # type: ignore[call-overload]
-            for outputs in (reference, candidate)
+            SINGLE.scores(Outputs.of_rows(rows)).max(axis=1) for rows in (reference, candidate)
         ]
         assert scores[0] == pytest.approx(scores[1])
         assert compared(reference, candidate).flips == 100
@@ -228,15 +230,15 @@ class TestCompare:
 
     def test_what_would_prove_nothing_is_said(self) -> None:
         texts = [f"text {i}" for i in range(30)]
-        assert unprovable(logits(30), texts) is None
-        assert unprovable(logits(30), [*texts[:29], texts[0]]) == (
+        assert unprovable(Outputs.of_rows(logits(30)), texts) is None
+        assert unprovable(Outputs.of_rows(logits(30)), [*texts[:29], texts[0]]) == (
             "judging a lossy candidate takes at least 30 different texts, and there are 29"
         )
         stuck = np.tile(logits(1), (30, 1)) * (1 + 1e-7 * np.arange(30)[:, np.newaxis])
-        assert is_constant(stuck)
-        assert "proves nothing" in (unprovable(stuck, texts) or "")
-        assert is_constant(np.zeros((30, 2), np.float32))
-        assert not is_constant(stuck * (1 + 1e-4 * np.arange(30)[:, np.newaxis]))
+        assert is_constant(Outputs.of_rows(stuck))
+        assert "proves nothing" in (unprovable(Outputs.of_rows(stuck), texts) or "")
+        assert is_constant(Outputs.of_rows(np.zeros((30, 2))))
+        assert not is_constant(Outputs.of_rows(stuck * (1 + 1e-4 * np.arange(30)[:, np.newaxis])))
 
     @pytest.mark.parametrize(("texts", "needed"), [(298, "at least 299"), (299, None)])
     def test_strict_takes_as_many_texts_as_prove_it_without_a_flip(
@@ -275,7 +277,7 @@ class TestCompare:
         assert compared(zeros, zeros + 2, task=REGRESSION).mean_abs_difference == 2.0
 
     def test_another_shape_is_the_candidates_fault(self) -> None:
-        with pytest.raises(EngineError, match=r"\(100, 3\), the original's \(100, 2\)"):
+        with pytest.raises(EngineError, match="rows of 3 numbers, the original 100 with rows of 2"):
             compared(logits(), logits(columns=3))
 
     def test_a_broken_original_is_said_to_be_broken(self) -> None:
@@ -285,7 +287,7 @@ class TestCompare:
             compared(reference, logits())
 
     def test_no_texts_prove_nothing(self) -> None:
-        with pytest.raises(ValueError, match="n at least 1"):
+        with pytest.raises(ValueError, match="at least one text"):
             compared(logits(0), logits(0))
 
     def test_inputs_are_left_alone(self) -> None:

@@ -93,7 +93,7 @@ def test_a_student_is_judged_by_the_answers_of_its_original(
     winner = {"original": original, "student": student}[tuning.plan.candidate.model]
     with hasten.load(tmp_path / "bundle") as classify:
         np.testing.assert_allclose(
-            classify.outputs(TEXTS[:20]), logits(winner, TEXTS[:20]), atol=1e-3
+            classify.outputs(TEXTS[:20]).values, logits(winner, TEXTS[:20]), atol=1e-3
         )
     told = (tmp_path / "bundle" / "report.md").read_text()
     assert "Original: model, BertForSequenceClassification" in told

@@ -38,7 +38,7 @@ def pipeline(
     reference: ModelFolder, streams: int = 1, session: Session | None = None
 ) -> tuple[Pipeline, VirtualClock]:
     clock = VirtualClock()
-    session = session or FakeSession(Script(call_s=0.5, token_s=0.0), 3, "logits", clock)
+    session = session or FakeSession(Script(call_s=0.5, token_s=0.0), 3, ["logits"], clock)
     side_by_side = Streams(session, streams, INFO, clock)
     return Pipeline(reference.tokenizer(), side_by_side, clock=clock), clock
 
@@ -50,10 +50,11 @@ def test_outputs_are_those_of_each_text_alone(
 ) -> None:
     texts = tiny_texts(50, seed=3)
     alone, _ = pipeline(reference)
-    expected = np.concatenate([alone.run([t], Strategy("arrival", 1)).outputs for t in texts])
+    runs = [alone.run([text], Strategy("arrival", 1)) for text in texts]
+    expected = np.concatenate([run.outputs.values for run in runs])
     together, _ = pipeline(reference, streams)
     run = together.run(texts, strategy, CostModel(TABLE))
-    np.testing.assert_array_equal(run.outputs, expected)
+    np.testing.assert_array_equal(run.outputs.values, expected)
     assert run.texts == 50
     together.streams.close()
 
@@ -76,14 +77,14 @@ def test_a_shape_costs_the_wall_time_of_all_streams_divided_among_them(
     barrier = threading.Barrier(2)
 
     class Parallel(FakeSession):
-        def run(self, *args: Any) -> Any:
+        def run(self, inputs: Any) -> Any:
             # Both streams must be inside at once, or the barrier breaks.
             if barrier.wait(timeout=30) == 0:
                 clock.advance(3.0)
             barrier.wait(timeout=30)
-            return {"logits": np.zeros((len(args[0]), 3), dtype=np.float32)}
+            return {"logits": np.zeros((len(inputs["input_ids"]), 3), dtype=np.float32)}
 
-    session = Parallel(Script(), 3, "logits", clock)
+    session = Parallel(Script(), 3, ["logits"], clock)
     streams = Streams(session, 2, INFO, clock)
     assert streams.time_shape(4, 8) == 1.5
     streams.close()
@@ -96,13 +97,13 @@ def test_a_failing_batch_ends_the_run_and_leaves_the_rest_out(
     class Failing(FakeSession):
         calls = 0
 
-        def run(self, *args: Any) -> Any:
+        def run(self, inputs: Any) -> Any:
             Failing.calls += 1
             if Failing.calls == 3:
                 raise EngineError("scripted")
-            return super().run(*args)
+            return super().run(inputs)
 
-    session = Failing(Script(), 3, "logits", VirtualClock())
+    session = Failing(Script(), 3, ["logits"], VirtualClock())
     subject, _ = pipeline(reference, streams, session)
     with pytest.raises(EngineError, match="scripted"):
         subject.run(tiny_texts(40), Strategy("arrival", 1))
@@ -114,14 +115,14 @@ def test_token_types_go_only_to_models_that_take_them(reference: ModelFolder) ->
     seen: list[Any] = []
 
     class Spy(FakeSession):
-        def run(self, *args: Any) -> Any:
-            seen.append(args[2])
-            return super().run(*args)
+        def run(self, inputs: Any) -> Any:
+            seen.append(list(inputs))
+            return super().run(inputs)
 
-    session = Spy(Script(), 3, "logits", VirtualClock())
+    session = Spy(Script(), 3, ["logits"], VirtualClock())
     subject, _ = pipeline(reference, session=session)
     subject.run(["ba ke"], Strategy("arrival", 1))
-    assert seen == [None]
+    assert seen == [["input_ids", "attention_mask"]]
 
 
 def test_the_fake_engine_writes_what_it_loads(reference: ModelFolder, tmp_path: Path) -> None:
@@ -130,8 +131,8 @@ def test_the_fake_engine_writes_what_it_loads(reference: ModelFolder, tmp_path: 
 
     candidate = Candidate("fake", "fp32", "cpu", 1)
     ENGINE.export(reference, candidate, tmp_path)
-    outputs = ENGINE.load(tmp_path, candidate).run(
-        np.array([[2, 5]], dtype=np.int64), np.array([[1, 1]], dtype=np.int64)
-    )
+    ids = np.array([[2, 5]], dtype=np.int64)
+    inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    outputs = ENGINE.load(tmp_path, candidate).run(inputs)
     assert outputs["logits"].shape == (1, 3)
     assert outputs["logits"].dtype == np.float32

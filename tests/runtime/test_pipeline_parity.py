@@ -93,7 +93,7 @@ def test_token_types_are_the_tokenizers(tmp_path: Path) -> None:
     reference = prepare(folder, tmp_path / "reference")
     tokens = reference.tokenizer().encode(TEXTS)
     assert "token_type_ids" in reference.info.input_names
-    assert set(tokens.token_types([0])[0].tolist()) == {0, 2}
+    assert set(tokens.batch([0]).token_types()[0].tolist()) == {0, 2}
     with predictor_of(reference, tmp_path / "bundle") as classify:
         answers = classify(TEXTS, top_k=None)
     assert_same(answers, pipeline_of(folder)(TEXTS, top_k=None, truncation=True))

@@ -16,6 +16,7 @@ from hasten.errors import BundleError
 from hasten.records import Probes, Tuning
 from hasten.runtime import bundle, manifest, predictor, probes
 from hasten.runtime.probes import Memory
+from hasten.tasks import Outputs
 from tests.runtime.test_bundle import FAST
 from tests.scripted import MACHINE, Lab, save_bundle
 
@@ -93,7 +94,7 @@ def test_lossy_outputs_may_round_otherwise_and_no_more(
 
     class Pipeline:
         def run(self, texts: Any, strategy: Any) -> Any:
-            outputs = np.array(stored.outputs, np.float32) + np.float32(by)
+            outputs = Outputs.of_rows(np.array(stored.outputs) + by)
 
             class Run:
                 pass

@@ -19,6 +19,7 @@ from hasten.judging import parity
 from hasten.judging.parity import compare, compare_batchings, verdict
 from hasten.judging.stats import clopper_pearson_upper
 from hasten.records import Candidate, Parity, Row, Tuning
+from hasten.tasks import Outputs
 from hasten.tuning import proof
 from hasten.tuning.entrant import Entrant
 from hasten.tuning.proof import Tries
@@ -99,8 +100,8 @@ def test_a_text_that_any_batching_flips_is_flipped(tmp_path: Path) -> None:
     answers = {name: reference.copy() for name in ("plan", "single", "random")}
     answers["single"][[3, 5]] = answers["random"][[5, 7]] = (0.0, 2.0)
     found = compare_batchings(
-        reference,
-        answers,
+        Outputs.of_rows(reference),
+        {name: Outputs.of_rows(rows) for name, rows in answers.items()},
         task=tasks.get("single_label"),
         labels=("no", "yes"),
         texts=[f"text {n}" for n in range(40)],
@@ -206,7 +207,8 @@ def judged(flips: int, tries: int) -> Parity:
     outputs = REFERENCE.copy()
     outputs[:flips] = outputs[:flips, ::-1]
     task = tasks.get("single_label")
-    return compare(REFERENCE, outputs, task=task, labels=LABELS, texts=NAMES, tries=tries)
+    both = Outputs.of_rows(REFERENCE), Outputs.of_rows(outputs)
+    return compare(*both, task=task, labels=LABELS, texts=NAMES, tries=tries)
 
 
 def failing(rates: NDArray[np.float64], *, strict: bool, dependent: bool) -> float:

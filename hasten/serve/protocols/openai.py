@@ -28,7 +28,7 @@ async def _embeddings(call: Call) -> Response:
     body: Embeddings = call.body
     texts = [body.input] if isinstance(body.input, str) else body.input
     answered = await call.answer(texts)
-    vectors = np.ascontiguousarray(_cut(answered.outputs, body.dimensions))
+    vectors = np.ascontiguousarray(_cut(answered.outputs.values, body.dimensions))
     data = [
         {"object": "embedding", "index": index, "embedding": _encoded(vector, body.encoding_format)}
         for index, vector in enumerate(vectors)

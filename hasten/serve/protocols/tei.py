@@ -33,6 +33,7 @@ async def _predict(call: Call) -> Response:
     answers = predictor.task.answers(
         answered.outputs,
         predictor.bundle.model.labels,
+        answered.encoded,
         None,
         bare=False,
         function="none" if body.raw_scores else None,

@@ -1,0 +1,100 @@
+"""Tasks, found by the files that are here.
+
+A file whose name starts with an underscore, ``base`` and ``outputs`` are not tasks of their own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from typing import Any
+
+from hasten.errors import ChoiceError
+from hasten.plain import from_json
+from hasten.records import ModelInfo
+from hasten.tasks._scores import FUNCTIONS, applied
+from hasten.tasks.base import Encoded, Objective, Task, token_rows
+from hasten.tasks.outputs import Outputs
+
+__all__ = [
+    "FUNCTIONS",
+    "Encoded",
+    "Objective",
+    "Outputs",
+    "Task",
+    "applied",
+    "as_numbers",
+    "claiming",
+    "discover",
+    "get",
+    "is_claimed",
+    "names",
+    "of",
+    "token_rows",
+]
+
+_NOT_TASKS = {"base", "outputs"}
+
+
+def names() -> tuple[str, ...]:
+    """Names of the tasks there are, in alphabetical order."""
+    found = (module.name for module in pkgutil.iter_modules(__path__))
+    return tuple(sorted(n for n in found if n not in _NOT_TASKS and not n.startswith("_")))
+
+
+def discover() -> dict[str, type[Task]]:
+    """The class of every task by name."""
+    return {name: _class(name) for name in names()}
+
+
+def get(name: str, settings: Mapping[str, Any] | None = None) -> Task:
+    """The task of that name, with these of its settings changed.
+
+    Raises:
+        ChoiceError: there is no such task or setting.
+    """
+    if name not in names():
+        raise ChoiceError(f"unknown task {name!r}", fix=f"Tasks: {', '.join(names())}.")
+    try:
+        return from_json(_class(name), settings or {})
+    except ValueError as error:
+        raise ChoiceError(f"settings of the task {name} do not fit it: {error}") from error
+
+
+def of(info: ModelInfo) -> Task:
+    """A model's task, with its settings."""
+    return get(info.task, info.task_settings)
+
+
+def as_numbers() -> Task:
+    """What decides nothing: outputs of any task, compared as numbers."""
+    return get("tensors")
+
+
+def claiming(config: Mapping[str, Any]) -> Task:
+    """The task of a model, by what its ``config.json`` says.
+
+    A model that none of them claims is taken for a classifier of whole texts.
+
+    >>> claiming({"num_labels": 2}).name, claiming({"num_labels": 1}).name
+    ('single_label', 'multi_label')
+    """
+    found = _claiming(config) or _claiming({**config, "architectures": None})
+    assert found, "some task takes any classifier"
+    return found()
+
+
+def is_claimed(config: Mapping[str, Any]) -> bool:
+    """Whether a model is of some task, by what its ``config.json`` says; see :func:`claiming`."""
+    return _claiming(config) is not None
+
+
+def _claiming(config: Mapping[str, Any]) -> type[Task] | None:
+    config = {"num_labels": len(config.get("id2label") or (0, 1)), **config}
+    return next((task for task in discover().values() if task.claims(config)), None)
+
+
+def _class(name: str) -> type[Task]:
+    found: type[Task] = importlib.import_module(f"{__name__}.{name}").TASK
+    return found

@@ -1,0 +1,123 @@
+"""What the tasks with labels share: named scores, columns, and right labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasten.errors import InputError, ModelError
+from hasten.tasks import _scores
+from hasten.tasks.base import Encoded, Task
+from hasten.tasks.outputs import Outputs
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class LabelScore(TypedDict):
+    """One label and how strongly the model means it."""
+
+    label: str
+    score: float
+
+
+class Labelled(Task):
+    """A task that gives one row a text, and a score for each label."""
+
+    def answers(
+        self,
+        outputs: Outputs,
+        labels: Sequence[str],
+        encoded: Encoded,
+        top_k: int | None = 1,
+        *,
+        bare: bool = True,
+        function: str | None = None,
+        ranked: bool = True,
+    ) -> list[Any]:
+        """Those of ``transformers.pipeline("text-classification")``."""
+        scores = (
+            self.scores(outputs) if function is None else _scores.applied(function, outputs.values)
+        )
+        return named(scores, labels, top_k, bare=bare, ranked=ranked)
+
+
+def classifies(config: Mapping[str, Any]) -> bool:
+    """Whether a model is a classifier of whole texts, as far as its config names a class."""
+    architectures = config.get("architectures") or ()
+    return not architectures or any("ForSequenceClassification" in name for name in architectures)
+
+
+def named(
+    scores: NDArray[np.float32],
+    labels: Sequence[str],
+    top_k: int | None,
+    *,
+    bare: bool,
+    ranked: bool,
+) -> list[LabelScore | list[LabelScore]]:
+    """Name the scores, best first; of equal ones the first label, as the pipeline does."""
+    if scores.shape[1] != len(labels):
+        raise unnamed(scores, labels)
+    order = np.argsort(-scores, axis=1, kind="stable")
+    if not ranked:
+        order = np.broadcast_to(np.arange(len(labels)), scores.shape)
+    order = order[:, :top_k]
+    best = np.take_along_axis(scores, order, axis=1).tolist()
+    rows: list[list[LabelScore]] = [
+        [{"label": labels[i], "score": score} for i, score in zip(row, row_scores, strict=True)]
+        for row, row_scores in zip(order.tolist(), best, strict=True)
+    ]
+    return [row[0] for row in rows] if bare and top_k == 1 else list(rows)
+
+
+def by_label(scores: NDArray[np.float32], labels: Sequence[str]) -> pa.Array:
+    """Scores as one column of structs with a field for each label."""
+    import pyarrow as pa
+
+    if scores.shape[1] != len(labels):
+        raise unnamed(scores, labels)
+    return pa.StructArray.from_arrays(list(np.ascontiguousarray(scores.T)), names=list(labels))
+
+
+def unnamed(scores: NDArray[np.float32], labels: Sequence[str]) -> ModelError:
+    """The columns of ``scores`` are not as many as the labels."""
+    return ModelError(
+        f"the model gives {scores.shape[1]} numbers a text and names {len(labels)} labels",
+        fix="Let id2label in its config.json name each column once.",
+    )
+
+
+def index_of(name: str, labels: Sequence[str]) -> int:
+    """Column of a gold label; a name goes before an index, for labels such as "1" to "5".
+
+    Data frames make ``0.0`` of an index in a column that has gaps, and JSON has true and false.
+
+    Raises:
+        InputError: there is no label, or the model does not have it.
+    """
+    name = name.strip()
+    if not name:
+        raise no_label("one of the model's labels")
+    truth = {"True": ("true", "1"), "False": ("false", "0")}.get(name)
+    index = truth[1] if truth else name.removesuffix(".0")
+    for spelling in (name, *(truth or (index,))):
+        if spelling in labels:
+            return labels.index(spelling)
+    if index.isdecimal() and int(index) < len(labels):
+        return int(index)
+    raise InputError(
+        f"the data has the label {name!r}, which the model does not know",
+        fix=f"The model's labels: {', '.join(labels)}; or their index, 0 to {len(labels) - 1}.",
+    )
+
+
+def no_label(wanted: str) -> InputError:
+    """A text's label is empty, where there should be ``wanted``."""
+    return InputError(
+        f"the data has a text without a label; every text needs {wanted}",
+        fix="Complete the labels, remove the texts that have none, or leave --label-column out.",
+    )

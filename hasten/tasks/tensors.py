@@ -1,0 +1,62 @@
+"""Vectors without names, such as embeddings, or logits of random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasten.tasks.base import Encoded
+from hasten.tasks.outputs import Outputs
+from hasten.tasks.regression import Regression
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Tensors(Regression):
+    """See the module's docstring."""
+
+    name = "tensors"
+    reads = ("output",)
+    has_labels = False
+    usual_columns = ("embedding",)
+    problem_type = None
+
+    @classmethod
+    def claims(cls, _: Mapping[str, Any]) -> bool:
+        """Never by itself: the user asks for it, or for random weights."""
+        return False
+
+    def values(self, names: Sequence[str], columns: int) -> NDArray[np.float64] | None:
+        """None: a vector has no label."""
+        return None
+
+    def table(self, outputs: Outputs, labels: Sequence[str], encoded: Encoded) -> pa.Table:
+        """The vectors as ``embedding``, lists of equal length."""
+        import pyarrow as pa
+
+        numbers = pa.array(np.ascontiguousarray(outputs.values).ravel())
+        return pa.table({"embedding": pa.FixedSizeListArray.from_arrays(numbers, outputs.width)})
+
+    def answers(
+        self,
+        outputs: Outputs,
+        labels: Sequence[str],
+        encoded: Encoded,
+        top_k: int | None = 1,
+        *,
+        bare: bool = True,
+        function: str | None = None,
+        ranked: bool = True,
+    ) -> list[Any]:
+        """The vectors as lists of float; the other arguments have no meaning."""
+        vectors: list[Any] = outputs.values.tolist()
+        return vectors
+
+
+TASK = Tensors
