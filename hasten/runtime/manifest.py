@@ -42,7 +42,7 @@ class TaskEntry:
     """What the outputs mean: a name from :mod:`hasten.tasks`, and that task's settings."""
 
     name: str
-    settings: Options
+    settings: Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,8 @@ def _upgraded(fields: Mapping[str, Any]) -> dict[str, Any]:
         "hands_on": None,
         "probes": PROBES if PROBES in fields["files"] else None,
     }
-    task = {"name": fields["model"]["task"], "settings": {}}
+    model = fields["model"]
+    task = {"name": model["task"], "settings": model.get("task_settings", {})}
     return {**kept, "task": task, "stages": [stage]}
 
 

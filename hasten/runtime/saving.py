@@ -163,7 +163,7 @@ def _sealed(
             format=manifest.FORMAT,
             hasten=__version__,
             model=model,
-            task=TaskEntry(model.task, {}),
+            task=TaskEntry(model.task, model.task_settings),
             stages=entries,
             parity=tuning.chosen.parity,
             hardware=tuning.hardware,

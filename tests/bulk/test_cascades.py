@@ -70,7 +70,7 @@ def test_texts_that_only_a_later_stage_tells_apart_are_both_run(lab: Lab, tmp_pa
     short = replace(tuning.model, max_length=8)
     cascade = save_cascade(tmp_path / "b", lab, tuning, replace(first, model=short))
     with hasten.load(cascade) as predictor:
-        assert len(np.unique(predictor.stages.first.run(texts), axis=0)) == 1
+        assert len(np.unique(predictor.stages.first.run(texts).outputs.values, axis=0)) == 1
         scores = [answer["score"] for answer in predictor(texts)]
     assert len(set(scores)) > 1
     predict(cascade, write_csv(tmp_path / "a.csv", texts), tmp_path / "out.csv")

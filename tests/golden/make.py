@@ -16,9 +16,10 @@ import numpy as np
 
 from hasten import engines
 from hasten.models import ModelFolder, prepare
-from hasten.records import Candidate, CostTable, HandsOn, Plan, Probes, Strategy
+from hasten.records import Candidate, CostTable, HandsOn, Plan, Strategy
 from hasten.runtime.pipeline import Pipeline, Streams
 from hasten.runtime.predictor import load
+from hasten.runtime.probes import keep
 from hasten.runtime.saving import NewStage, save
 from tests.scripted import Lab
 from tests.tiny import save_tiny, tiny_texts
@@ -45,7 +46,7 @@ def main() -> None:
         first = replace(first, hands_on=HandsOn(below, handed=0, texts=0))
         _save(work, [first, last])
     with load(HERE / "format2") as predictor:
-        outputs = predictor.outputs(ANSWERED)
+        outputs = predictor.outputs(ANSWERED).values
         answers = {"texts": ANSWERED, "outputs": outputs.tolist()}
         answers["by_stage"] = predictor.stats.answered
     (HERE / "format2.json").write_text(json.dumps(answers, indent=1) + "\n", encoding="utf-8")
@@ -61,9 +62,9 @@ def _stage(
     streams = Streams(engine.load(artifact, candidate), 1, model.info)
     pipeline = Pipeline(model.tokenizer(), streams)
     probed = pipeline.run(PROBED, SIMPLE).outputs
-    probes = Probes(PROBED, tuple(map(tuple, probed.tolist())))
+    probes = keep(PROBED, probed)
     plan = Plan(candidate, STRATEGY, TABLE)
-    outputs = pipeline.run(ANSWERED, SIMPLE).outputs
+    outputs = pipeline.run(ANSWERED, SIMPLE).outputs.values
     return NewStage(artifact, model.folder, model.info, plan, probes), outputs
 
 

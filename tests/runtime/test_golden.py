@@ -26,7 +26,7 @@ def test_a_golden_bundle_gives_the_stored_answers(
     stored = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
     assert json.loads((GOLDEN / name / "hasten.json").read_text())["format"] == FORMATS[name]
     with hasten.load(GOLDEN / name) as predictor:
-        outputs = predictor.outputs(stored["texts"])
+        outputs = predictor.outputs(stored["texts"]).values
         assert predictor.stats == Stats(tuple(stored.get("by_stage", [len(stored["texts"])])))
     np.testing.assert_allclose(outputs, stored["outputs"], atol=1e-3)
     assert list(tmp_path.rglob("checked/*"))  # the probes were answered

@@ -45,7 +45,7 @@ def right(lab: Lab, tuning: Tuning, tmp_path_factory: pytest.TempPathFactory) ->
     """The original's outputs for ``TEXTS``."""
     folder = tmp_path_factory.mktemp("exact") / "b"
     with hasten.load(save_bundle(folder, lab, tuning)) as predictor:
-        return predictor.outputs(TEXTS)
+        return predictor.outputs(TEXTS).values
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_a_text_is_answered_by_the_first_stage_that_is_sure(
     second = earlier_stage(tmp_path / "2", lab, tuning, HandsOn(0.2), shift=0.125)
     with hasten.load(save_cascade(tmp_path / "b", lab, tuning, first, second)) as predictor:
         sizes.clear()
-        outputs = predictor.outputs(TEXTS)
+        outputs = predictor.outputs(TEXTS).values
     cheap, middle = shifted(right, 0.25), shifted(right, 0.125)
     to_second = margins(cheap) < 0.5
     to_third = to_second & (margins(middle) < 0.2)
@@ -106,9 +106,9 @@ def test_a_stage_that_is_always_or_never_sure(
     below, later = (-1.0, 0) if always else (1e9, 300)
     first = earlier_stage(tmp_path / "1", lab, tuning, HandsOn(below), shift=0.25)
     with hasten.load(save_cascade(tmp_path / "b", lab, tuning, first)) as predictor:
-        outputs = predictor.outputs(TEXTS)
+        outputs = predictor.outputs(TEXTS).values
         assert predictor.stats == Stats((300 - later, later))
-        assert predictor.outputs([]).shape == (0, 3)
+        assert predictor.outputs([]).values.shape == (0, 3)
     np.testing.assert_allclose(outputs, right if later else shifted(right, 0.25), atol=1e-6)
 
 
@@ -119,7 +119,7 @@ def test_what_is_not_a_number_goes_to_the_next_stage(
     poison = int(tokens.ids[1])
     first = earlier_stage(tmp_path / "1", lab, tuning, HandsOn(-1.0), nan_on=poison)
     with hasten.load(save_cascade(tmp_path / "b", lab, tuning, first)) as predictor:
-        np.testing.assert_allclose(predictor.outputs(TEXTS), right, atol=1e-6)
+        np.testing.assert_allclose(predictor.outputs(TEXTS).values, right, atol=1e-6)
         assert predictor.stats.answered[1] > 0
 
 
