@@ -154,7 +154,7 @@ def refuse_unfit(stages: Sequence[tuple[ModelInfo, HandsOn | None]], where: Path
     for number, (model, _) in enumerate(earlier, 1):
         if told := _unlike(model, last):
             raise BundleError(f"{where}: stage {number} and the last {told}", fix=_TUNE_AGAIN)
-    if earlier and not tasks.get(last.task).decides:
+    if earlier and not tasks.of(last).decides:
         raise BundleError(
             f"{where} has {len(stages)} stages, but the task {last.task} makes no decision that "
             "a stage could be unsure of",
