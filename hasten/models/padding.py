@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hasten import tasks
 from hasten.inputs.tokenization import Tokens
 from hasten.models.folder import ModelFolder
-from hasten.records import ModelInfo
+from hasten.records import ModelInfo, Text
+from hasten.tasks import Outputs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,7 +25,7 @@ _QUANTILES = (0.0, 0.5, 0.9)
 Side = Literal["left", "right"]
 
 
-def padding_notice(reference: ModelFolder, texts: Sequence[str], tolerance: float) -> str | None:
+def padding_notice(reference: ModelFolder, texts: Sequence[Text], tolerance: float) -> str | None:
     """What to say where the original answers a padded text otherwise than the text alone.
 
     Args:
@@ -50,9 +51,9 @@ def padding_notice(reference: ModelFolder, texts: Sequence[str], tolerance: floa
     )
 
 
-def _some(reference: ModelFolder, texts: Sequence[str]) -> Tokens:
+def _some(reference: ModelFolder, texts: Sequence[Text]) -> Tokens:
     """A few texts of different lengths."""
-    tokens = reference.tokenizer().encode(texts[:_MOST_TEXTS])
+    tokens = tasks.of(reference.info).encode(reference.tokenizer(), texts[:_MOST_TEXTS])
     order = np.argsort(tokens.lengths, kind="stable")
     return tokens.select([order[int(share * len(order))] for share in _QUANTILES])
 
@@ -63,20 +64,20 @@ def _largest_move(module: nn.Module, info: ModelInfo, tokens: Tokens, side: Side
     places = range(len(tokens))
     try:
         together = _outputs(module, info, tokens, places)
-        alone = np.concatenate([_outputs(module, info, tokens, [place]) for place in places])
-        return float(np.abs(together - alone).max())
-    # The model's own code, or outputs that are not one row a text: the proof says what is wrong.
+        alone = Outputs.concatenate([_outputs(module, info, tokens, [place]) for place in places])
+        return float(np.abs(together.values - alone.values).max(initial=0.0))
+    # The model's own code, or rows of unequal width or number: the proof says what is wrong.
     except Exception:  # noqa: BLE001
         return math.nan
 
 
-def _outputs(
-    module: nn.Module, info: ModelInfo, tokens: Tokens, places: Sequence[int]
-) -> NDArray[np.float32]:
+def _outputs(module: nn.Module, info: ModelInfo, tokens: Tokens, places: Sequence[int]) -> Outputs:
     import torch
 
-    inputs = [*tokens.pad(places, info.pad_token_id), tokens.token_types(places)]
+    batch = tokens.batch(places)
+    inputs = batch.inputs(info.input_names, info.pad_token_id).values()
     with torch.inference_mode():
-        outputs = module(*map(torch.from_numpy, inputs[: len(info.input_names)]))
-    array: NDArray[np.float32] = outputs.numpy()
-    return array
+        outputs = module(*map(torch.from_numpy, inputs))
+    several = outputs if isinstance(outputs, tuple) else (outputs,)
+    raw = {name: output.numpy() for name, output in zip(info.output_names, several, strict=True)}
+    return tasks.of(info).gather(raw, batch)

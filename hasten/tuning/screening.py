@@ -6,6 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hasten.inputs.corpus import stratified_sample
 from hasten.judging.parity import TENSOR_TOLERANCE, verdict
 from hasten.judging.stats import clopper_pearson_lower
