@@ -173,12 +173,13 @@ def test_no_timed_run_is_the_first_at_a_batch_shape(
     lab = Lab(tmp_path, SCRIPT, texts=130, precisions=("fp32",))
     run, seen = FakeSession.run, set[tuple[FakeSession, tuple[int, ...]]]()
 
-    def slower_at_first(session: FakeSession, ids: Any, *others: Any) -> Any:
+    def slower_at_first(session: FakeSession, inputs: Any) -> Any:
         """An engine with caches: the first call of a session at a shape takes longer."""
+        ids = inputs["input_ids"]
         if (session, ids.shape) not in seen:
             lab.engine.virtual_clock.advance(5e-3)
             seen.add((session, ids.shape))
-        return run(session, ids, *others)
+        return run(session, inputs)
 
     monkeypatch.setattr(FakeSession, "run", slower_at_first)
     timed = main_run(lab.tune())
