@@ -132,7 +132,7 @@ class _Pass:
 
     def hands_on(self) -> NDArray[np.int64]:
         """Which of its texts the next stage answers; not those on which the engine failed."""
-        found = self.outputs()
+        found = self.outputs() if self.stage.stage.hands_on else None
         if found is None:
             return np.empty(0, np.int64)
         outputs, ran = found

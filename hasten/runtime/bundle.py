@@ -102,6 +102,7 @@ def load(folder: Path, *, trust: bool = False, here: Hardware | None = None) -> 
     manifest.verify_files(folder, told.files)
     stages = tuple(_stage(folder, told, entry) for entry in told.stages)
     refuse_unfit([(stage.model, stage.hands_on) for stage in stages], folder)
+    _require_alike(stages, folder)
     now = here or hardware.detect()
     differences = list(hardware.differences(told.hardware, now))
     for stage in stages:
@@ -158,6 +159,17 @@ def refuse_unfit(stages: Sequence[tuple[ModelInfo, HandsOn | None]], where: Path
         raise BundleError(
             f"{where} has {len(stages)} stages, but the task {last.task} makes no decision that "
             "a stage could be unsure of",
+            fix=_TUNE_AGAIN,
+        )
+
+
+def _require_alike(stages: Sequence[Stage], where: Path) -> None:
+    """Answers that point into the text need the same tokens from every stage."""
+    readings = {(stage.tokenizer, stage.max_length) for stage in stages}
+    if len(readings) > 1 and tasks.of(stages[-1].model).needs_spans:
+        raise BundleError(
+            f"{where}: its stages split texts into different tokens, and answers of the task "
+            f"{stages[-1].model.task} point to tokens",
             fix=_TUNE_AGAIN,
         )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from hasten import tasks
 from hasten.engines.fake import Fake
 from hasten.errors import BundleError, EngineError
 from hasten.records import HandsOn, ModelInfo, Plan, Strategy, Tuning
@@ -171,6 +172,18 @@ def test_stages_that_do_not_fit_together_are_refused_before_anything_is_written(
     with pytest.raises(BundleError, match="makes no decision"):
         save_stages(tmp_path / "b", lab, tuning, stages)
     assert not (tmp_path / "b").exists()
+
+
+def test_answers_that_point_to_tokens_need_the_same_tokens_from_every_stage(
+    tmp_path: Path, lab: Lab, tuning: Tuning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_stages(
+        tmp_path / "b", lab, tuning, two_stages(lab, tuning, model=other(tuning, max_length=64))
+    )
+    bundle.load(folder, here=MACHINE)
+    monkeypatch.setattr(type(tasks.get("single_label")), "needs_spans", True)
+    with pytest.raises(BundleError, match="different tokens"):
+        bundle.load(folder, here=MACHINE)
 
 
 def test_a_second_stage_that_is_damaged_or_cannot_run_here_is_refused(
