@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from hasten.errors import ChoiceError, HastenError
+from hasten.inputs.corpus import pair_of
 from hasten.inputs.tokenization import Tokens
 from hasten.records import ModelInfo
 from hasten.tasks import Encoded, Outputs, Task
@@ -79,6 +80,25 @@ def choose(
         names.setdefault(ERROR, ERROR)
     _refuse_taken(names, taken)
     return Naming(names)
+
+
+def require_columns(task: Task, text_column: str, columns: Sequence[str]) -> None:
+    """Refuse one column for a model of pairs, and two for one of texts.
+
+    Raises:
+        ChoiceError: the number of columns is not what the model reads.
+    """
+    named = pair_of(text_column, columns)
+    if task.takes == "pairs" and len(named) == 1:
+        raise ChoiceError(
+            f"the model reads pairs of texts, and {text_column!r} is one column",
+            fix="Name both with a comma between them: --text-column FIRST,SECOND",
+        )
+    if task.takes == "texts" and len(named) == 2:
+        raise ChoiceError(
+            f"the model reads one text at a time, and {text_column!r} names two columns",
+            fix=f"Name one of them: --text-column {named[0]}",
+        )
 
 
 def nothing(model: ModelInfo) -> tuple[Outputs, Sequence[str], Encoded]:

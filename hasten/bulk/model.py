@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from hasten.bulk.columns import Naming
 from hasten.errors import EngineError, HastenError, InputError
-from hasten.inputs.corpus import as_text
+from hasten.inputs.corpus import as_input
 from hasten.inputs.formats import Rows
 from hasten.inputs.tokenization import Tokens
-from hasten.records import Shard, Tally
+from hasten.records import Shard, Tally, Text
 from hasten.runtime.predictor import Predictor
 from hasten.runtime.stages import LoadedStage
 from hasten.tasks import Encoded, Outputs
@@ -67,7 +67,8 @@ class Model:
 
     def prepare(self, shard: Shard, rows: Rows, text_column: str) -> Work:
         """Tokenize and plan a shard; of equal texts one is run."""
-        texts, errors = _texts(rows, text_column)
+        pairs = self.predictor.task.takes == "pairs"
+        texts, errors = _texts(rows, text_column.split(",", 1) if pairs else [text_column])
         tokens = self.encode(0, texts)
         # Equal tokens are equal answers; but what one stage reads alike, another may not.
         kept, copies = _distinct(_token_keys(tokens) if len(self.stages) == 1 else texts)
@@ -313,16 +314,16 @@ class Work:
         return tuple(counts)
 
 
-def _texts(rows: Rows, column: str) -> tuple[list[str], dict[int, HastenError]]:
-    """The texts of the rows that can be read, and what is wrong with the others."""
-    texts: list[str] = []
+def _texts(rows: Rows, columns: Sequence[str]) -> tuple[list[Text], dict[int, HastenError]]:
+    """The texts or pairs of the rows that can be read, and what is wrong with the others."""
+    texts: list[Text] = []
     errors: dict[int, HastenError] = dict(rows.errors)
-    values: Sequence[Any] = rows.column(column)
+    values = zip(*(rows.column(name) for name in columns), strict=True)
     for index, value in enumerate(values):
         if index in errors:
             continue
         try:
-            texts.append(as_text(value, rows.where(index), column))
+            texts.append(as_input(value, rows.where(index), columns))
         except InputError as error:
             errors[index] = error
     return texts, errors

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from hasten import tasks
-from hasten.bulk.columns import Naming, choose
+from hasten.bulk.columns import Naming, choose, require_columns
 from hasten.bulk.model import Answered
 from hasten.bulk.source import Input, schema_of, schema_text
 from hasten.bulk.target import Target
@@ -62,6 +62,7 @@ def decide(bundle: Bundle, given: Input, target: Target, options: PredictOptions
     """
     found = given.columns(options["text_column"])
     task = tasks.of(bundle.model)
+    require_columns(task, found.text_column, found.schema.names)
     record = options["on_error"] == "record"
     most = options["shard_rows"] or _rows_of_a_shard(bundle)
     naming = choose(

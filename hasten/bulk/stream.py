@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from hasten.bulk.columns import choose
+from hasten.bulk.columns import choose, require_columns
 from hasten.bulk.flow import flow
 from hasten.bulk.model import Model
 from hasten.errors import InputError
@@ -64,6 +64,7 @@ def predict(
         if not isinstance(predictor, Predictor):
             predictor = closed.enter_context(load(predictor, trust=trust))
         text = _text_column(head.schema, text_column)
+        require_columns(predictor.task, text, head.column_names)
         info = predictor.bundle.model
         naming = choose(columns, predictor.task, info, head.column_names, record_errors=False)
         model = Model(predictor)

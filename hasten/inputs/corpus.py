@@ -24,7 +24,7 @@ from hasten.inputs.formats import Reader
 from hasten.inputs.formats.base import HEAD_ROWS
 from hasten.inputs.formats.records import decoded
 from hasten.inputs.formats.values import whole
-from hasten.records import LengthProfile, Place
+from hasten.records import LengthProfile, Place, Text
 
 TEXT_COLUMNS = ("text", "texte", "sentence", "content", "review", "comment", "body", "document")
 """Names by which a text column is known without asking, in any mixture of capitals."""
@@ -45,9 +45,9 @@ _WRITE_AGAIN = (
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Texts in the file's order, with one label each if labels were asked for."""
+    """Texts or pairs in the file's order, with one label each if labels were asked for."""
 
-    texts: tuple[str, ...]
+    texts: tuple[Text, ...]
     labels: tuple[str, ...] | None
     source: str
 
@@ -69,8 +69,9 @@ def read(
 
     Args:
         path: the file.
-        text_column: which column holds the texts. Without it: the only one that holds text, or
-            else the only one of those whose name is among :data:`TEXT_COLUMNS`.
+        text_column: which column holds the texts; two with a comma between them for pairs.
+            Without it: the only one that holds text, or else the only one of those whose name is
+            among :data:`TEXT_COLUMNS`.
         label_column: which column holds the labels. Numbers become their decimal notation.
         limit: read the first ``limit`` rows only; the rest of a long file is not looked at.
 
@@ -90,7 +91,7 @@ def read(
             texts, labels = _collect(reader, path, text, label_column, limit)
     except formats.UNREADABLE as error:
         raise unreadable(path, error) from error
-    if not any(text and not text.isspace() for text in texts):
+    if not any("".join(text).strip() for text in texts):
         raise InputError(
             f"{path}: the column {text!r} is blank in every row ({len(texts)} read)",
             fix=f"Columns: {_listed(reader.columns)}. Choose another with --text-column NAME.",
@@ -184,13 +185,14 @@ def stratified_sample(lengths: NDArray[np.int64], n: int, seed: int) -> NDArray[
     return np.sort(order[places]).astype(np.int64)
 
 
-def digest(text: str) -> str:
+def digest(text: Text) -> str:
     """A text's SHA-256, shortened: to know it again without keeping it.
 
     >>> digest("a text")
     '734194ede5b063e6'
     """
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    whole_text = text if isinstance(text, str) else "\0".join(text)
+    return hashlib.sha256(whole_text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def unreadable(path: Path, error: Exception) -> InputError:
@@ -278,12 +280,22 @@ def choose_text_column(
 def _refuse_missing(
     name: str, columns: Sequence[str], option: str, wanted: str | None, likely: Sequence[str]
 ) -> None:
-    if wanted is not None and wanted not in columns:
+    if wanted is not None and not set(pair_of(wanted, columns)) <= set(columns):
         close = difflib.get_close_matches(wanted, columns, n=1)
         raise InputError(
             f"{name} has no column {wanted!r}; it has: {_listed(columns)}",
             fix=f"{option} {shlex.quote(close[0])}" if close else _as_in(option, likely),
         )
+
+
+def pair_of(name: str, columns: Sequence[str]) -> tuple[str, ...]:
+    """The column of that name, or the two that are named with a comma between them.
+
+    >>> pair_of("a,b", ["a", "b"]), pair_of("a,b", ["a,b", "a"])
+    (('a', 'b'), ('a,b',))
+    """
+    first, comma, second = name.partition(",")
+    return (first, second) if comma and name not in columns else (name,)
 
 
 def _as_in(option: str, columns: Sequence[str]) -> str:
@@ -296,33 +308,40 @@ def _listed(columns: Iterable[str]) -> str:
 
 def _collect(
     reader: Reader, path: Path, text: str, label: str | None, limit: int | None
-) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
-    texts: list[str] = []
+) -> tuple[tuple[Text, ...], tuple[str, ...] | None]:
+    texts: list[Text] = []
     labels: list[str] = []
-    for where, values in _rows(reader, (text, label or text), limit):
-        texts.append(as_text(values[0], where, text))
+    names = pair_of(text, reader.columns)
+    for where, values in _rows(reader, names if label is None else (*names, label), limit):
+        texts.append(as_input(values[: len(names)], where, names))
         if label is not None:
-            labels.append(_as_label(values[1], where, label))
+            labels.append(_as_label(values[-1], where, label))
     if not texts:
         raise _no_rows(path)
     return tuple(texts), tuple(labels) if label is not None else None
 
 
 def _rows(
-    reader: Reader, columns: tuple[str, str], limit: int | None
-) -> Iterator[tuple[str, tuple[object, object]]]:
+    reader: Reader, columns: tuple[str, ...], limit: int | None
+) -> Iterator[tuple[str, tuple[object, ...]]]:
     """Where each row is, and its values; the first broken one is raised."""
     left = limit
     while left is None or left > 0:
         taken = reader.take(HEAD_ROWS if left is None else min(left, HEAD_ROWS), None, columns)
         if not len(taken):
             return
-        first, second = (taken.column(name) for name in columns)
-        for index in range(len(taken)):
+        rows = zip(*(taken.column(name) for name in columns), strict=True)
+        for index, values in enumerate(rows):
             if index in taken.errors:
                 raise taken.errors[index]
-            yield taken.where(index), (first[index], second[index])
+            yield taken.where(index), values
         left = None if left is None else left - len(taken)
+
+
+def as_input(values: Sequence[object], where: str, columns: Sequence[str]) -> Text:
+    """Values of the text columns as a text, or as a pair; see :func:`as_text`."""
+    parts = [as_text(v, where, column) for v, column in zip(values, columns, strict=True)]
+    return parts[0] if len(parts) == 1 else (parts[0], parts[1])
 
 
 def as_text(value: object, where: str, column: str) -> str:

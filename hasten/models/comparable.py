@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hasten.errors import ChoiceError, ModelError
 from hasten.models.folder import ModelFolder
-from hasten.records import LengthProfile, ModelInfo
+from hasten.records import LengthProfile, ModelInfo, Text
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -34,7 +34,7 @@ class _Piece:
 
 
 def require_comparable(
-    original: ModelFolder, student: ModelFolder, texts: Sequence[str], profile: LengthProfile
+    original: ModelFolder, student: ModelFolder, texts: Sequence[Text], profile: LengthProfile
 ) -> None:
     """Refuse a pair of models whose answers mean different things, before anything is measured.
 
@@ -66,7 +66,7 @@ def require_comparable(
 
 def _require_same_answers(original: ModelInfo, student: ModelInfo) -> None:
     ours, theirs = _called(original, student)
-    if original.task != student.task:
+    if original.task != student.task or original.task_settings != student.task_settings:
         raise ModelError(
             "a student can only be compared with a model of the same task: "
             f"{ours} is {original.task}, {theirs} {student.task}",
@@ -115,12 +115,15 @@ def _require_same_window(original: ModelInfo, student: ModelInfo, profile: Lengt
         )
 
 
-def _require_same_tokens(original: ModelFolder, student: ModelFolder, texts: Sequence[str]) -> None:
+def _require_same_tokens(
+    original: ModelFolder, student: ModelFolder, texts: Sequence[Text]
+) -> None:
     files = [reference.folder / "tokenizer.json" for reference in (original, student)]
     if files[0].read_bytes() == files[1].read_bytes():
         return
     longest = _CHARACTERS_PER_TOKEN * original.info.max_length
-    heads = [text[:longest] for text in texts]
+    parts = chain.from_iterable((text,) if isinstance(text, str) else text for text in texts)
+    heads = [part[:longest] for part in parts]
     names = _called(original.info, student.info)
     tokenizers = [_unlimited(file) for file in files]
     has_fewer = _is_part(*tokenizers)

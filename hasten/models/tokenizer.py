@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hasten import tasks
 from hasten.errors import ModelError
 from hasten.inputs.tokenization import TextTokenizer
 from hasten.models.folder import TOKENIZER_FILES, ModelFolder, storing, write_json
 from hasten.models.module import quiet
+from hasten.records import Text
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -297,18 +299,13 @@ def _check_settings(path: Path) -> None:
         raise ModelError(f"{path.name} of the tokenizer is damaged: it holds no JSON object")
 
 
-def differing_texts(folder: Path, texts: Sequence[str], max_length: int) -> list[int]:
-    """Indices of the texts of which the user's own tokenizer.json, taken alone, gives other ids.
-
-    Args:
-        folder: a prepared one.
-        texts: the user's.
-        max_length: the most tokens that the model takes.
-    """
+def differing_texts(reference: ModelFolder, texts: Sequence[Text]) -> list[int]:
+    """Indices of the texts of which the user's own tokenizer.json, taken alone, gives other ids."""
+    folder, info = reference.folder, reference.info
     if not (folder / AS_FOUND).exists():
         return []
     found, stored = (
-        TextTokenizer.load(folder / name, max_length).encode(texts)
+        tasks.of(info).encode(TextTokenizer.load(folder / name, info.max_length), texts)
         for name in (AS_FOUND, TOKENIZER_FILES[0])
     )
     ours, theirs = (np.split(tokens.ids, tokens.offsets[1:-1]) for tokens in (found, stored))
@@ -316,15 +313,16 @@ def differing_texts(folder: Path, texts: Sequence[str], max_length: int) -> list
     return [index for index, (one, other) in pairs if not np.array_equal(one, other)]
 
 
-def reading_notice(reference: ModelFolder, texts: Sequence[str]) -> str | None:
+def reading_notice(reference: ModelFolder, texts: Sequence[Text]) -> str | None:
     """What to say where the folder's tokenizer.json, taken alone, reads some texts otherwise."""
     folder = reference.folder
-    differing = differing_texts(folder, texts, reference.info.max_length)
+    differing = differing_texts(reference, texts)
     if not differing:
         return None
     found, stored = (_reading(_opened(folder / name)) for name in (AS_FOUND, TOKENIZER_FILES[0]))
     parts = [p for p, one, other in zip(_READING, found, stored, strict=True) if one != other]
-    example = " ".join(texts[differing[0]].split())[:_EXCERPT]
+    first = texts[differing[0]]
+    example = " ".join((first if isinstance(first, str) else " ".join(first)).split())[:_EXCERPT]
     return (
         f"{len(differing):,} of {len(texts):,} texts get other token ids from the folder's "
         f"tokenizer.json alone than from transformers, which also applies tokenizer_config.json "

@@ -11,6 +11,7 @@ import numpy as np
 
 from hasten.errors import ChoiceError, InputError
 from hasten.inputs.tokenization import Tokens
+from hasten.records import Text
 
 READ_AHEAD = 256
 NO_TRUNCATION = (False, None, "do_not_truncate")
@@ -54,26 +55,36 @@ def refuse_unknown(unknown: Collection[str], call: Callable[..., object]) -> Non
         )
 
 
-def as_text(item: object, place: int | None = None) -> str:
-    """A text, or that of ``{"text": ...}``.
+def as_text(item: object, place: int | None = None, *, pairs: bool = False) -> Text:
+    """A text, or that of ``{"text": ...}``; with ``pairs`` a tuple of two texts.
 
     Raises:
-        InputError: it is something else, or one of a pair of texts.
+        InputError: it is something else, or not what the model reads.
     """
     where = "the text" if place is None else f"text {place}"
+    first, second = item, None
     if isinstance(item, Mapping):
-        if item.get("text_pair") is not None:
+        first, second = item.get("text"), item.get("text_pair")
+    elif pairs and isinstance(item, list | tuple) and len(item) == 2:
+        first, second = item
+    if pairs:
+        if not isinstance(first, str) or not isinstance(second, str):
             raise InputError(
-                f"{where} has a text_pair, and pairs of texts are not supported yet",
-                fix="Run models of pairs with transformers.pipeline.",
+                f"{where} is not a pair of str, which this model reads",
+                fix="Give tuples of two str, or dicts with 'text' and 'text_pair'.",
             )
-        item = item.get("text")
-    if not isinstance(item, str):
-        raise InputError(f"{where} is {type(item).__name__}, not str", fix=_TAKEN)
-    return item
+        return first, second
+    if second is not None:
+        raise InputError(
+            f"{where} is a pair, and this model reads one text at a time",
+            fix="Give each text by itself.",
+        )
+    if not isinstance(first, str):
+        raise InputError(f"{where} is {type(first).__name__}, not str", fix=_TAKEN)
+    return first
 
 
-def listed(texts: object) -> list[str] | None:
+def listed(texts: object, *, pairs: bool = False) -> list[Text] | None:
     """The texts of a sequence, array or series; None for what has to be read step by step.
 
     Raises:
@@ -82,11 +93,11 @@ def listed(texts: object) -> list[str] | None:
     if hasattr(texts, "tolist") and not hasattr(texts, "__next__"):
         texts = texts.tolist()
     if isinstance(texts, Sequence) and not isinstance(texts, str | bytes):
-        return [as_text(item, place) for place, item in enumerate(texts)]
+        return [as_text(item, place, pairs=pairs) for place, item in enumerate(texts)]
     return None
 
 
-def streamed(texts: object) -> Iterator[str]:
+def streamed(texts: object, *, pairs: bool = False) -> Iterator[Text]:
     """The texts of a generator, an iterator or a dataset, read one at a time.
 
     Raises:
@@ -101,11 +112,11 @@ def streamed(texts: object) -> Iterator[str]:
         source = (items[place] for place in range(len(items)))  # a torch Dataset
     else:
         raise InputError(f"texts are {type(texts).__name__}", fix=_TAKEN)
-    return (as_text(item, place) for place, item in enumerate(source))
+    return (as_text(item, place, pairs=pairs) for place, item in enumerate(source))
 
 
 def answered(
-    texts: Iterator[str], answers: Callable[[Sequence[str]], list[Any]], read_ahead: int | None
+    texts: Iterator[Text], answers: Callable[[Sequence[Text]], list[Any]], read_ahead: int | None
 ) -> Iterator[Any]:
     """Answer texts as they are read, ``read_ahead`` of them at a time.
 

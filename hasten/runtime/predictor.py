@@ -74,7 +74,8 @@ class Predictor:
         """Answer one text or many, with the arguments of the text-classification pipeline.
 
         Args:
-            texts: a text, or ``{"text": ...}``; a sequence, an array or a series of either; or a
+            texts: a text, or ``{"text": ...}``; of a model of pairs a tuple of two texts, or
+                ``{"text": ..., "text_pair": ...}``; a sequence, an array or a series of these; or a
                 generator, an iterator or a dataset, which are read as their answers are.
             top_k: how many labels to return, best first; None for all. Without it, the best
                 label alone, not wrapped in a list.
@@ -126,15 +127,16 @@ class Predictor:
                 )
             ]
 
-        if isinstance(texts, str | Mapping):
-            (answer,) = answers([arguments.as_text(texts)])
+        pairs = self.task.takes == "pairs"
+        if isinstance(texts, str | Mapping) or (pairs and isinstance(texts, tuple)):
+            (answer,) = answers([arguments.as_text(texts, pairs=pairs)])
             # The pipeline's own shapes: it wraps the answer to a plain text alone.
             wrapped = isinstance(texts, str) and alone
             return [answer] if wrapped else answer
-        given = arguments.listed(texts)
+        given = arguments.listed(texts, pairs=pairs)
         if given is not None:
             return answers(given)
-        return arguments.answered(arguments.streamed(texts), answers, batch_size)
+        return arguments.answered(arguments.streamed(texts, pairs=pairs), answers, batch_size)
 
     def table(self, texts: Sequence[Text] | pa.Array | pa.ChunkedArray) -> pa.Table:
         """Answer texts as Arrow columns, for data frames and databases.
@@ -157,12 +159,19 @@ class Predictor:
         labels = self.bundle.model.labels
         return pa.concat_tables(
             self.task.table(outputs, labels, encoded)
-            for encoded, outputs in self._runs(_listed(texts))
+            for encoded, outputs in self._runs(self._listed(texts))
         )
 
     def outputs(self, texts: Sequence[Text]) -> Outputs:
         """The model's raw outputs, in the input's order: their ``values`` are float32 [rows, k]."""
-        return Outputs.concatenate([outputs for _, outputs in self._runs(_listed(texts))])
+        return Outputs.concatenate([outputs for _, outputs in self._runs(self._listed(texts))])
+
+    def _listed(self, texts: object) -> Sequence[Text]:
+        pairs = self.task.takes == "pairs"
+        given = None if isinstance(texts, str) else arguments.listed(texts, pairs=pairs)
+        if given is None:
+            raise InputError(f"texts must be a sequence of str, not {type(texts).__name__}")
+        return given
 
     def _runs(
         self,
@@ -209,13 +218,6 @@ class Predictor:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-def _listed(texts: object) -> Sequence[Text]:
-    given = None if isinstance(texts, str) else arguments.listed(texts)
-    if given is None:
-        raise InputError(f"texts must be a sequence of str, not {type(texts).__name__}")
-    return given
 
 
 def load(folder: str | PathLike[str], *, trust: bool = False) -> Predictor:

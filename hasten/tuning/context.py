@@ -22,6 +22,7 @@ from hasten.records import (
     ModelInfo,
     Progress,
     Settings,
+    Text,
 )
 from hasten.storage.journal import Journal
 from hasten.tasks import Task
@@ -121,7 +122,7 @@ class Context:
     info: ModelInfo
     task: Task
     reference: Path
-    texts: tuple[str, ...]
+    texts: tuple[Text, ...]
     gold: tuple[str, ...] | None
     lengths: NDArray[np.int64]
     profile: LengthProfile
@@ -133,10 +134,10 @@ class Context:
     calibration_lengths: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     student: Subject | None = None
     taught_texts: int = 0
-    first_look: tuple[str, ...] = ()
+    first_look: tuple[Text, ...] = ()
 
     @property
-    def all_texts(self) -> tuple[str, ...]:
+    def all_texts(self) -> tuple[Text, ...]:
         """What workers hold, and what messages count: the judged texts, then the first look's."""
         return self.texts + self.first_look
 

@@ -44,7 +44,7 @@ from hasten.models import (
     require_comparable,
 )
 from hasten.options.choices import FEWEST_CALIBRATION
-from hasten.records import Briefing, Event, LengthProfile, ModelInfo, Settings
+from hasten.records import Briefing, Event, LengthProfile, ModelInfo, Settings, Text
 from hasten.runtime import probes
 from hasten.storage.journal import Journal
 from hasten.tuning import candidates
@@ -98,11 +98,11 @@ class Texts:
     ``taught`` is how many there were, copies included, that a student was made with.
     """
 
-    texts: tuple[str, ...]
+    texts: tuple[Text, ...]
     gold: tuple[str, ...] | None
     tokens: Tokens
     profile: LengthProfile
-    calibration: tuple[str, ...] = ()
+    calibration: tuple[Text, ...] = ()
     calibration_lengths: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     taught: int = 0
 
@@ -122,7 +122,7 @@ class Job:
     """
 
     source: Source
-    texts: Sequence[str]
+    texts: Sequence[Text]
     labels: Sequence[str] | None
     settings: Settings
     report: Callable[[Event], None]
@@ -268,7 +268,7 @@ def require_tune_extra() -> None:
 
 def choose_texts(
     reference: ModelFolder,
-    texts: Sequence[str],
+    texts: Sequence[Text],
     labels: Sequence[str] | None,
     settings: Settings,
     taught: Set[str] = frozenset(),
@@ -284,12 +284,14 @@ def choose_texts(
         raise InputError("texts is empty", fix="Give texts of the kind the model will see.")
     if labels is not None and len(labels) != len(texts):
         raise InputError(f"there are {len(texts)} texts and {len(labels)} labels")
+    task = tasks.of(reference.info)
+    _require_kind(task, texts)
     rng = np.random.default_rng(settings.seed)
     known = np.arange(len(texts), dtype=np.int64)
     if len(texts) > _MOST_PROFILED:
         known = np.sort(rng.choice(len(texts), _MOST_PROFILED, replace=False))
     tokenizer = reference.tokenizer(settings.threads)
-    tokens = tasks.of(reference.info).encode(tokenizer, [texts[int(index)] for index in known])
+    tokens = task.encode(tokenizer, [texts[int(index)] for index in known])
     looked_at = [texts[int(index)] for index in known]
     seen = np.array([bool(taught) and digest(text) in taught for text in looked_at], np.bool_)
     if seen.all():
@@ -315,6 +317,21 @@ def choose_texts(
     )
 
 
+def _require_kind(task: tasks.Task, texts: Sequence[Text]) -> None:
+    """Refuse single texts for a model of pairs, and pairs for one of texts."""
+    pairs = not isinstance(texts[0], str)
+    if pairs and task.takes == "texts":
+        raise InputError(
+            f"a {task.name} model reads one text at a time, and these are pairs",
+            fix="Give one column: --text-column NAME.",
+        )
+    if not pairs and task.takes == "pairs":
+        raise InputError(
+            f"a {task.name} model reads pairs of texts, and these are single ones",
+            fix="Name both columns, as in --text-column FIRST,SECOND, or give tuples of two str.",
+        )
+
+
 def _gold(label: object) -> str:
     """A label as the task reads it.
 
@@ -331,7 +348,7 @@ def _gold(label: object) -> str:
 
 
 def _held_apart(
-    texts: Sequence[str],
+    texts: Sequence[Text],
     lengths: NDArray[np.int64],
     settings: Settings,
     seen: NDArray[np.bool_],
@@ -368,7 +385,7 @@ def _held_apart(
     return apart, rest
 
 
-def _first_look(chosen: Texts, seed: int) -> tuple[str, ...]:
+def _first_look(chosen: Texts, seed: int) -> tuple[Text, ...]:
     """Calibration texts, of all lengths, on which candidates are looked at before the proof."""
     if not chosen.calibration:
         return ()
