@@ -169,3 +169,55 @@ def test_a_damaged_file_is_refused_by_name(tmp_path, content):
         path.write_text(content)
     with pytest.raises(ModelError, match=r"tokenizer\.json"):
         TextTokenizer.load(path, 8)
+
+
+def test_pairs_are_read_as_transformers_reads_them(tmp_path, file):
+    from transformers import AutoTokenizer
+
+    pairs = list(zip(tiny_texts(20), tiny_texts(20, seed=4), strict=True))
+    pairs += [("ba " * 70, "ke " * 20), ("ba", "ke " * 200), ("", "")]
+    tokens = TextTokenizer.load(file, 64).encode(pairs, pairs=True)
+    theirs = AutoTokenizer.from_pretrained(file.parent)(
+        *map(list, zip(*pairs, strict=True)), truncation="longest_first", max_length=64
+    )
+    for index in range(len(pairs)):
+        begin, end = tokens.offsets[index : index + 2]
+        assert tokens.ids[begin:end].tolist() == theirs["input_ids"][index]
+        assert tokens.types[begin:end].tolist() == theirs["token_type_ids"][index]
+    assert tokens.truncated.tolist() == [length == 64 for length in tokens.lengths]
+
+
+@pytest.mark.parametrize("threads", [None, 1])
+def test_spans_say_where_each_token_stands_in_its_text(file, threads):
+    texts = ["ba  ke", "", "Ké ba", "ba " * 40]
+    tokens = TextTokenizer.load(file, 16, threads).encode(texts, spans=True)
+    assert tokens.spans.shape == (len(tokens.ids), 2)
+    shown = tokens.select([2, 0])
+    own = [shown.spans[shown.offsets[i] : shown.offsets[i + 1]] for i in range(2)]
+    special = [shown.special[shown.offsets[i] : shown.offsets[i + 1]] for i in range(2)]
+    words = [
+        [texts[index][begin:end] for begin, end in spans[~skipped]]
+        for index, spans, skipped in zip((2, 0), own, special, strict=True)
+    ]
+    assert words[1] == ["ba", "ke"]
+    assert "".join(words[0]) == "Kéba"
+    assert tokens.special[:1].all()
+    assert (tokens.spans[tokens.special] == 0).all()
+
+
+def test_a_text_is_no_pair_and_a_pair_no_text(file):
+    tokenizer = TextTokenizer.load(file, 16)
+    with pytest.raises(InputError, match="text 1 is tuple, not str"):
+        tokenizer.encode(["a", ("a", "b")])
+    with pytest.raises(InputError, match="text 0 is str, not a pair"):
+        tokenizer.encode(["ab"], pairs=True)
+
+
+def test_tokens_put_together_are_all_texts(file):
+    tokenizer = TextTokenizer.load(file, 16)
+    texts = tiny_texts(9)
+    parts = [tokenizer.encode(texts[:4], spans=True), tokenizer.encode(texts[4:], spans=True)]
+    whole, expected = Tokens.concatenate(parts), tokenizer.encode(texts, spans=True)
+    for name in ("ids", "offsets", "truncated", "spans", "special"):
+        np.testing.assert_array_equal(getattr(whole, name), getattr(expected, name))
+    assert whole.types is None
