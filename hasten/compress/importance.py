@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasten.compress import blocks
+from hasten.compress.objective import rows
 from hasten.models.heads import Attention
 from hasten.tasks import Objective
 
@@ -76,15 +77,16 @@ def _effects(
         hooks = [layer.register_forward_pre_hook(_keeping(seen)) for layer in layers]
         try:
             with torch.enable_grad():
-                logits = model(**inputs).logits
+                logits = rows(model(**inputs).logits, inputs["attention_mask"])
                 gradients = torch.autograd.grad(_surprise(objective, logits), seen)
         finally:
             for hook in hooks:
                 hook.remove()
-        texts += len(logits)
+        batch = len(inputs["input_ids"])
+        texts += batch
         for index, (units, gradient) in enumerate(zip(seen, gradients, strict=True)):
             effect = (units * gradient).flatten(1, -2).sum(1)
-            effect = effect.reshape(len(logits), -1, together).sum(2).abs().sum(0)
+            effect = effect.reshape(batch, -1, together).sum(2).abs().sum(0)
             sums[index] = sums[index] + effect.detach().double().numpy()
     return np.stack(sums) / max(texts, 1)
 
@@ -101,7 +103,7 @@ def _keeping(seen: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], tu
 
 
 def _surprise(objective: Objective, logits: Tensor) -> Tensor:
-    """Summed over the texts: minus the logarithm of what the model gives to its own answer."""
+    """Summed over the rows: minus the logarithm of what the model gives to its own answer."""
     from torch.nn import functional
 
     if objective == "softmax":

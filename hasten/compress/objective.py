@@ -37,7 +37,8 @@ def loss(lesson: Lesson, student: nn.Module, inputs: dict[str, Tensor]) -> tuple
         with torch.no_grad():
             truth: Any = lesson.original(**inputs, output_hidden_states=True)
     outputs.logits = outputs.logits.float()
-    total = _divergence(lesson.objective, outputs.logits, truth.logits.float())
+    given, wanted = (rows(each, mask) for each in (outputs.logits, truth.logits.float()))
+    total = _divergence(lesson.objective, given, wanted)
     tokens = mask[:, :, None]
     for own, index in zip(outputs.hidden_states[1:], lesson.layers, strict=True):
         other = truth.hidden_states[index + 1].float().masked_select(tokens)
@@ -48,6 +49,11 @@ def loss(lesson: Lesson, student: nn.Module, inputs: dict[str, Tensor]) -> tuple
     if gold is not None:
         total = total + functional.cross_entropy(outputs.logits, gold)
     return total, outputs
+
+
+def rows(logits: Tensor, mask: Tensor) -> Tensor:
+    """Of [batch, k] all rows; of [batch, length, k] those under the mask: float [rows, k]."""
+    return logits if logits.ndim == 2 else logits[mask.bool()]
 
 
 def _watch_relations(
@@ -63,7 +69,7 @@ def _watch_relations(
 
 
 def _divergence(objective: Objective, logits: Tensor, truth: Tensor) -> Tensor:
-    """Of the answers, softened, averaged over the texts; of numbers, the squared distance."""
+    """Of the answers, softened, averaged over the rows; of numbers, the squared distance."""
     import torch
     from torch.nn import functional
 

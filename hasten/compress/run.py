@@ -398,7 +398,11 @@ def _gold(
             fix="Leave --label-column out: the original's answers suffice for training.",
         )
     right = task.gold([corpus.label_text(label) or "" for label in labels], reference.info.labels)
-    assert right is not None  # of this task there always are
+    if right is None:
+        raise ChoiceError(
+            f"a {task.name} model has no labels to train on",
+            fix="Leave --label-column out: the original's answers suffice for training.",
+        )
     by_text = dict(zip(texts, right.tolist(), strict=True))
     return [by_text[text] for text in taught]
 

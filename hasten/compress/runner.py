@@ -10,11 +10,13 @@ import numpy as np
 
 from hasten import tasks
 from hasten.compress.lesson import Look
-from hasten.inputs.tokenization import Batch, Tokens
+from hasten.engines.base import Inputs, Raw, Session
+from hasten.inputs.tokenization import Tokens
 from hasten.judging.parity import compare
 from hasten.models import ModelFolder
 from hasten.records import Parity, Strategy, Text
 from hasten.runtime.batching import plan
+from hasten.runtime.pipeline import Streams
 from hasten.tasks import Outputs
 
 if TYPE_CHECKING:
@@ -33,6 +35,20 @@ class Lot:
     texts: tuple[str, ...]
     tokens: Tokens
     truth: Outputs
+
+
+class _InMemory(Session):
+    """A model of transformers' that is being trained, as the runtime runs models."""
+
+    def __init__(self, model: Any, output_names: Sequence[str]) -> None:
+        self._model, self._output_names = model, output_names
+
+    def run(self, inputs: Inputs) -> Raw:
+        import torch
+
+        with torch.inference_mode():
+            outputs = self._model(**{n: torch.from_numpy(a) for n, a in inputs.items()})
+        return {name: outputs[name].numpy() for name in self._output_names}
 
 
 class Runner:
@@ -61,31 +77,22 @@ class Runner:
 
     def batches(self, tokens: Tokens) -> Iterator[dict[str, Any]]:
         """The model's inputs, a few texts at a time."""
-        for begin in range(0, len(tokens), 16):
-            yield self._inputs(tokens.batch(range(begin, min(begin + 16, len(tokens)))))
-
-    def _inputs(self, batch: Batch) -> dict[str, Any]:
         import torch
 
-        inputs = batch.inputs(self._info.input_names, self._info.pad_token_id)
-        return {name: torch.from_numpy(array) for name, array in inputs.items()}
+        names, pad = self._info.input_names, self._info.pad_token_id
+        for begin in range(0, len(tokens), 16):
+            batch = tokens.batch(range(begin, min(begin + 16, len(tokens))))
+            inputs = batch.inputs(names, pad)
+            yield {name: torch.from_numpy(array) for name, array in inputs.items()}
 
     def outputs(self, model: Any, tokens: Tokens) -> Outputs:
         """What the model gives; it is as it was afterwards."""
-        import torch
-
         training = model.training
         model.eval()
-        parts: list[Outputs] = []
-        order = plan(tokens.lengths, _RUN)
-        with torch.inference_mode():
-            for indices in order:
-                batch = tokens.batch(indices)
-                raw = model(**self._inputs(batch))
-                arrays = {name: raw[name].numpy() for name in self.task.reads}
-                parts.append(self.task.gather(arrays, batch))
+        streams = Streams(_InMemory(model, self.task.reads), 1, self._info)
+        outputs, _ = streams.run(tokens, plan(tokens.lengths, _RUN))
         model.train(training)
-        return Outputs.concatenate(parts).select(np.argsort(np.concatenate(order)))
+        return outputs
 
     def look(self, watch: Lot, student: Any) -> Look:
         """How far the student has come; where nothing is decided, closeness is all there is."""

@@ -130,8 +130,8 @@ class Predictor:
         pairs = self.task.takes == "pairs"
         if isinstance(texts, str | Mapping) or (pairs and isinstance(texts, tuple)):
             (answer,) = answers([arguments.as_text(texts, pairs=pairs)])
-            # The pipeline's own shapes: it wraps the answer to a plain text alone.
-            wrapped = isinstance(texts, str) and alone
+            # The pipeline's own shapes: of the tasks that do, the answer to a plain text alone.
+            wrapped = isinstance(texts, str) and alone and self.task.wraps_single
             return [answer] if wrapped else answer
         given = arguments.listed(texts, pairs=pairs)
         if given is not None:

@@ -27,6 +27,8 @@ class LabelScore(TypedDict):
 class Labelled(Task):
     """A task that gives one row a text, and a score for each label."""
 
+    wraps_single = True
+
     def answers(
         self,
         outputs: Outputs,

@@ -76,6 +76,9 @@ class Task(ABC):
     problem_type: ClassVar[str | None] = None
     """What ``config.json`` says of such a model under this name, if anything."""
 
+    wraps_single: ClassVar[bool] = False
+    """Whether ``transformers.pipeline`` puts the answer to a plain text into a list."""
+
     objective: ClassVar[Objective] = "squared"
     """What a student of such a model is trained on."""
 

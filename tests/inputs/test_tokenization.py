@@ -189,7 +189,7 @@ def test_pairs_are_read_as_transformers_reads_them(tmp_path, file):
 
 @pytest.mark.parametrize("threads", [None, 1])
 def test_spans_say_where_each_token_stands_in_its_text(file, threads):
-    texts = ["ba  ke", "", "Ké ba", "ba " * 40]
+    texts = ["bab  kek", "", "Ké ba", "bab " * 40]
     tokens = TextTokenizer.load(file, 16, threads).encode(texts, spans=True)
     assert tokens.spans.shape == (len(tokens.ids), 2)
     shown = tokens.select([2, 0])
@@ -199,7 +199,7 @@ def test_spans_say_where_each_token_stands_in_its_text(file, threads):
         [texts[index][begin:end] for begin, end in spans[~skipped]]
         for index, spans, skipped in zip((2, 0), own, special, strict=True)
     ]
-    assert words[1] == ["ba", "ke"]
+    assert words[1] == ["bab", "kek"]
     assert "".join(words[0]) == "Kéba"
     assert tokens.special[:1].all()
     assert (tokens.spans[tokens.special] == 0).all()

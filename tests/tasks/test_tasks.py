@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -285,3 +286,18 @@ def test_gold_labels_of_data_frames_and_json(
     name: str, labels: tuple[str, ...], column: int
 ) -> None:
     assert tasks.get("single_label").gold([name], labels).tolist() == [column]
+
+
+def test_nothing_outside_knows_a_tasks_name() -> None:
+    """The server's protocols may: which operations a model has is theirs to say."""
+    package = Path(tasks.__file__).parents[1]
+    names = [f'"{name}"' for name in tasks.names()]
+    files = [path for path in package.rglob("*.py") if "tasks" not in path.parts[-2:]]
+    naming = {
+        f"{path.relative_to(package)}:{number}"
+        for path in files
+        if "protocols" not in path.parts
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if any(name in line for name in names) and ">>>" not in line
+    }
+    assert not naming

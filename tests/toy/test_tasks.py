@@ -74,6 +74,7 @@ def test_its_answers_point_into_the_text(tagger: Any) -> None:
         together = tag(TEXTS)
         alone = [tag([text])[0] for text in TEXTS]
         outputs = tag.outputs(TEXTS)
+        assert tag(TEXTS[0]) == tag({"text": TEXTS[0]}) == together[0]
     assert together == alone
     for text, found in zip(TEXTS, together, strict=True):
         assert all(text[one["start"] : one["end"]] == one["word"] for one in found)
