@@ -78,7 +78,7 @@ def test_its_answers_point_into_the_text(tagger: Any) -> None:
     assert together == alone
     for text, found in zip(TEXTS, together, strict=True):
         assert all(text[one["start"] : one["end"]] == one["word"] for one in found)
-    assert sum(map(len, together)) > 100
+    assert sum(map(len, together)) > 40
     # One row for each token of the text, and none for those that the tokenizer adds.
     assert len(outputs) == len(TEXTS)
     assert (outputs.counts >= [len(text.split()) for text in TEXTS]).all()
