@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 from hasten.errors import EngineError, HastenError, StorageError
 from hasten.hardware import missing_instructions
 from hasten.records import Candidate, Hardware
+from hasten.tasks import Task
 
 # OpenVINO begins with its own source files, a line for each.
 _WHERE = ("Exception from src/", "Check '", "FrontEnd API failed with")
@@ -159,23 +160,24 @@ def first_line(error: BaseException) -> str:
     return ": ".join(filter(None, (type(error).__name__, next(telling, ""))))
 
 
-def with_optimum(module: str, prefix: str, folder: Path, options: str) -> str:
-    """Python that makes a pipeline of an exported classifier with Optimum.
+def with_optimum(task: Task, module: str, prefix: str, folder: Path, options: str) -> str:
+    """Python that makes a pipeline of an exported model with Optimum.
 
     Args:
+        task: the model's, which has a pipeline.
         module: the package that has the classes, such as ``optimum.onnxruntime``.
         prefix: how their names begin, such as ``ORT``.
         folder: the artifact, with ``config.json`` and the tokenizer.
         options: further arguments of ``from_pretrained``, in Python, beginning with a comma.
     """
-    name = f"{prefix}ModelForSequenceClassification"
+    name = task.model_class.replace("Auto", prefix)
     return (
         f"from {module} import {name}\n"
         "from transformers import AutoTokenizer, pipeline\n\n"
         f"folder = {str(folder)!r}\n"
         f"model = {name}.from_pretrained(folder{options})\n"
         "tokenizer = AutoTokenizer.from_pretrained(folder)\n"
-        'classify = pipeline("text-classification", model=model, tokenizer=tokenizer)'
+        f'answer = pipeline("{task.pipeline}", model=model, tokenizer=tokenizer)'
     )
 
 

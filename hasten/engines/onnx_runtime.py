@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hasten import tasks
 from hasten.engines._border import Pool, foreign_errors, shape_of, why_not, with_optimum
 from hasten.engines.base import Engine, Inputs, Options, Raw, Session
 from hasten.errors import EngineError
@@ -165,9 +166,10 @@ class OnnxRuntime(Engine):
 
     def usage(self, folder: Path, reference: ModelFolder, candidate: Candidate) -> str:
         provider = f"{candidate.device.upper()}ExecutionProvider"
-        if reference.is_classifier:
+        task = tasks.of(reference.info)
+        if reference.kind == "huggingface" and task.pipeline:
             chosen = f', provider="{provider}"'
-            return with_optimum("optimum.onnxruntime", "ORT", folder, chosen)
+            return with_optimum(task, "optimum.onnxruntime", "ORT", folder, chosen)
         return (
             "import onnxruntime\n\n"
             f"path = {str(folder / _MODEL)!r}\n"

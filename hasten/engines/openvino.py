@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hasten import tasks
 from hasten.engines._border import Pool, foreign_errors, shape_of, why_not, with_optimum
 from hasten.engines.base import Engine, Inputs, Options, Raw, Session
 from hasten.hardware import missing_instructions
@@ -143,8 +144,10 @@ class OpenVino(Engine):
 
     def usage(self, folder: Path, reference: ModelFolder, candidate: Candidate) -> str:
         settings = f'{{"INFERENCE_PRECISION_HINT": "{_hint(candidate)}"}}'
-        if reference.is_classifier:
-            return with_optimum("optimum.intel", "OV", folder, f", ov_config={settings}")
+        task = tasks.of(reference.info)
+        if reference.kind == "huggingface" and task.pipeline:
+            options = f", ov_config={settings}"
+            return with_optimum(task, "optimum.intel", "OV", folder, options)
         return (
             "import openvino\n\n"
             f"path, settings = {str(folder / _MODEL)!r}, {settings}\n"

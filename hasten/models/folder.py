@@ -67,11 +67,6 @@ class ModelFolder:
         return load_module(self.folder / "module", self.info, attention)
 
     @property
-    def is_classifier(self) -> bool:
-        """Whether transformers, and what builds on it, reads ``config.json`` as a classifier's."""
-        return self.kind == "huggingface" and tasks.of(self.info).has_labels
-
-    @property
     def trained_ranges(self) -> Path:
         """Where the int8 model is that came with the original, if one did."""
         return self.folder / TRAINED_RANGES

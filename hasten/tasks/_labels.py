@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ class Labelled(Task):
     """A task that gives one row a text, and a score for each label."""
 
     wraps_single = True
+    pipeline: ClassVar[str | None] = "text-classification"
 
     def answers(
         self,

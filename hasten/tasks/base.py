@@ -73,6 +73,9 @@ class Task(ABC):
     model_class: ClassVar[str] = "AutoModelForSequenceClassification"
     """The class of ``transformers`` that loads such a model."""
 
+    pipeline: ClassVar[str | None] = None
+    """What ``transformers.pipeline`` calls such a model's answers, if it gives the same."""
+
     problem_type: ClassVar[str | None] = None
     """What ``config.json`` says of such a model under this name, if anything."""
 

@@ -25,7 +25,7 @@ class Tensors(Regression):
     reads = ("output",)
     has_labels = False
     usual_columns = ("embedding",)
-    problem_type = None
+    pipeline = problem_type = None
 
     @classmethod
     def claims(cls, _: Mapping[str, Any]) -> bool:
