@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasten.judging.stats import binomial_cdf, clopper_pearson_upper, fewest_trials
-from hasten.records import CascadeProof, Reading, Step
+from hasten.records import CascadeProof, Reading, Step, Text
 from hasten.tasks import Outputs, Task
 
 DELTA = 0.05
@@ -73,14 +73,15 @@ def read(original: Outputs, outputs: Outputs, task: Task) -> Reading:
     return Reading(tuple(sureness.round(_DIGITS).tolist()), tuple(flips.tolist()))
 
 
-def worst(readings: Sequence[Reading], texts: Sequence[str]) -> StageAnswers:
+def worst(readings: Sequence[Reading], texts: Sequence[Text]) -> StageAnswers:
     """Several batchings together; a text's copies count once, as the worst of them.
 
     Args:
         readings: by batching, each of all texts; that of the shipped plan first.
         texts: the n texts.
     """
-    different, copies = np.unique(np.array(list(texts), dtype=object), return_inverse=True)
+    different = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+    copies = np.array([different[text] for text in texts], np.int64)
     sureness = np.array([reading.sureness for reading in readings], np.float64)
     flipped = np.full(sureness.shape, -np.inf)
     for row, sure, reading in zip(flipped, sureness, readings, strict=True):
