@@ -26,7 +26,7 @@ from hasten.inputs import corpus
 from hasten.judging.parity import compare
 from hasten.judging.stats import ratio_interval
 from hasten.models import ModelFolder, prepare
-from hasten.records import Candidate, Event, Progress, Strategy
+from hasten.records import Candidate, Event, Progress, Strategy, Text
 from hasten.report import content
 from hasten.runtime.pipeline import Pipeline, PipelineRun, Streams
 
@@ -115,7 +115,7 @@ def _pipeline(reference: ModelFolder, candidate: Candidate) -> tuple[Pipeline, i
 
 
 def _turns(
-    original: Pipeline, student: Pipeline, texts: Sequence[str], rounds: int
+    original: Pipeline, student: Pipeline, texts: Sequence[Text], rounds: int
 ) -> Iterator[tuple[PipelineRun, PipelineRun]]:
     """A run of each, and again; both have run before."""
     for _ in range(rounds):

@@ -31,7 +31,7 @@ from hasten.inputs import corpus
 from hasten.judging.parity import compare
 from hasten.judging.stats import ratio_interval
 from hasten.models import ModelFolder, prepare
-from hasten.records import Candidate, Strategy
+from hasten.records import Candidate, Strategy, Text
 from hasten.runtime.pipeline import Pipeline, Streams
 
 BUDGETS = (512, 1024, 2048)  # padded tokens of a batch
@@ -42,7 +42,7 @@ class Model(NamedTuple):
     """A classifier and the texts that judge it."""
 
     folder: Path
-    texts: Sequence[str]
+    texts: Sequence[Text]
 
 
 def main() -> None:
@@ -125,7 +125,7 @@ def _pipeline(engine: Engine, reference: ModelFolder, candidate: Candidate) -> P
 
 
 def _judge(
-    pipelines: dict[str, Pipeline], reference: ModelFolder, texts: Sequence[str]
+    pipelines: dict[str, Pipeline], reference: ModelFolder, texts: Sequence[Text]
 ) -> dict[str, list[str]]:
     """Of each recipe: flips, their 95 % bound, largest margin, and what the batch changes."""
     strategy = Strategy("token_budget", 64, BUDGETS[0])
@@ -152,7 +152,7 @@ def _judge(
     return found
 
 
-def _time(pipelines: dict[str, Pipeline], texts: Sequence[str], rounds: int) -> dict[str, str]:
+def _time(pipelines: dict[str, Pipeline], texts: Sequence[Text], rounds: int) -> dict[str, str]:
     """Of each recipe, how many times as fast as fp32 it is."""
     if not rounds:
         return {}
@@ -180,14 +180,14 @@ def _table(flips: dict[str, list[str]], speeds: dict[str, str], texts: int) -> s
     return "\n".join(lines)
 
 
-def _best(pipeline: Pipeline, texts: Sequence[str]) -> Strategy:
+def _best(pipeline: Pipeline, texts: Sequence[Text]) -> Strategy:
     few = texts[: len(texts) // 2]
     choices = [Strategy("token_budget", 64, budget) for budget in BUDGETS]
     return min(choices, key=lambda strategy: pipeline.run(few, strategy).total_s)
 
 
 def _turns(
-    pipelines: dict[str, Pipeline], texts: Sequence[str], best: dict[str, Strategy]
+    pipelines: dict[str, Pipeline], texts: Sequence[Text], best: dict[str, Strategy]
 ) -> Iterator[tuple[str, float]]:
     for name, pipeline in pipelines.items():
         yield name, pipeline.run(texts, best[name]).total_s

@@ -26,7 +26,7 @@ from hasten import engines
 from hasten.engines import _onnx_int8, _onnx_token
 from hasten.judging.stats import mcnemar_p
 from hasten.models import ModelFolder
-from hasten.records import Candidate, Strategy
+from hasten.records import Candidate, Strategy, Text
 from hasten.runtime.batching import plan
 
 CHANNELS = 8  # that stay in fp32, of every product's input
@@ -78,7 +78,7 @@ def _apart(truth: NDArray[np.float32], outputs: NDArray[np.float32]) -> float:
 class _Answers:
     """What variants of one model answer; kept beside the model's artifact."""
 
-    def __init__(self, reference: ModelFolder, exact: Path, texts: Sequence[str]) -> None:
+    def __init__(self, reference: ModelFolder, exact: Path, texts: Sequence[Text]) -> None:
         self._reference, self._exact = reference, exact
         self._tokens = reference.tokenizer().encode(texts)
 

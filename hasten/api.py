@@ -32,7 +32,7 @@ from hasten.options import (
 )
 from hasten.options.choices import SHORTEST
 from hasten.plain import to_json
-from hasten.records import Bench, Event, ModelInfo, Notice, Settings, Student, Tuning
+from hasten.records import Bench, Event, ModelInfo, Notice, Settings, Student, Text, Tuning
 from hasten.report import compose, markdown, publish, stored
 from hasten.report.doctor import Diagnosis, diagnose
 from hasten.report.notebook import progress
@@ -49,7 +49,7 @@ _DECISIVE = ("objective", "max_latency_ms", "batch_sizes", "rounds")
 @documented(TuneOptions)
 def tune(
     model: Model,
-    texts: Sequence[str],
+    texts: Sequence[Text],
     *,
     labels: Sequence[str] | None = None,
     command: str | None = None,
@@ -141,7 +141,7 @@ def _run(context: Context, *, accept_now: bool) -> Tuning:
 @documented(CompressOptions)
 def compress(
     model: str | PathLike[str],
-    texts: Sequence[str],
+    texts: Sequence[Text],
     *,
     labels: Sequence[str] | None = None,
     on_event: Callable[[Event], None] | None = None,
@@ -176,6 +176,7 @@ def compress(
     targets.check(options)
     wanted = record(compression.Wanted, CompressOptions, options)
     target_flips = options["target_flips"]
+    single = corpus.singles(texts)
     _require_compress_extra()
     folder = Path(options["output"]).resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -191,10 +192,10 @@ def compress(
         )
         if target_flips is not None:
             targets.require_decisions(tasks.of(reference.info))
-        notices = job.noticed(reference, texts).notices
+        notices = job.noticed(reference, single).notices
         for notice in notices:
             report(Notice(notice))
-        make = partial(compression.make, reference, texts, labels, report=report)
+        make = partial(compression.make, reference, single, labels, report=report)
         if target_flips is None:
             student = make(wanted, work=work, begin_s=begin_s)
         else:
@@ -227,7 +228,7 @@ def _require_compress_extra() -> None:
 @documented(BenchOptions)
 def bench(
     model: Model,
-    texts: Sequence[str],
+    texts: Sequence[Text],
     *,
     command: str | None = None,
     on_event: Callable[[Event], None] | None = None,

@@ -14,7 +14,7 @@ from hasten.inputs import corpus
 from hasten.models.folder import TOKENIZER_FILES, ModelFolder, storing
 from hasten.options import ExportOptions, Model, choose, documented, record
 from hasten.plain import to_json
-from hasten.records import Event, Exported, Settings
+from hasten.records import Event, Exported, Settings, Text
 from hasten.tuning import job, recipes
 from hasten.tuning.context import Context
 from hasten.tuning.job import Job, Source
@@ -26,7 +26,7 @@ MANIFEST = "export.json"
 @documented(ExportOptions)
 def export(
     model: Model,
-    texts: Sequence[str] = (),
+    texts: Sequence[Text] = (),
     *,
     labels: Sequence[str] | None = None,
     on_event: Callable[[Event], None] | None = None,

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -86,7 +85,7 @@ class Model:
             unread=errors,
         )
 
-    def encode(self, stage: int, texts: Sequence[str]) -> Tokens:
+    def encode(self, stage: int, texts: Sequence[Text]) -> Tokens:
         """Tokens of ``texts`` as a stage reads them. Any thread may ask."""
         with self._turns[stage]:
             return self.stages[stage].task.encode(self._tokenizers[stage], texts)

@@ -99,6 +99,21 @@ def read(
     return Corpus(texts, labels, str(path))
 
 
+def singles(texts: Sequence[Text]) -> list[str]:
+    """Texts where pairs have no place.
+
+    Raises:
+        InputError: there is a pair.
+    """
+    single = [text for text in texts if isinstance(text, str)]
+    if len(single) < len(texts):
+        raise InputError(
+            "these are pairs of texts, and students are trained on single ones",
+            fix="Give one column: --text-column NAME.",
+        )
+    return single
+
+
 def sample_texts() -> tuple[str, ...]:
     """The built-in texts, for checks that have none of the user's."""
     return tuple(SAMPLE.read_text(encoding="utf-8").splitlines())

@@ -34,7 +34,7 @@ def lesson(**options: Any) -> Lesson:
         "tokens": tokens,
         "pad_token_id": 0,
         "gold": None,
-        "task": "single_label",
+        "objective": "softmax",
         "look": lambda student: Look(0.5, 0.5),
         "steps": 6,
         "seed": 0,
@@ -247,10 +247,10 @@ def test_timing_steps_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "tells"), [("single_label", False), ("multi_label", True), ("regression", True)]
+    ("objective", "tells"), [("softmax", False), ("sigmoid", True), ("squared", True)]
 )
 def test_an_offset_of_all_answers_is_an_error_except_of_a_softmax(task: str, tells: bool) -> None:
-    what = lesson(task=task)
+    what = lesson(objective=objective)
     what.student.classifier.load_state_dict(what.original.classifier.state_dict())
     same = replace(what, student=what.original, layers=[0, 1], relations=0.0)
     before, _ = distil.loss(same, same.student, dict(INPUTS))

@@ -93,7 +93,7 @@ def test_the_head_that_changes_the_answers_most_is_the_most_important() -> None:
     """By hand: the effect of a head that is made nearly silent is its first-order estimate."""
     model = tiny_model()
     found = heads.find(model)
-    given = importance.of_heads(model, "single_label", found, [INPUTS])
+    given = importance.of_heads(model, "softmax", found, [INPUTS])
     assert given.shape == (2, 2)
     small = 1e-3
     for block, layer in enumerate(found.out_layers(model)):
