@@ -249,7 +249,9 @@ def test_timing_steps_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("objective", "tells"), [("softmax", False), ("sigmoid", True), ("squared", True)]
 )
-def test_an_offset_of_all_answers_is_an_error_except_of_a_softmax(task: str, tells: bool) -> None:
+def test_an_offset_of_all_answers_is_an_error_except_of_a_softmax(
+    objective: Any, tells: bool
+) -> None:
     what = lesson(objective=objective)
     what.student.classifier.load_state_dict(what.original.classifier.state_dict())
     same = replace(what, student=what.original, layers=[0, 1], relations=0.0)

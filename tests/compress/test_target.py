@@ -121,7 +121,7 @@ def test_integers_are_learnt_for_the_one_that_stays_alone(tmp_path: Path) -> Non
 
 def test_a_model_without_decisions_has_no_flips_to_count() -> None:
     with pytest.raises(ChoiceError, match="a regression model are numbers"):
-        target.require_decisions("regression")
+        target.require_decisions(tasks.get("regression"))
     target.require_decisions(tasks.get("multi_label"))
 
 
