@@ -242,7 +242,7 @@ def check(settings: Settings) -> None:
         )
 
 
-def noticed(reference: ModelFolder, texts: Sequence[str]) -> ModelInfo:
+def noticed(reference: ModelFolder, texts: Sequence[Text]) -> ModelInfo:
     """The model, with what ``texts`` show of it among its notices.
 
     That is whether the files of its tokenizer disagree, and whether padding changes its answers.
