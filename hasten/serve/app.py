@@ -6,7 +6,7 @@ import contextlib
 import hmac
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import ValidationError
@@ -59,15 +59,41 @@ def create(
         for service in models.values():
             await service.drain(access.drain_s)
 
-    known = protocols.discover()
-    serving = _Serving(models, access, metrics, known)
+    serving = _Serving(models, access, metrics, _offers(protocols.discover()))
     routes = [
-        Route(path, _endpoint(operation, protocol, serving), methods=[operation.method])
-        for protocol in known
-        for operation in protocol.operations
-        for path in (operation.path, f"/models/{{model}}{operation.path.rstrip('/')}")
+        Route(path, _endpoint(offers, serving), methods=[offers[0].operation.method])
+        for offers in serving.offers
+        for path in _paths(offers[0].operation.path)
     ]
     return Starlette(routes=[*routes, *_operations(serving)], lifespan=lifespan)
+
+
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    """An operation, and whose it is."""
+
+    protocol: Protocol
+    operation: Operation
+
+    def fields(self, given: object) -> int:
+        """How many of a body's fields the operation knows."""
+        if self.operation.body is None or not isinstance(given, dict):
+            return 0
+        return len(self.operation.body.model_fields.keys() & given.keys())
+
+
+def _offers(known: Iterable[Protocol]) -> tuple[tuple[_Offer, ...], ...]:
+    """The operations of each path, together."""
+    paths: dict[tuple[str, str], list[_Offer]] = {}
+    for protocol in known:
+        for one in protocol.operations:
+            paths.setdefault((one.method, one.path), []).append(_Offer(protocol, one))
+    return tuple(map(tuple, paths.values()))
+
+
+def _paths(path: str) -> tuple[str, ...]:
+    """Where an operation is: at its path, and below each model's own."""
+    return (path,) if "{model}" in path else (path, f"/models/{{model}}{path.rstrip('/')}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,35 +103,63 @@ class _Serving:
     models: Mapping[str, Service]
     access: Access
     metrics: Metrics
-    protocols: Sequence[Protocol]
+    offers: tuple[tuple[_Offer, ...], ...]
 
-    def named(self, name: str | None) -> Service:
-        """The model of that name, or the only one where the name is another server's."""
-        if name is None or (name not in self.models and len(self.models) == 1):
+    def named(self, request: Request, given: object) -> Service:
+        """The model that the path or the body names; the first where neither does.
+
+        A name in the body does not matter where there is one model: many clients must send one.
+        """
+        path = request.path_params.get("model")
+        name = path or (given.get("model") if isinstance(given, dict) else None)
+        if name is None or (path is None and len(self.models) == 1):
             return next(iter(self.models.values()))
-        if name not in self.models:
+        if not isinstance(name, str) or name not in self.models:
             there = ", ".join(self.models)
             raise Refusal(404, "not_found", f"no model {name!r}; there are: {there}")
         return self.models[name]
 
+    def fitting(self, offers: Iterable[_Offer], service: Service) -> list[_Offer]:
+        """Those that the model has.
+
+        Raises:
+            Refusal: none, and which others it has.
+        """
+        predictor = service.predictor
+        found = [offer for offer in offers if offer.operation.fits(predictor)]
+        if found:
+            return found
+        there = {
+            offer.operation.path
+            for offers in self.offers
+            for offer in offers
+            if offer.operation.fits(predictor)
+        }
+        raise Refusal(
+            404,
+            "not_found",
+            f"a {predictor.task.name} model does not have this; it has {', '.join(sorted(there))}",
+        )
+
 
 def _endpoint(
-    operation: Operation, protocol: Protocol, serving: _Serving
+    offers: tuple[_Offer, ...], serving: _Serving
 ) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         begin = time.perf_counter()
-        name = request.path_params.get("model") or next(iter(serving.models))
+        name, protocol = next(iter(serving.models)), offers[0].protocol
         try:
             _require_key(request, serving.access)
-            body = await _body(request, operation, serving.access)
-            service = serving.named(
-                request.path_params.get("model") or getattr(body, "model", None)
-            )
+            given = await _read(request, offers[0].operation, serving.access)
+            likely = sorted(offers, key=lambda offer: -offer.fields(given))
+            protocol = likely[0].protocol
+            service = serving.named(request, given)
             name = service.name
+            offer, body = _matching(serving.fitting(likely, service), given)
+            protocol = offer.protocol
             serving.metrics.asked(name, protocol.name)
-            _require_task(operation, service, serving.protocols)
-            call = Call(service, body, request)
-            response = await operation.handler(call)
+            call = Call(service, body, request, serving.models)
+            response = await offer.operation.handler(call)
         except ClientDisconnect:
             return Response(status_code=499)
         except Exception as error:  # noqa: BLE001 - refusal() raises what is not ours
@@ -118,6 +172,21 @@ def _endpoint(
     return endpoint
 
 
+def _matching(likely: Sequence[_Offer], given: object) -> tuple[_Offer, object]:
+    """The first operation whose body this is, and the body; the likeliest says what is wrong."""
+    errors = []
+    for offer in likely:
+        if offer.operation.body is None:
+            return offer, None
+        try:
+            return offer, offer.operation.body.model_validate(given)
+        except ValidationError as error:
+            errors.append(error)
+    first = errors[0].errors(include_url=False, include_input=False)[0]
+    where = ".".join(map(str, first["loc"])) or "body"
+    raise Refusal(422, "validation", f"{where}: {first['msg']}")
+
+
 def _require_key(request: Request, access: Access) -> None:
     if access.api_key is None:
         return
@@ -128,23 +197,12 @@ def _require_key(request: Request, access: Access) -> None:
         )
 
 
-def _require_task(operation: Operation, service: Service, known: Sequence[Protocol]) -> None:
-    task = service.predictor.task.name
-    if operation.kinds and task not in operation.kinds:
-        there = sorted(
-            one.path
-            for protocol in known
-            for one in protocol.operations
-            if not one.kinds or task in one.kinds
-        )
-        raise Refusal(
-            404, "not_found", f"a {task} model has no {operation.path}; it has {', '.join(there)}"
-        )
-
-
-async def _body(request: Request, operation: Operation, access: Access) -> object:
+async def _read(request: Request, operation: Operation, access: Access) -> object:
+    """A request's body as a JSON value, not yet checked."""
     if operation.body is None:
         return None
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise Refusal(415, "validation", "the body is compressed; send it as it is")
     read = bytearray()
     async for piece in request.stream():
         read += piece
@@ -154,12 +212,7 @@ async def _body(request: Request, operation: Operation, access: Access) -> objec
                 "too_large",
                 f"the body is larger than the {access.body_bytes:,} bytes that are taken",
             )
-    try:
-        return operation.body.model_validate_json(bytes(read))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "body"
-        raise Refusal(422, "validation", f"{where}: {first['msg']}") from None
+    return operation.read(request.headers, bytes(read))
 
 
 def _operations(serving: _Serving) -> list[Route]:

@@ -8,10 +8,13 @@ from typing import Any
 
 import orjson
 from pydantic import BaseModel, ConfigDict
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 
 from hasten.errors import EngineError, HastenError, InputError
+from hasten.records import Text
+from hasten.runtime.predictor import Predictor
 from hasten.serve.scheduler import Overloaded, TooLarge
 from hasten.serve.service import Answered, DeadlineExceeded, Draining, Service
 
@@ -41,14 +44,23 @@ class Refusal(Exception):
 
 @dataclass(slots=True)
 class Call:
-    """One request, its body read and checked; ``answered`` once its texts have run."""
+    """One request, its body read and checked; ``answered`` once its texts have run.
+
+    Attributes:
+        service: the model that it asks.
+        body: as :attr:`Operation.body` says.
+        request: as it came; its body has been read.
+        models: all that are served, by their names.
+        answered: the outputs of its texts.
+    """
 
     service: Service
     body: Any
     request: Request
+    models: Mapping[str, Service]
     answered: Answered | None = None
 
-    async def answer(self, texts: Sequence[str], *, truncate: bool = True) -> Answered:
+    async def answer(self, texts: Sequence[Text], *, truncate: bool = True) -> Answered:
         """The outputs for these texts; see :meth:`Service.answer`."""
         self.answered = await self.service.answer(texts, truncate=truncate)
         return self.answered
@@ -57,9 +69,26 @@ class Call:
 Handler = Callable[[Call], Awaitable[Response]]
 
 
+def anything(_: Predictor) -> bool:
+    """Every model has the operation."""
+    return True
+
+
+def read_json(_: Headers, body: bytes) -> Any:
+    """The body as JSON.
+
+    Raises:
+        Refusal: it is not.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise Refusal(422, "validation", f"the body is not JSON: {error}") from None
+
+
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One path of a protocol.
+    """One path of a protocol. Several may share a path: the request's body decides among them.
 
     Attributes:
         method: ``GET`` or ``POST``.
@@ -68,7 +97,8 @@ class Operation:
         handler: answers a call.
         body: what the request must hold; None without a body.
         example: a body, for the document.
-        kinds: the tasks that have this operation, by their names; empty for all.
+        fits: whether a model has this operation.
+        read: the JSON value of a body, which :attr:`body` then checks.
     """
 
     method: str
@@ -77,7 +107,8 @@ class Operation:
     handler: Handler
     body: type[BaseModel] | None = None
     example: Any = None
-    kinds: frozenset[str] = frozenset()
+    fits: Callable[[Predictor], bool] = anything
+    read: Callable[[Headers, bytes], Any] = read_json
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 
 from hasten.errors import BundleError, EngineError, InputError
 from hasten.inputs.tokenization import TextTokenizer, Tokens
-from hasten.records import CostTable
+from hasten.records import CostTable, Text
 from hasten.runtime.batching import CostModel
 from hasten.runtime.predictor import Predictor, load
 from hasten.runtime.stages import LoadedStage
 from hasten.serve.scheduler import Scheduler, Stage, Waiting
+from hasten.serve.vocabulary import Vocabulary
 from hasten.tasks import Encoded, Outputs
 
 log = logging.getLogger(__name__)
@@ -157,6 +158,7 @@ class Service:
         self._requests: dict[int, _Request] = {}
         self._numbers = iter(range(2**62))
         self._characters_per_token = _CHARACTERS_PER_TOKEN
+        self.vocabulary = Vocabulary(first.stage.tokenizer)
         self._changed = threading.Condition()
         self._idle = first.streams.count
         self._closing = False
@@ -207,12 +209,12 @@ class Service:
         return len(self._requests)
 
     async def answer(
-        self, texts: Sequence[str], *, truncate: bool = True, deadline_s: float | None = None
+        self, texts: Sequence[Text], *, truncate: bool = True, deadline_s: float | None = None
     ) -> Answered:
         """The outputs for these texts.
 
         Args:
-            texts: at least one.
+            texts: at least one; pairs, if that is what the model takes.
             truncate: cut texts that are too long, instead of refusing them.
             deadline_s: how long it may take, at most and by default the service's limit.
 
@@ -249,7 +251,7 @@ class Service:
             end - began,
         )
 
-    def _require_room(self, texts: Sequence[str]) -> None:
+    def _require_room(self, texts: Sequence[Text]) -> None:
         """Refuse what does not fit, before any work is done for it."""
         if not texts:
             raise InputError("there are no texts", fix="Send at least one.")
@@ -259,20 +261,20 @@ class Service:
                 fix=f"Send at most {self.limits.texts:,} at once.",
             )
         longest = self.predictor.bundle.model.max_length
-        lengths = [min(int(len(text) / self._characters_per_token) + 2, longest) for text in texts]
+        lengths = [min(int(_characters(text) / self._characters_per_token) + 2, longest) for text in texts]
         with self._changed:
             if self._closing:
                 raise Draining
             self._scheduler.require_room(self._scheduler.expected_s(lengths))
 
-    def _encode(self, texts: tuple[str, ...]) -> Tokens:
+    def _encode(self, texts: tuple[Text, ...]) -> Tokens:
         tokenizer = getattr(self._tokenizers, "one", None)
         if tokenizer is None:
             stage = self._first.stage
             tokenizer = TextTokenizer.load(stage.tokenizer, stage.max_length, 1)
             self._tokenizers.one = tokenizer
         tokens = self.predictor.task.encode(tokenizer, texts)
-        seen = sum(map(len, texts)) / max(int(tokens.lengths.sum()), 1)
+        seen = sum(map(_characters, texts)) / max(int(tokens.lengths.sum()), 1)
         self._characters_per_token += 0.02 * (max(seen, 0.5) - self._characters_per_token)
         return tokens
 
@@ -394,4 +396,10 @@ class Service:
         for stream in self._streams:
             stream.join()
         self._tokenizing.shutdown()
+        self.vocabulary.close()
         self.predictor.close()
+
+
+def _characters(text: Text) -> int:
+    """Of a text, or of both texts of a pair."""
+    return len(text) if isinstance(text, str) else sum(map(len, text))

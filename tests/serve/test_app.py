@@ -35,7 +35,8 @@ def test_a_route_that_the_task_does_not_have_names_those_it_has(client: TestClie
         (b"{", "body"),
         (b'{"inputs": 3}', "inputs"),
         (b'{"inputs": []}', "no texts"),
-        (b'{"inputs": [["a", "b"]]}', "pair"),
+        (b'{"inputs": [["a", "b"]]}', "a list of 2"),
+        (b'{"inputs": ["a", "b"]}', '[["a"], ["b"]]'),
     ],
 )
 def test_a_body_that_is_no_request_is_told_why(client: TestClient, body: bytes, said: str) -> None:
@@ -81,7 +82,7 @@ def test_a_body_beyond_the_limit_is_not_read(scripted_bundle: Path) -> None:
 
 
 def test_metrics_count_requests_and_batches(client: TestClient) -> None:
-    client.post("/predict", json={"inputs": TEXTS})
+    client.post("/predict", json={"inputs": [[text] for text in TEXTS]})
     client.post("/predict", json={"inputs": 3})
     text = client.get("/metrics").text
     assert 'hasten_request_success_total{model="news"} 1.0' in text

@@ -7,74 +7,195 @@ pipeline is followed.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Annotated, Any
 
+import numpy as np
+from pydantic import Field
 from starlette.responses import Response
 
+import hasten
+from hasten.serve import answers
 from hasten.serve.calls import Body, Call, Operation, Protocol, Refusal, reply
 
-_CLASSIFIERS = frozenset({"single_label", "multi_label", "regression"})
+Id = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class Predict(Body):
-    """``inputs``: one text, or a list of lists of one text each."""
+    """``inputs``: one text, a list of one text or of a pair, or a list of such lists."""
 
-    inputs: str | list[str | list[str]]
+    inputs: str | list[str] | list[list[str]]
     raw_scores: bool = False
     truncate: bool = False
 
 
+class Embed(Body):
+    """``inputs``: one text or several."""
+
+    inputs: str | list[str]
+    normalize: bool = True
+    truncate: bool = False
+    dimensions: int | None = None
+
+
+class Rerank(Body):
+    """``texts`` are ordered by how well they fit ``query``."""
+
+    query: str
+    texts: list[str]
+    raw_scores: bool = False
+    return_text: bool = False
+    truncate: bool = False
+
+
+class Sentences(Body):
+    """One sentence, and those that it is compared with."""
+
+    source_sentence: str
+    sentences: list[str]
+
+
+class Similarity(Body):
+    """``inputs``: what is compared."""
+
+    inputs: Sentences
+
+
+class Tokenize(Body):
+    """``inputs``: one text or several."""
+
+    inputs: str | list[str]
+    add_special_tokens: bool = True
+
+
+class Decode(Body):
+    """``ids``: the tokens of one text or of several."""
+
+    ids: list[Id] | list[list[Id]]
+    skip_special_tokens: bool = True
+
+
 async def _predict(call: Call) -> Response:
     body: Predict = call.body
-    single = isinstance(body.inputs, str)
-    texts = [body.inputs] if isinstance(body.inputs, str) else [_text(i) for i in body.inputs]
+    lists, single = _lists(body.inputs)
+    pairs = answers.reads_pairs(call.service.predictor)
+    texts = [_sequence(one, pairs) for one in lists]
     answered = await call.answer(texts, truncate=body.truncate)
-    predictor = call.service.predictor
-    answers = predictor.task.answers(
-        answered.outputs,
-        predictor.bundle.model.labels,
-        answered.encoded,
-        None,
-        bare=False,
-        function="none" if body.raw_scores else None,
+    function = "none" if body.raw_scores else None
+    found = answers.classified(call, answered, function=function)
+    return reply(found[0] if single else found)
+
+
+def _lists(inputs: Any) -> tuple[list[list[str]], bool]:
+    """The sequences of each input, and whether it is a single one.
+
+    >>> _lists("a"), _lists(["a", "b"]), _lists([["a"], ["b"]])
+    (([['a']], True), ([['a', 'b']], True), ([['a'], ['b']], False))
+    """
+    if isinstance(inputs, str):
+        return [[inputs]], True
+    if inputs and isinstance(inputs[0], str):
+        return [inputs], True
+    return inputs, False
+
+
+def _sequence(texts: Any, pairs: bool) -> Any:
+    """What the model reads once: a text, or a pair."""
+    if len(texts) == 1 + pairs:
+        return tuple(texts) if pairs else texts[0]
+    wanted = '[["a", "b"], ["c", "d"]]' if pairs else '[["a"], ["b"]]'
+    raise Refusal(
+        422,
+        "validation",
+        f"this model reads {'pairs' if pairs else 'single texts'}, and inputs holds a list of "
+        f"{len(texts)}, of which TEI makes one input; several inputs are written {wanted}",
     )
-    return reply(answers[0] if single else answers)
 
 
-def _text(item: str | list[str]) -> str:
-    if isinstance(item, str):
-        return item
-    if len(item) != 1:
-        raise Refusal(422, "validation", "this model reads single texts; inputs holds a pair")
-    return item[0]
+async def _embed(call: Call) -> Response:
+    body: Embed = call.body
+    vectors = await answers.embedded(
+        call,
+        answers.several(body.inputs),
+        dimensions=body.dimensions,
+        normalize=body.normalize,
+        truncate=body.truncate,
+    )
+    return reply(vectors)
+
+
+async def _rerank(call: Call) -> Response:
+    body: Rerank = call.body
+    scores = await answers.relevances(
+        call, [body.query], body.texts, raw=body.raw_scores, truncate=body.truncate
+    )
+    found = [
+        {"index": int(index), "score": scores[index]}
+        | ({"text": body.texts[index]} if body.return_text else {})
+        for index in np.argsort(-scores, kind="stable")
+    ]
+    return reply(found)
+
+
+async def _similarity(call: Call) -> Response:
+    inputs: Sentences = call.body.inputs
+    return reply(await answers.relevances(call, [inputs.source_sentence], inputs.sentences))
+
+
+async def _tokenize(call: Call) -> Response:
+    body: Tokenize = call.body
+    encodings = await call.service.vocabulary.encode(
+        answers.several(body.inputs), special=body.add_special_tokens
+    )
+    return reply([_tokens(encoding) for encoding in encodings])
+
+
+def _tokens(encoding: Any) -> list[dict[str, Any]]:
+    columns = encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets
+    return [
+        {"id": number, "text": token, "special": True, "start": None, "stop": None}
+        if special
+        else {"id": number, "text": token, "special": False, "start": span[0], "stop": span[1]}
+        for number, token, special, span in zip(*columns, strict=True)
+    ]
+
+
+async def _decode(call: Call) -> Response:
+    body: Decode = call.body
+    lists = [[one] if isinstance(one, int) else one for one in body.ids]
+    if not any(isinstance(one, list) for one in body.ids):
+        lists = [[number for one in lists for number in one]]
+    decoded = await call.service.vocabulary.decode(lists, skip_special=body.skip_special_tokens)
+    return reply(decoded)
 
 
 async def _info(call: Call) -> Response:
-    bundle = call.service.predictor.bundle
-    model = bundle.model
+    service = call.service
+    bundle = service.predictor.bundle
+    labels = bundle.model.labels
+    names = {
+        "id2label": {str(index): label for index, label in enumerate(labels)},
+        "label2id": {label: index for index, label in enumerate(labels)},
+    }
+    kind = "reranker" if answers.reads_pairs(service.predictor) else "classifier"
     return reply(
         {
-            "model_id": call.service.name,
+            "model_id": service.name,
+            "model_sha": None,
             "model_dtype": bundle.plan.candidate.precision,
-            "model_type": {"classifier": {"id2label": dict(enumerate(model.labels))}}
-            if model.labels
-            else {"embedding": {"pooling": "none"}},
-            "max_input_length": model.max_length,
-            "max_client_batch_size": call.service.limits.texts,
-            "version": _version(),
+            "model_type": {kind: names} if labels else {"embedding": {"pooling": "model"}},
+            "max_input_length": bundle.model.max_length,
+            "max_client_batch_size": service.limits.texts,
+            "auto_truncate": False,
+            "version": hasten.__version__,
         }
     )
-
-
-def _version() -> str:
-    from hasten import __version__
-
-    return __version__
 
 
 def _refused(refusal: Refusal) -> Any:
     kinds = {
         "validation": "Validation",
+        "too_large": "Validation",
         "overloaded": "Overloaded",
         "backend": "Backend",
         "unhealthy": "Unhealthy",
@@ -82,20 +203,60 @@ def _refused(refusal: Refusal) -> Any:
     return {"error": refusal.message, "error_type": kinds.get(refusal.kind, refusal.kind)}
 
 
+def _main(operation: Operation) -> Operation:
+    """The same at ``/``, where TEI has the model's main task."""
+    return replace(operation, path="/", summary=f"{operation.summary} The model's main task.")
+
+
+_PREDICT = Operation(
+    "POST",
+    "/predict",
+    "Classify texts.",
+    _predict,
+    Predict,
+    {"inputs": "I like you."},
+    answers.classifies,
+)
+_EMBED = Operation(
+    "POST", "/embed", "Embed texts.", _embed, Embed, {"inputs": ["I like you."]}, answers.embeds
+)
+_RERANK = Operation(
+    "POST",
+    "/rerank",
+    "Order texts by how well they fit a query.",
+    _rerank,
+    Rerank,
+    {"query": "What is hasten?", "texts": ["A server.", "I like you."]},
+    answers.ranks,
+)
+
 PROTOCOL = Protocol(
     "tei",
     "text-embeddings-inference",
     (
+        _PREDICT,
+        _EMBED,
+        _RERANK,
         Operation(
             "POST",
-            "/predict",
-            "Classify texts.",
-            _predict,
-            Predict,
-            {"inputs": "I like you."},
-            _CLASSIFIERS,
+            "/similarity",
+            "Compare a sentence with others.",
+            _similarity,
+            Similarity,
+            {"inputs": {"source_sentence": "I like you.", "sentences": ["I love you."]}},
+            answers.ranks,
         ),
+        Operation(
+            "POST",
+            "/tokenize",
+            "Show the tokens of texts.",
+            _tokenize,
+            Tokenize,
+            {"inputs": "I like you."},
+        ),
+        Operation("POST", "/decode", "Join tokens to text.", _decode, Decode, {"ids": [5, 6]}),
         Operation("GET", "/info", "What is served.", _info),
+        *map(_main, (_PREDICT, _EMBED, _RERANK)),
     ),
     _refused,
 )
