@@ -261,7 +261,9 @@ class Service:
                 fix=f"Send at most {self.limits.texts:,} at once.",
             )
         longest = self.predictor.bundle.model.max_length
-        lengths = [min(int(_characters(text) / self._characters_per_token) + 2, longest) for text in texts]
+        lengths = [
+            min(int(_characters(text) / self._characters_per_token) + 2, longest) for text in texts
+        ]
         with self._changed:
             if self._closing:
                 raise Draining
