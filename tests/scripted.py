@@ -79,6 +79,7 @@ class Lab:
         self.hardware = MACHINE
         self.calibration = np.empty(0, np.int64)
         self.first_look: tuple[str, ...] = ()
+        self.long_look: tuple[str, ...] = ()
         self.layers: tuple[str, ...] = ()
         self.texts = tuple(tiny_texts(texts))
         self.messages: list[tuple[str, Message]] = []
@@ -113,6 +114,10 @@ class Lab:
             spawn=self.spawn,
             calibration_lengths=self.calibration,
             first_look=self.first_look,
+            long_look=self.long_look,
+            look_lengths=self.reference.tokenizer()
+            .encode(self.first_look + self.long_look)
+            .lengths,
             student=Subject(self.student.folder, self.student.info) if self.student else None,
         )
 

@@ -58,6 +58,8 @@ class Script:
     ``nan`` or ``constant``, at ``export``, ``load`` or ``run``. A batch with the token id
     ``poison`` raises; texts with ``nan_on`` get NaN, and nothing happens to their neighbours.
 
+    Only the first ``reads`` tokens of a text count, where given, whatever comes after them.
+
     ``alone`` is added to the first column of a text that is alone in its batch, and ``mixed`` to
     that of all texts of a batch with texts of several lengths.
     """
@@ -72,6 +74,7 @@ class Script:
     unsupported: str | None = None
     poison: int | None = None
     nan_on: int | None = None
+    reads: int | None = None
     alone: float = 0.0
     mixed: float = 0.0
 
@@ -116,6 +119,8 @@ class FakeSession(Session):
         if self._script.poison is not None and (ids == self._script.poison).any():
             raise EngineError("fake: scripted poison in a batch")
         read = input_ids * attention_mask
+        if self._script.reads is not None:
+            read[:, self._script.reads :] = 0
         sums = read if self._per_token else read.sum(axis=1)
         outputs = np.sin(sums[..., None] * np.arange(1.0, self._columns + 1)).astype(np.float32)
         outputs[..., 0] += self._script.shift
@@ -198,7 +203,8 @@ class Fake(Engine):
 
 
 def _script(table: Mapping[str, Any], candidate: Candidate) -> Script:
-    return Script(**table.get(candidate.label, table.get("*", {})))
+    names = candidate.label, candidate.untruncated.label, "*"
+    return Script(**next((table[name] for name in names if name in table), {}))
 
 
 ENGINE = Fake()

@@ -258,6 +258,7 @@ def verdict(
     max_flips: float,
     strict: bool,
     tensor_tolerance: float = TENSOR_TOLERANCE,
+    exact_uncut: bool = False,
 ) -> str | None:
     """Why a candidate may not be used, in one sentence; None if it may.
 
@@ -273,6 +274,7 @@ def verdict(
         max_flips: allowed share of changed decisions, 0 to 1.
         strict: whether the share must be proven by its upper bound.
         tensor_tolerance: allowed mean difference where nothing is decided.
+        exact_uncut: whether it must give the very same answers to the texts that it does not cut.
     """
     if parity.non_finite:
         return f"outputs are NaN or infinite for {parity.non_finite} of {parity.compared} texts"
@@ -285,6 +287,8 @@ def verdict(
         return f"outputs are the same for all {parity.compared} texts"
     if exact:
         return _fp32_verdict(parity)
+    if exact_uncut and parity.uncut and (reason := _fp32_verdict(parity.uncut)):
+        return f"on the texts that are not cut, {reason}"
     if not parity.decisions:
         if parity.mean_abs_difference <= tensor_tolerance:
             return None

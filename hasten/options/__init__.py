@@ -78,6 +78,14 @@ class TuneOptions(TypedDict, total=False):
             panel=shared.ANSWERS,
         ),
     ]
+    whole_texts: Annotated[
+        bool,
+        Option(
+            "Try no candidates that read only the first tokens of long texts.",
+            False,
+            panel=shared.ANSWERS,
+        ),
+    ]
     calibration: Annotated[
         int,
         Option(

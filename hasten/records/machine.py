@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hasten.options.choices import DEVICES, PRECISIONS
 
@@ -69,6 +69,9 @@ class Candidate:
     floating point, by their names in the module that it was made from, and ``model`` is which of
     :data:`MODELS` that is. Where ``spinning``, threads that wait for work keep their cores busy:
     that is faster on idle cores, and slower where anything else runs.
+
+    ``max_tokens`` is how many tokens of each text it reads at most, special tokens included; None
+    for all that the model takes. Longer texts are cut as the model's tokenizer cuts them.
     """
 
     engine: str
@@ -80,6 +83,7 @@ class Candidate:
     spared: tuple[str, ...] = ()
     model: str = "original"
     spinning: bool = False
+    max_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if self.model not in MODELS:
@@ -90,6 +94,8 @@ class Candidate:
             raise ValueError(f"device must be one of {DEVICES}, not {self.device!r}")
         if self.intra_op_num_threads < 1 or self.streams < 1:
             raise ValueError("intra_op_num_threads and streams must be at least 1")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, not {self.max_tokens}")
 
     @property
     def threads(self) -> int:
@@ -98,17 +104,37 @@ class Candidate:
 
     @property
     def exact(self) -> bool:
-        """Whether it must give the original's very answers: a student is lossy in fp32 too."""
-        return self.precision == "fp32" and self.model == "original"
+        """Whether it must give the original's very answers to all texts.
+
+        A student is lossy in fp32 too, and so is what reads only a part of long texts.
+        """
+        return self.precision == "fp32" and self.model == "original" and self.max_tokens is None
+
+    @property
+    def untruncated(self) -> Candidate:
+        """The candidate that reads whole texts; both run the same artifact."""
+        return replace(self, max_tokens=None)
+
+    def token_limit(self, max_length: int) -> int:
+        """How many tokens of a text it reads, of a model that takes ``max_length``.
+
+        >>> Candidate("openvino", "fp32", "cpu", 1, max_tokens=128).token_limit(512)
+        128
+        """
+        return max_length if self.max_tokens is None else min(self.max_tokens, max_length)
 
     @property
     def variant(self) -> str:
-        """Precision, and whose: what the fastest candidates stand side by side for.
+        """Precision, whose, and whether texts are cut: the fastest of each are compared.
 
         >>> Candidate("openvino", "int8", "cpu", 1, model="student").variant
         'student int8'
+        >>> Candidate("openvino", "fp32", "cpu", 1, max_tokens=128).variant
+        'truncated fp32'
         """
-        return self.precision if self.model == "original" else f"{self.model} {self.precision}"
+        whose = "" if self.model == "original" else self.model
+        cut = "truncated" if self.max_tokens else ""
+        return " ".join(filter(None, (whose, cut, self.precision)))
 
     @property
     def layout(self) -> str:
@@ -128,10 +154,13 @@ class Candidate:
         'openvino-int8-static-spare2-cpu'
         >>> Candidate("openvino", "fp32", "cpu", 1, model="student").format
         'student-openvino-fp32-cpu'
+        >>> Candidate("openvino", "fp32", "cpu", 1, max_tokens=128).format
+        'openvino-fp32-128tokens-cpu'
         """
         spared = f"spare{len(self.spared)}" if self.spared else ""
         whose = "" if self.model == "original" else self.model
-        parts = (whose, self.engine, self.precision, self.recipe, spared, self.device)
+        tokens = f"{self.max_tokens}tokens" if self.max_tokens else ""
+        parts = (whose, self.engine, self.precision, self.recipe, spared, tokens, self.device)
         return "-".join(filter(None, parts))
 
     @property

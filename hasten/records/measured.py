@@ -184,6 +184,9 @@ class Parity:
     not depend on the text and the original's do. ``misaligned`` counts texts for which the
     candidate gave another number of rows than the original; they show no flips. ``quality`` and
     ``errors`` compare both with the right labels or numbers, where these were given.
+
+    Of a candidate that cuts long texts, ``uncut`` is the comparison over the texts alone that it
+    read whole; None where it cut all of them, and for other candidates.
     """
 
     compared: int
@@ -203,6 +206,12 @@ class Parity:
     batchings: tuple[BatchingParity, ...] = ()
     errors: Errors | None = None
     misaligned: int = 0
+    uncut: Parity | None = None
+
+    @property
+    def cut(self) -> int:
+        """How many of the texts were cut, by a candidate that reads less."""
+        return self.compared - (self.uncut.compared if self.uncut else 0)
 
     @property
     def flip_rate(self) -> float:
@@ -237,7 +246,9 @@ class StartUp:
 class EndToEnd:
     """The user's texts through the whole pipeline, tokenizing included.
 
-    One sample per interleaved round, each the wall-clock time for ``texts`` texts; ``rounds`` are
+    One sample per interleaved round, each the wall-clock time for ``texts`` texts. ``tokens`` are
+    those of the whole texts, as far as the model takes them: a candidate that reads less of them
+    answers the same texts. ``rounds`` are
     the numbers of these rounds, and ``processes`` says which start of the worker process took each
     sample. Both are empty where they were not recorded. ``batch_latency_s`` are the times of single
     batches, all rounds together.

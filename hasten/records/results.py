@@ -89,6 +89,7 @@ class Settings:
     integers: bool = True
     rounds: int = default(TuneOptions, "rounds")
     seed: int = default(TuneOptions, "seed")
+    whole_texts: bool = default(TuneOptions, "whole_texts")
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,5 +31,5 @@ def again(settings: Settings, *, student: bool = False) -> str:
         if getattr(asked, name) != getattr(usual, name):
             options[name] = str(getattr(asked, name))
     words = [f"--{name} {value}" for name, value in options.items() if value]
-    strict = ["--strict"] if asked.strict else []
-    return " ".join([f"hasten tune {models} --data FILE -o BUNDLE", *words, *strict])
+    words += ["--strict"] * asked.strict + ["--whole-texts"] * asked.whole_texts
+    return " ".join([f"hasten tune {models} --data FILE -o BUNDLE", *words])

@@ -415,10 +415,16 @@ def interval(value: Interval) -> str:
 
 
 def _kind(candidate: Candidate) -> str:
-    """Precision, recipe, and how many layers stay in fp32: ``int8 static, 4 layers in fp32``."""
+    """Precision, recipe, layers kept in fp32, and the tokens read, where these are not all.
+
+    >>> _kind(Candidate("openvino", "int8", "cpu", 1, recipe="static", max_tokens=128))
+    'int8 static, 128 tokens'
+    """
     kind = " ".join(filter(None, (candidate.precision, candidate.recipe)))
     spared = len(candidate.spared)
-    return f"{kind}, {count(spared, 'layer')} in fp32" if spared else kind
+    layers = f"{count(spared, 'layer')} in fp32" if spared else ""
+    tokens = f"{candidate.max_tokens} tokens" if candidate.max_tokens else ""
+    return ", ".join(filter(None, (kind, layers, tokens)))
 
 
 def engine(candidate: Candidate) -> str:

@@ -14,13 +14,14 @@ _RUN = ("chosen", "finalist")
 
 
 def steps(tuning: Tuning) -> tuple[str, ...]:
-    """What each step to a less exact precision gains and costs, a sentence each.
+    """What each step to a less exact precision, or to cut texts, gains and costs.
 
     A student's fp32 is a step from the original's, and its last precision is compared with that
     as well: there stands what both steps do together.
     """
     found = _fastest(row for row in tuning.rows if row.runs and row.status in _RUN)
-    ladders = [[row for row in found if row.candidate.model == model] for model in MODELS]
+    whole = [row for row in found if not row.candidate.max_tokens]
+    ladders = [[row for row in whole if row.candidate.model == model] for model in MODELS]
     original, student = ladders
     pairs = list(pairwise(original))
     if original and student:
@@ -28,6 +29,7 @@ def steps(tuning: Tuning) -> tuple[str, ...]:
     pairs += pairwise(student)
     if original and len(student) > 1:
         pairs.append((original[0], student[-1]))
+    pairs += [(row, cut) for cut in found for row in whole if _is_cut(cut, row)]
     return tuple(_step(*pair, seed=tuning.settings.seed) for pair in pairs)
 
 
@@ -88,9 +90,15 @@ def _fastest(rows: Iterable[Row]) -> list[Row]:
     return sorted(best.values(), key=_place)
 
 
-def _place(row: Row) -> tuple[int, int]:
+def _place(row: Row) -> tuple[int, bool, int]:
     candidate = row.candidate
-    return MODELS.index(candidate.model), PRECISIONS.index(candidate.precision)
+    cut = candidate.max_tokens is not None
+    return MODELS.index(candidate.model), cut, PRECISIONS.index(candidate.precision)
+
+
+def _is_cut(cut: Row, whole: Row) -> bool:
+    """Whether ``cut`` is of the same variant as ``whole`` and reads less."""
+    return cut is not whole and cut.candidate.untruncated.variant == whole.candidate.variant
 
 
 def _step(before: Row, after: Row, seed: int) -> str:

@@ -15,6 +15,16 @@ _WAYS = {
 }
 
 
+def reading(row: Row) -> Iterator[str]:
+    """How much of each text a candidate reads, and how many it cuts, where it cuts any."""
+    tokens, parity = row.candidate.max_tokens, row.parity
+    if tokens and parity:
+        yield (
+            f"It reads at most {tokens} tokens of a text: {parity.cut:,} of "
+            f"{parity.compared:,} are cut."
+        )
+
+
 def rests_on(parity: Parity) -> Iterator[str]:
     """For how many candidates the bound holds, and which batchings were compared."""
     if parity.tries > 1 and parity.decisions:

@@ -21,7 +21,7 @@ from hasten.report.content import rate as tokens_per_s
 
 def of(tuning: Tuning) -> tuple[str, ...]:
     """The whole answer, its first element alone worth reading."""
-    sentences = [first(tuning), *speeds(tuning)]
+    sentences = [first(tuning), *speeds(tuning), *content_proof.reading(tuning.chosen)]
     if tuning.student:
         sentences.append(
             f"The original is {model(tuning.model)}; the student is {model(tuning.student)}."

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from hasten.records import Bench, Row, Tuning
-from hasten.report import content, content_bench, headline
+from hasten.report import content, content_bench, content_proof, headline
 from hasten.report.document import Document, Section, Table
 
 _MOST_ROWS = 8
@@ -37,7 +37,8 @@ def shortened(document: Document) -> Document:
 
 def _tuning(tuning: Tuning) -> Document:
     chosen, parity = tuning.chosen, tuning.chosen.parity
-    sentences = [headline.first(tuning), *headline.speeds(tuning)]
+    cuts = content_proof.reading(chosen)
+    sentences = [headline.first(tuning), *headline.speeds(tuning), *cuts]
     if parity:
         sentences.append(_answers(chosen))
     return Document(

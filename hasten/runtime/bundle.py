@@ -48,7 +48,7 @@ class Stage:
     @property
     def max_length(self) -> int:
         """The most tokens that it reads of a text."""
-        return self.model.max_length
+        return self.plan.candidate.token_limit(self.model.max_length)
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,7 +140,8 @@ class Stages:
     def _load(self, stage: bundles.Stage, sessions: dict[str, Streams]) -> LoadedStage:
         candidate = stage.plan.candidate
         # Stages that differ in the plan alone, or in how many tokens they read, share a session.
-        alike = replace(candidate, intra_op_num_threads=1)  # threads are among the options
+        # Threads are among the options.
+        alike = replace(candidate.untruncated, intra_op_num_threads=1)
         key = json.dumps([str(stage.folder), alike.label, alike.spared, dict(stage.session)])
         if key not in sessions:
             engine = engines.get(candidate.engine)

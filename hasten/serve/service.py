@@ -231,7 +231,7 @@ class Service:
         tokens = await loop.run_in_executor(self._tokenizing, self._encode, tuple(texts))
         if not truncate and tokens.truncated.any():
             place = int(tokens.truncated.argmax())
-            longest = self.predictor.bundle.model.max_length
+            longest = self._first.stage.max_length
             raise InputError(
                 f"text {place} is longer than the {longest} tokens that the model reads",
                 fix="Let it be cut (truncate: true), or split it.",
@@ -260,7 +260,7 @@ class Service:
                 f"{len(texts):,} texts are too many for one request",
                 fix=f"Send at most {self.limits.texts:,} at once.",
             )
-        longest = self.predictor.bundle.model.max_length
+        longest = self._first.stage.max_length
         lengths = [
             min(int(_characters(text) / self._characters_per_token) + 2, longest) for text in texts
         ]

@@ -20,6 +20,7 @@ from hasten.tuning import (
     result,
     rounds,
     screening,
+    truncation,
 )
 from hasten.tuning.context import Context
 from hasten.tuning.entrant import Entrant
@@ -142,6 +143,7 @@ class _Contest:
             known = [entrant for entrant in self.settled if entrant not in rest]
             screening.first_looks(context, rest, self.baseline, truth, known)
             finals.measure_tables(context, [entrant for entrant in rest if entrant.in_play])
+        self.entrants += truncation.truncated(context, self.entrants, truth)
         repairable = repair.repairable(context, self.entrants)
         tries = proof.fix_tries(context, self.entrants, repairable, repair.ATTEMPTS)
         accepted = proof.choose_finalists(context, self.entrants, truth, tries)

@@ -111,6 +111,8 @@ class Context:
     ``taught_texts`` of the user's were left out because they had made the student.
     ``first_look`` are calibration texts on which candidates are looked at first, so that the texts
     that judge do not choose who is judged; where it is empty, judged ones are looked at.
+    ``long_look`` are further ones, longer than most, for candidates that cut texts, and
+    ``look_lengths`` the tokens of both, int64 [first look + long look].
     ``lengths`` holds the tokens of every judged text, int64 [texts], after truncation, and
     ``calibration_lengths`` those of the texts that set the ranges of int8 candidates, if any.
     """
@@ -135,11 +137,26 @@ class Context:
     student: Subject | None = None
     taught_texts: int = 0
     first_look: tuple[Text, ...] = ()
+    long_look: tuple[Text, ...] = ()
+    look_lengths: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
     @property
     def all_texts(self) -> tuple[Text, ...]:
-        """What workers hold, and what messages count: the judged texts, then the first look's."""
-        return self.texts + self.first_look
+        """What workers hold, and what messages count.
+
+        The judged texts, then the first look's, then the long ones.
+        """
+        return self.texts + self.first_look + self.long_look
+
+    @property
+    def all_lengths(self) -> NDArray[np.int64]:
+        """The tokens of each of them: int64 [all texts]."""
+        return np.concatenate([self.lengths, self.look_lengths])
+
+    @property
+    def answered_texts(self) -> int:
+        """How many of them, from the first, the original answers before all else."""
+        return len(self.texts) + len(self.first_look)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -161,9 +178,13 @@ class Context:
         assert self.student, f"{candidate.label} is a student's, and there is none"
         return self.student
 
+    def lengths_for(self, candidate: Candidate) -> NDArray[np.int64]:
+        """The tokens that a candidate reads of every judged text, int64 [texts]."""
+        return np.minimum(self.lengths, candidate.token_limit(self.info.max_length))
+
     def artifact(self, candidate: Candidate) -> Path:
         """The folder of the exported artifact; several candidates may share it."""
-        name = self.engines[candidate.engine].artifact_name(candidate)
+        name = self.engines[candidate.engine].artifact_name(candidate.untruncated)
         whose = "" if candidate.model == "original" else candidate.model
         return self.folder / "artifacts" / whose / name
 

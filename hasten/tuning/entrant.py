@@ -104,6 +104,11 @@ class Entrant:
         self.status, self.reason, self.out_of_time = status, reason, for_time
         self.close()
 
+    def refuse(self, reason: str) -> None:
+        """End the candidate because its answers are not the original's."""
+        tokens = self.candidate.max_tokens
+        self.end("refused", f"reads at most {tokens} tokens: {reason}" if tokens else reason)
+
     def revive(self) -> None:
         """Take a dropped candidate back into the contest."""
         self.status = self.reason = None
@@ -150,8 +155,9 @@ class Entrant:
 
     def attempt(self, message: RunTexts, expected_s: float) -> dict[str, Any]:
         """One timed end-to-end run, or the error that ended the candidate; for :meth:`take`."""
+        tokens = int(self._context.lengths[list(message.indices)].sum())
         try:
-            return _timings(self._ask(message, expected_s))
+            return {**_timings(self._ask(message, expected_s)), "tokens": tokens}
         except EngineError as error:
             self._fail(error)
             return {"error": error.message}
@@ -213,6 +219,11 @@ class Entrant:
             self.parity = from_json(Parity, stored)
         return self.parity if self.in_play else None
 
+    def look(self, key: str, measure: Callable[[], int]) -> int | None:
+        """Measure a number once; None where the candidate failed at it."""
+        found: int | None = self._once(key, measure)
+        return found
+
     def keep_probes(self, message: RunTexts) -> None:
         """Remember the answers to a few texts, by which another machine can check its own."""
 
@@ -240,17 +251,31 @@ class Entrant:
         context = self._context
         # Texts of the first look have no labels here, and need none.
         known = context.gold if context.gold and indices[-1] < len(context.gold) else None
-        return compare_batchings(
-            truth.select(indices),
-            answers,
-            task=context.task,
-            labels=context.info.labels,
-            texts=[context.all_texts[index] for index in indices],
-            gold=known and [known[index] for index in indices],
-            tries=tries,
-        )
+
+        def compare(places: Sequence[int]) -> Parity:
+            chosen = [indices[place] for place in places]
+            return compare_batchings(
+                truth.select(chosen),
+                {name: outputs.select(places) for name, outputs in answers.items()},
+                task=context.task,
+                labels=context.info.labels,
+                texts=[context.all_texts[index] for index in chosen],
+                gold=known and [known[index] for index in chosen],
+                tries=tries,
+            )
+
+        parity = compare(range(len(indices)))
+        limit = self.candidate.max_tokens
+        if limit is None:
+            return parity
+        uncut = np.flatnonzero(context.all_lengths[indices] <= limit).tolist()
+        return replace(parity, uncut=compare(uncut) if uncut else None)
 
     # --- what follows from it -------------------------------------------------------------
+
+    def inherit(self, other: Entrant) -> None:
+        """Take over the timed shapes of another candidate that runs the same artifact alike."""
+        self.cells = {shape: list(samples_s) for shape, samples_s in other.cells.items()}
 
     def cost_table(self) -> CostTable | None:
         """The cells measured so far as a table; None before the first."""
@@ -374,7 +399,6 @@ def _timings(run: PipelineRun) -> dict[str, Any]:
     """What the journal keeps of an end-to-end run."""
     return {
         "texts": run.texts,
-        "tokens": run.tokens,
         "total_s": run.total_s,
         "tokenize_s": run.tokenize_s,
         "plan_s": run.plan_s,

@@ -60,6 +60,7 @@ LOGS = "logs"
 
 # The length profile of more texts than this would not differ, and takes longer to count.
 _MOST_PROFILED = 20_000
+_LONG_TEXTS = 64
 MARKER = ".hasten.lock"
 _OURS = (RESULTS, LOGS, TRUTH, "reference", "artifacts", "bench.json")
 
@@ -189,7 +190,7 @@ class Job:
             calibration_lengths=chosen.calibration_lengths,
             student=Subject(student.folder, student.info) if student else None,
             taught_texts=chosen.taught,
-            first_look=_first_look(chosen, self.settings.seed),
+            **_looks(chosen, self.settings.seed),
         )
         self.report(
             Briefing(
@@ -385,12 +386,23 @@ def _held_apart(
     return apart, rest
 
 
-def _first_look(chosen: Texts, seed: int) -> tuple[Text, ...]:
-    """Calibration texts, of all lengths, on which candidates are looked at before the proof."""
+def _looks(chosen: Texts, seed: int) -> dict[str, Any]:
+    """Calibration texts on which candidates are looked at before the proof.
+
+    A few of all lengths, and others longer than the mean for candidates that cut long texts.
+    """
+    lengths = chosen.calibration_lengths
     if not chosen.calibration:
-        return ()
-    sample = stratified_sample(chosen.calibration_lengths, probes.TEXTS, seed)
-    return tuple(chosen.calibration[int(place)] for place in sample)
+        return {}
+    first = stratified_sample(lengths, probes.TEXTS, seed)
+    long = np.setdiff1d(np.flatnonzero(lengths > lengths.mean()), first)
+    if len(long):
+        long = long[stratified_sample(lengths[long], _LONG_TEXTS, seed)]
+    return {
+        "first_look": tuple(chosen.calibration[int(place)] for place in first),
+        "long_look": tuple(chosen.calibration[int(place)] for place in long),
+        "look_lengths": lengths[np.concatenate([first, long])],
+    }
 
 
 def _spawn(logs: Path, threads: int, name: str) -> Connection:

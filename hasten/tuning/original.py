@@ -26,7 +26,7 @@ Check = Callable[[Context, float], None]
 def answers(context: Context, baseline: Entrant, check: Check) -> Outputs:
     """The original's outputs on all texts; kept for a resume.
 
-    The texts are those of ``context.all_texts``: the judged texts, then the first look's.
+    The texts are the first of ``context.all_texts``: the judged texts, then the first look's.
 
     Raises:
         EngineError: the original does not run.
@@ -48,7 +48,7 @@ def answers(context: Context, baseline: Entrant, check: Check) -> Outputs:
         pass_s = min(samples_s) * float(context.lengths.sum()) / context.profile.p50
         check(context, pass_s)
         context.tell("prepare", f"the original's answers to {len(context.texts)} texts")
-        indices = tuple(range(len(context.all_texts)))
+        indices = tuple(range(context.answered_texts))
         _store(stored, baseline.outputs(RunTexts(indices, probes.STRATEGY, outputs=True), pass_s))
     with np.load(stored) as arrays:
         truth = Outputs(arrays["values"], arrays["offsets"])

@@ -124,6 +124,7 @@ def prove(
         return verdict(
             parity,
             exact=entrant.candidate.exact,
+            exact_uncut=entrant.candidate.untruncated.exact,
             max_flips=settings.max_flips,
             strict=settings.strict,
         )
@@ -132,7 +133,7 @@ def prove(
     parity = entrant.prove("parity", ways, truth, tries=tries.of(entrant), refusal=refusal)
     reason = parity and refusal(parity)
     if reason:
-        entrant.end("refused", reason)
+        entrant.refuse(reason)
 
 
 def expected_s(context: Context, entrant: Entrant) -> float:
@@ -178,7 +179,7 @@ def _random(context: Context, entrant: Entrant) -> Batching:
             strategy = Strategy("arrival", size)
             indices = tuple(map(int, places))
             messages.append(RunTexts(indices, strategy, outputs=True))
-            lengths = context.lengths[places]
+            lengths = context.lengths_for(entrant.candidate)[places]
             total_s += (
                 batching.predict_s(lengths, batching.plan(lengths, strategy), cost) if cost else 0.0
             )

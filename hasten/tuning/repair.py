@@ -131,10 +131,11 @@ def _is_lost(entrant: Entrant, entrants: Sequence[Entrant]) -> bool:
 
 
 def _only_inexact(entrant: Entrant) -> bool:
-    """Whether its answers are merely off; what is NaN or constant is broken otherwise."""
+    """Whether int8 makes its answers merely off: none NaN or constant, and no text cut."""
     parity = entrant.parity
     sound = parity is not None and not parity.non_finite and not parity.constant
-    return entrant.candidate.precision == "int8" and sound
+    whole = entrant.candidate.max_tokens is None
+    return entrant.candidate.precision == "int8" and whole and sound
 
 
 def _try(

@@ -35,7 +35,8 @@ def judge(
             continue
         entrant.ratio_to_baseline = speed_up(reference, run, seed=context.settings.seed)
         model = context.subject(entrant.candidate).info
-        flops = sum(model.flops(int(length)) for length in context.lengths[final.sample])
+        lengths = context.lengths_for(entrant.candidate)[final.sample]
+        flops = sum(model.flops(int(length)) for length in lengths)
         entrant.ceiling_share = ceiling.share(
             final.ceilings, entrant.candidate, run, run.processes, flops
         )

@@ -277,7 +277,8 @@ def _strategies(context: Context, leader: Entrant) -> list[Strategy]:
         return []
     sizes = context.settings.batch_sizes
     limit_s = batch_limit_s(context.settings, leader.candidate)
-    fixed = best_fixed(context.lengths, cost, sizes, max_batch_latency_s=limit_s)
+    lengths = context.lengths_for(leader.candidate)
+    fixed = best_fixed(lengths, cost, sizes, max_batch_latency_s=limit_s)
     budgets = [Strategy("token_budget", max(sizes), budget) for budget in TOKEN_BUDGETS]
     return [
         Strategy("optimal", max(sizes)),
@@ -289,8 +290,9 @@ def _strategies(context: Context, leader: Entrant) -> list[Strategy]:
 
 def _heat(context: Context, entrant: Entrant, strategy: Strategy) -> Heat:
     batches, cost = planned(context, entrant, strategy)
-    per_text_s = predict_s(context.lengths, batches, cost) / len(context.texts)
-    return Heat(entrant, strategy, per_text_s, warm_up_s(context.lengths, batches, cost))
+    lengths = context.lengths_for(entrant.candidate)
+    per_text_s = predict_s(lengths, batches, cost) / len(context.texts)
+    return Heat(entrant, strategy, per_text_s, warm_up_s(lengths, batches, cost))
 
 
 def _processes(heats: Sequence[Heat], time_s: float, rounds: int) -> int:

@@ -75,7 +75,7 @@ def first_looks(
         time_shapes(context, [e for e in (*first, *others) if e.in_play], again=True)
     for entrant in entrants:
         if entrant.in_play:
-            _score(context, entrant)
+            score(context, entrant)
     still = [entrant for entrant in entrants if entrant.in_play]
     _drop_slower(still, settled, context.settings.max_flips)
 
@@ -216,7 +216,7 @@ def best_plan(context: Context, entrant: Entrant) -> tuple[Strategy, float] | No
         strategy = Strategy("arrival", 1)
     else:
         strategy = best_strategy(
-            context.lengths,
+            context.lengths_for(entrant.candidate),
             cost,
             context.settings.batch_sizes,
             max_batch_latency_s=batch_limit_s(context.settings, entrant.candidate),
@@ -226,7 +226,8 @@ def best_plan(context: Context, entrant: Entrant) -> tuple[Strategy, float] | No
 
 def predicted_s(context: Context, entrant: Entrant, strategy: Strategy) -> float:
     """Seconds that the candidate's cost table predicts for all judged texts."""
-    return predict_s(context.lengths, *planned(context, entrant, strategy))
+    lengths = context.lengths_for(entrant.candidate)
+    return predict_s(lengths, *planned(context, entrant, strategy))
 
 
 def planned(
@@ -236,7 +237,8 @@ def planned(
     cost = entrant.cost_model()
     assert cost, f"{entrant.label} has not been timed"
     limit_s = batch_limit_s(context.settings, entrant.candidate)
-    return plan(context.lengths, strategy, cost, max_batch_latency_s=limit_s), cost
+    lengths = context.lengths_for(entrant.candidate)
+    return plan(lengths, strategy, cost, max_batch_latency_s=limit_s), cost
 
 
 def message_for(
@@ -290,7 +292,7 @@ def _first_look(context: Context) -> RunTexts:
     """As :func:`probe`, over texts that judge nothing, where there are any."""
     if not context.first_look:
         return probe(context)
-    indices = range(len(context.texts), len(context.all_texts))
+    indices = range(len(context.texts), context.answered_texts)
     return RunTexts(tuple(indices), probes.STRATEGY, outputs=True)
 
 
@@ -300,15 +302,20 @@ def _probe(context: Context, entrant: Entrant, truth: Outputs) -> None:
         return
     exact = entrant.candidate.exact
     reason = verdict(
-        parity, exact=exact, max_flips=1.0, strict=False, tensor_tolerance=_PROBE_TOLERANCE
+        parity,
+        exact=exact,
+        exact_uncut=entrant.candidate.untruncated.exact,
+        max_flips=1.0,
+        strict=False,
+        tensor_tolerance=_PROBE_TOLERANCE,
     )
     # The flip rate of so few texts says little; what it cannot hide is a broken export.
     most = max(_PROBE_FLIPS, context.settings.max_flips)
     if reason:
-        entrant.end("refused", f"on {parity.compared} texts: {reason}")
+        entrant.refuse(f"on {parity.compared} texts: {reason}")
     elif not exact and parity.flip_rate > most:
         changed = f"{parity.flips} of {parity.compared} labels flipped"
-        entrant.end("refused", f"{changed}; the first look stops at {100 * most:.0f} %")
+        entrant.refuse(f"{changed}; the first look stops at {100 * most:.0f} %")
 
 
 def _screen_shapes(context: Context) -> list[Shape]:
@@ -329,7 +336,8 @@ def _expected_s(entrant: Entrant, shape: Shape) -> float:
     return max(2 * one_s, 0.03)
 
 
-def _score(context: Context, entrant: Entrant) -> None:
+def score(context: Context, entrant: Entrant) -> None:
+    """Note the speed that the candidate's cost table predicts, in tokens of whole texts."""
     best = best_plan(context, entrant)
     if best:
         entrant.screen_tokens_per_s = float(context.lengths.sum()) / best[1]
@@ -339,7 +347,7 @@ def _drop_hopeless(context: Context, first: Sequence[Entrant], settled: Sequence
     """Drop what is so slow that no other layout can make up for it."""
     for entrant in first:
         if entrant.in_play:
-            _score(context, entrant)
+            score(context, entrant)
     running = [e for e in (*settled, *first) if e.in_play and e.screen_tokens_per_s]
     best = max((e.screen_tokens_per_s or 0.0 for e in running), default=0.0)
     leader = next((e for e in running if e.screen_tokens_per_s == best), None)
@@ -377,7 +385,7 @@ def _drop_slower(running: Sequence[Entrant], settled: Sequence[Entrant], max_fli
     """
 
     def promise(entrant: Entrant) -> tuple[bool, float]:
-        return not _may_pass(entrant, max_flips), -(entrant.screen_tokens_per_s or 0.0)
+        return not may_pass(entrant, max_flips), -(entrant.screen_tokens_per_s or 0.0)
 
     ranked = sorted([*settled, *running], key=promise)
     if not ranked:
@@ -400,13 +408,13 @@ def _drop_slower(running: Sequence[Entrant], settled: Sequence[Entrant], max_fli
         why = f"{best / speed:.2f}x slower than {ranked[0].label}"
         if near:
             behind = "is slower"
-            if not _may_pass(entrant, max_flips):
+            if not may_pass(entrant, max_flips):
                 behind = "changed more answers on the first texts"
             why = f"only the {most} most promising {variant} candidates go on, and it {behind}"
         entrant.end("dropped", why)
 
 
-def _may_pass(entrant: Entrant, max_flips: float) -> bool:
+def may_pass(entrant: Entrant, max_flips: float) -> bool:
     """Whether the few answers of the first look leave it open that no more than these change."""
     parity = entrant.parity
     if parity is None or not parity.decisions:

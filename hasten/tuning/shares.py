@@ -24,6 +24,7 @@ PARTS: Mapping[str, float] = {
     "screen student": 0.1,
     "screen again": 0.1,
     "cost table": 0.25,
+    "prepare truncated": 0.2,
     "proof": 0.5,
     "repair": 0.4,
     "repair start": 0.4,  # of a single attempt

@@ -163,9 +163,8 @@ class Worker:
         loaded = self._clock()
         self._texts = message.texts
         streams = Streams(session, message.candidate.streams, message.info, self._clock)
-        tokenizer = TextTokenizer.load(
-            message.tokenizer, message.info.max_length, message.candidate.threads
-        )
+        max_length = message.candidate.token_limit(message.info.max_length)
+        tokenizer = TextTokenizer.load(message.tokenizer, max_length, message.candidate.threads)
         self._pipeline = Pipeline(tokenizer, streams, clock=self._clock)
         first = self._clock()
         streams.time_shape(1, 8)

@@ -8,7 +8,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from hasten.errors import InputError, ModelError
 from hasten.inputs.tokenization import TextTokenizer, Tokens
-from tests.tiny import save_tiny_tokenizer, tiny_texts, tiny_tokenizer
+from hasten.records import Candidate
+from tests.tiny import MAX_LENGTH, save_tiny_tokenizer, tiny_texts, tiny_tokenizer
 
 CLS, SEP = 2, 3
 
@@ -116,6 +117,30 @@ def test_reading_only_the_head_of_a_long_text_changes_nothing(pieces):
     library.enable_truncation(12)
     assert tokens.ids.tolist() == library.encode(text).ids
     assert tokens.truncated.tolist() == [whole > 12]
+
+
+@settings(max_examples=60, deadline=None)
+@example(words=90, max_tokens=3, side="right")
+@example(words=14, max_tokens=16, side="left")
+@given(
+    words=st.integers(0, 90),
+    max_tokens=st.integers(3, 64),
+    side=st.sampled_from(["left", "right"]),
+)
+def test_reading_less_cuts_as_the_library_does(words, max_tokens, side):
+    text = " ".join(tiny_texts(90)[:words])
+    library = tiny_tokenizer()
+    whole = library.encode(text).ids[:MAX_LENGTH]
+    library.enable_truncation(max_tokens, direction=side)
+    limit = Candidate("fake", "fp32", "cpu", 1, max_tokens=max_tokens).token_limit(MAX_LENGTH)
+    cut_there = tiny_tokenizer()
+    cut_there.enable_truncation(16, direction=side)
+    tokens = TextTokenizer(cut_there, limit).encode([text])
+    assert tokens.ids.tolist() == library.encode(text).ids
+    assert (tokens.ids[0], tokens.ids[-1], len(tokens.ids) <= max_tokens) == (CLS, SEP, True)
+    assert tokens.truncated.tolist() == [len(whole) > max_tokens]
+    if len(whole) <= max_tokens:
+        assert tokens.ids.tolist() == whole
 
 
 def test_texts_are_cut_on_the_side_that_the_file_names(file, tmp_path):

@@ -184,7 +184,7 @@ async def _info(call: Call) -> Response:
             "model_sha": None,
             "model_dtype": bundle.plan.candidate.precision,
             "model_type": {kind: names} if labels else {"embedding": {"pooling": "model"}},
-            "max_input_length": bundle.model.max_length,
+            "max_input_length": bundle.stages[-1].max_length,
             "max_client_batch_size": service.limits.texts,
             "auto_truncate": False,
             "version": hasten.__version__,

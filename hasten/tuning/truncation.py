@@ -1,0 +1,171 @@
+"""Reading less: the best candidates once more, with long texts cut at fewer tokens.
+
+A cut candidate runs the artifact of one that reads whole texts, at the same cost per shape: what it
+would gain is predicted before anything is started. What it would flip is looked at on calibration
+texts, the long ones among them, before the judged texts prove it like any lossy candidate.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from hasten.judging.stats import clopper_pearson_lower
+from hasten.records import Settings
+from hasten.runtime import probes
+from hasten.tasks import Outputs
+from hasten.tuning import screening
+from hasten.tuning.context import Context
+from hasten.tuning.entrant import Entrant
+from hasten.tuning.worker import RunTexts
+
+GAINS = (1.2, 1.5, 1.9, 2.4)
+"""Predicted speed-ups over whole texts: each is reached at one length, the longest that does."""
+
+_STEP, _SHORTEST = 8, 16  # tokens
+
+
+def tries_less(settings: Settings) -> bool:
+    """Whether candidates that cut long texts are among what is tried.
+
+    Who asks for fp32 alone asks for exact answers.
+    """
+    return not settings.whole_texts and settings.precisions != ("fp32",)
+
+
+def truncated(context: Context, entrants: Sequence[Entrant], truth: Outputs) -> list[Entrant]:
+    """Candidates that read less, out of the best that read whole texts.
+
+    The fastest exact one is tried at the lengths worth it, from the longest down to the first that
+    flips too much on calibration texts; the best of every lossy variant then at the longest and
+    the shortest length that did not.
+
+    Args:
+        context: the tune.
+        entrants: all candidates so far, timed.
+        truth: the original's outputs.
+
+    Returns:
+        Everything that was tried, refused or not; nothing where there are no calibration texts, or
+        where texts have not one row of outputs each, as where every token is labelled.
+    """
+    best = _best_of_each(context, entrants)
+    exact = [entrant for entrant in best if entrant.candidate.exact]
+    possible = context.first_look and bool((truth.counts == 1).all())
+    if not exact or not possible or not tries_less(context.settings):
+        return []
+    look = _Look(context, exact[0], entrants, truth)
+    tried = []
+    for tokens in lengths_worth_trying(context, exact[0]):
+        tried.append(look.at(exact[0], tokens))
+        if tried[-1].status == "refused":
+            break
+    held = [entrant.candidate.max_tokens for entrant in tried if entrant.in_play]
+    if not held:
+        return tried
+    lossy = [entrant for entrant in best if entrant not in exact]
+    ends = dict.fromkeys((held[0], held[-1]))
+    return tried + [look.at(entrant, tokens) for entrant in lossy for tokens in ends if tokens]
+
+
+def lengths_worth_trying(context: Context, whole: Entrant) -> list[int]:
+    """The lengths at which a candidate is predicted to gain :data:`GAINS`, the longest first.
+
+    They follow from the judged texts' own lengths and the candidate's cost table: where few tokens
+    lie beyond a length, cutting there gains nothing, and it is not tried.
+    """
+    best = screening.best_plan(context, whole)
+    assert best, f"{whole.label} has not been timed"
+    strategy, whole_s = best
+    lengths = range(_SHORTEST, int(context.lengths.max()), _STEP)
+
+    def predicted_s(tokens: int) -> float:
+        return screening.predicted_s(context, _cut(context, whole, tokens), strategy)
+
+    places = [bisect_right(lengths, whole_s / gain, key=predicted_s) for gain in GAINS]
+    return list(dict.fromkeys(lengths[place - 1] for place in places if place))
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What cut candidates answer to calibration texts; ``exact`` gives the right answers."""
+
+    context: Context
+    exact: Entrant
+    beside: Sequence[Entrant]
+    truth: Outputs
+
+    def at(self, whole: Entrant, tokens: int) -> Entrant:
+        """The candidate that cuts what ``whole`` reads, started and looked at."""
+        context, entrant = self.context, _cut(self.context, whole, tokens)
+        screening.prepare_all(
+            context, [entrant], self.truth, part="prepare truncated", beside=self.beside
+        )
+        if entrant.in_play and not screening.may_pass(entrant, context.settings.max_flips):
+            assert entrant.parity
+            changed = f"{entrant.parity.flips} of {entrant.parity.compared}"
+            entrant.refuse(f"{changed} labels flipped at the first look")
+        if entrant.in_play and context.task.decides:
+            self._at_long_texts(entrant, tokens)
+        if entrant.in_play:
+            screening.score(context, entrant)
+        return entrant
+
+    def _at_long_texts(self, entrant: Entrant, tokens: int) -> None:
+        """Refuse what flips too much for the share of texts that it cuts.
+
+        Few texts of the first look are cut at all. These are, and say more with as many.
+        """
+        context = self.context
+        begin = context.answered_texts
+        longer = np.flatnonzero(context.all_lengths[begin:] > tokens)
+        places = tuple(map(int, begin + longer))
+        if not places:
+            return
+
+        def flips() -> int:
+            cut = self._outputs(entrant, places)
+            return int(context.task.changed(self._right.select(longer), cut).sum())
+
+        context.tell("prepare", f"{entrant.label}: {len(places)} long texts")
+        found = entrant.look(f"long:{entrant.label}", flips)
+        cut = float((context.lengths > tokens).mean())
+        most = context.settings.max_flips
+        if found is None or cut * clopper_pearson_lower(found, len(places)) <= most:
+            return
+        entrant.refuse(
+            f"{found} of {len(places)} cut calibration texts flipped, and {cut:.0%} of all texts "
+            "are cut"
+        )
+
+    @cached_property
+    def _right(self) -> Outputs:
+        """What the exact candidate answers to the long texts, which it reads whole."""
+        places = range(self.context.answered_texts, len(self.context.all_texts))
+        return self._outputs(self.exact, tuple(places))
+
+    def _outputs(self, entrant: Entrant, places: tuple[int, ...]) -> Outputs:
+        return entrant.outputs(RunTexts(places, probes.STRATEGY, outputs=True), 0.0)
+
+
+def _cut(context: Context, whole: Entrant, tokens: int) -> Entrant:
+    entrant = Entrant(replace(whole.candidate, max_tokens=tokens), context)
+    entrant.inherit(whole)
+    return entrant
+
+
+def _best_of_each(context: Context, entrants: Sequence[Entrant]) -> list[Entrant]:
+    """The most promising of each variant, of those that are timed; the original's fp32 first."""
+
+    def promise(entrant: Entrant) -> tuple[bool, float]:
+        fails = not screening.may_pass(entrant, context.settings.max_flips)
+        return fails, -(entrant.screen_tokens_per_s or 0.0)
+
+    best: dict[str, Entrant] = {}
+    for entrant in sorted((e for e in entrants if e.in_play and e.cells), key=promise):
+        best.setdefault(entrant.candidate.variant, entrant)
+    return sorted(best.values(), key=lambda entrant: not entrant.candidate.exact)
