@@ -124,7 +124,7 @@ def compare(
         examples=_flips(surest, original, candidate, task=task, labels=labels, texts=texts),
         flip_margins=tuple(map(float, np.sort(margins[flipped]))),
         margin_quantiles=_margin_quantiles(task, ours),
-        constant=_constant(candidate, original),
+        constant=_constant(candidate, original, FP32_TOLERANCE if task.decides else 0.0),
         quality=quality(ours, theirs, sound[rows], task=task, labels=labels, gold=known),
         tries=tries,
         errors=errors(ours, theirs, task, known),
@@ -368,9 +368,13 @@ def _one_of_each(texts: Sequence[Text], order: NDArray[np.int64]) -> NDArray[np.
     return np.array(sorted(first.values()), np.int64)
 
 
-def _constant(candidate: Outputs, original: Outputs) -> bool:
-    """Whether the candidate says the same whatever the text is, where the original does not."""
-    return _range(candidate) < _CONSTANT * _range(original)
+def _constant(candidate: Outputs, original: Outputs, least: float) -> bool:
+    """Whether the candidate says the same whatever the text is, where the original does not.
+
+    An original whose outputs vary by ``least`` or less says the same itself, as far as can be told.
+    """
+    varies = _range(original)
+    return varies > least and _range(candidate) < _CONSTANT * varies
 
 
 def _spread(original: Outputs) -> float:

@@ -121,6 +121,13 @@ class TestCompare:
         assert parity.flips == parity.ties
         assert verdict(parity, exact=True, max_flips=0.0, strict=False) is None
 
+    def test_an_original_that_varies_within_the_tolerance_may_become_constant(self) -> None:
+        original = np.zeros((6, 3), np.float32)
+        original[0, 0] = 2e-16
+        assert not compared(original, np.full((6, 3), 1e-4, np.float32)).constant
+        original[0, 0] = 1.0
+        assert compared(original, np.full((6, 3), 1e-4, np.float32)).constant
+
     def test_the_surest_flips_are_the_examples(self) -> None:
         reference = np.array([[0, 1], [0, 3], [2, 0], [0, 9]], np.float32)
         candidate = flipped(reference, 0, 1, 2)
