@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
 if TYPE_CHECKING:
-    from hasten.serve.service import Answered, Ran, Service
+    from hasten.serve.running import Ran
+    from hasten.serve.service import Answered, Service
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -95,14 +95,15 @@ class Scheduler:
         self._now_s = 0.0  # virtual: how far the texts whose turn it was have got
         self._numbers = iter(range(2**62))
         self._backlog_s = 0.0
+        self._reserved_s = 0.0
 
     def __len__(self) -> int:
         return sum(map(len, self._queues))
 
     @property
     def backlog_s(self) -> float:
-        """Seconds that the waiting texts would take in full batches."""
-        return max(self._backlog_s, 0.0)
+        """Seconds that the waiting texts, and those with a reservation, take in full batches."""
+        return max(self._backlog_s, 0.0) + max(self._reserved_s, 0.0)
 
     def expected_s(self, lengths: Sequence[int]) -> float:
         """Seconds that texts of these lengths take in the first stage, in full batches."""
@@ -119,6 +120,22 @@ class Scheduler:
             raise TooLarge(cost_s, self._max_queue_s)
         if self.backlog_s + cost_s > self._max_queue_s:
             raise Overloaded(self.backlog_s + cost_s - self._max_queue_s)
+
+    def reserve(self, lengths: Sequence[int]) -> float:
+        """Room for a request whose texts have about these lengths, in seconds.
+
+        Raises:
+            TooLarge: it would not fit into an empty queue either.
+            Overloaded: it does not fit now.
+        """
+        cost_s = self.expected_s(lengths)
+        self.require_room(cost_s)
+        self._reserved_s += cost_s
+        return cost_s
+
+    def release(self, cost_s: float) -> None:
+        """Give back what :meth:`reserve` gave."""
+        self._reserved_s -= cost_s
 
     def admit(self, request: int, lengths: Sequence[int], now_s: float) -> None:
         """Let all texts of a request wait, the longest first among themselves.
@@ -152,19 +169,23 @@ class Scheduler:
             for text in [text for text in queue if text.request == request]:
                 self._take(stage, text)
 
-    def next_batch(self, idle_streams: int = 1) -> tuple[Waiting, ...]:
+    def next_batch(self, idle_streams: int | Sequence[int] = 1) -> tuple[Waiting, ...]:
         """The texts to run now, of one stage; empty if none wait.
 
         Args:
-            idle_streams: how many streams could run a batch now, this one included: few texts
-                are shared out among them.
+            idle_streams: how many streams could run a batch now, this one included, of each
+                stage or of all: few texts are shared out among them. Where the stage whose turn
+                it is has none, nothing else runs instead: the others would never let it in.
         """
         heads = [min(queue, key=_turn) for queue in self._queues if queue]
         if not heads:
             return ()
         head = min(heads, key=_turn)
         queue = self._queues[head.stage]
-        share = max(1, math.ceil(len(queue) / max(idle_streams, 1)))
+        idle = idle_streams if isinstance(idle_streams, int) else idle_streams[head.stage]
+        if not idle:
+            return ()
+        share = math.ceil(len(queue) / idle)
         chosen = self._company(head, queue, share)
         for text in chosen:
             self._take(head.stage, text)

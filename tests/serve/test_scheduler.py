@@ -65,6 +65,25 @@ def test_few_texts_are_shared_out_among_idle_streams() -> None:
     assert [len(one.next_batch(idle_streams=2)) for _ in range(2)] == [3, 2]
 
 
+def test_where_the_stage_whose_turn_it_is_has_no_stream_nothing_overtakes_it() -> None:
+    one = scheduler(stages=2)
+    one.admit(1, [10], 0.0)
+    (old,) = one.next_batch()
+    one.hand_on([old], 1, [10])
+    one.admit(2, [10], 1.0)
+    assert one.next_batch([1, 0]) == ()
+    assert [text.request for text in one.next_batch([1, 1])] == [1]
+
+
+def test_a_reservation_takes_room_until_it_is_released() -> None:
+    one = scheduler(max_queue_s=0.5)
+    cost_s = one.reserve([64] * 100)
+    with pytest.raises(Overloaded):
+        one.reserve([64] * 200)
+    one.release(cost_s)
+    one.reserve([64] * 200)
+
+
 def test_what_is_handed_on_goes_before_newer_texts() -> None:
     one = scheduler(stages=2)
     one.admit(1, [10], 0.0)

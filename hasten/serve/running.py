@@ -1,0 +1,432 @@
+"""The threads that run a bundle: each draws a batch from the scheduler, runs it, and stores it.
+
+A text of which a stage is not sure is tokenized for the next stage and waits there. Where the
+engine fails on a batch, the batch is halved until the texts that it fails on are alone; only
+their requests fail.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasten.errors import EngineError, HastenError
+from hasten.inputs.tokenization import TextTokenizer, Tokens
+from hasten.records import CostTable, Text
+from hasten.runtime.batching import CostModel
+from hasten.runtime.stages import LoadedStage
+from hasten.runtime.watch import Watch
+from hasten.serve.scheduler import Scheduler, Stage, Waiting
+from hasten.tasks import Outputs
+
+log = logging.getLogger(__name__)
+
+_LARGEST_BATCH = 64
+
+_UNMEASURED = CostTable((1,), (128,), ((0.02,),))
+"""Costs of a bundle that was saved without a table: in proportion to the tokens."""
+
+_PATIENCE_S = 10.0
+"""How long closing waits for a batch that is running."""
+
+
+class NonFinite(EngineError):
+    """The model's output for a text is NaN or infinite."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """One batch that has run, for the metrics.
+
+    Attributes:
+        stage: which stage of the bundle, from 0.
+        texts: how many texts it held.
+        tokens: of the texts.
+        padded_tokens: of the batch, padding included.
+        latency_s: how long it took.
+        handed_on: how many texts go to the next stage.
+        failed: whether the engine raised an error.
+    """
+
+    stage: int
+    texts: int
+    tokens: int
+    padded_tokens: int
+    latency_s: float
+    handed_on: int = 0
+    failed: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """The texts of one request. Its fields are touched under the runner's lock only.
+
+    Attributes:
+        texts: what was sent.
+        tokens: of the texts, as stage 1 reads them.
+        found: of each text the outputs of its batch and its place there, once it has run.
+        stages: which stage answered.
+        left: how many outputs are missing.
+        began_s: when the first text ran.
+        later: the tokens of texts that wait for a later stage, by place.
+    """
+
+    texts: Sequence[Text]
+    tokens: Tokens
+    settle: Callable[[BaseException | None], None]
+    found: list[tuple[Outputs, int] | None] = field(init=False)
+    stages: NDArray[np.int64] = field(init=False)
+    left: int = field(init=False)
+    began_s: float | None = None
+    later: dict[int, tuple[Tokens, int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.left = len(self.texts)
+        self.found = [None] * self.left
+        self.stages = np.zeros(self.left, np.int64)
+
+    @property
+    def outputs(self) -> Outputs:
+        """The outputs of all texts, once none is left."""
+        found = [one for one in self.found if one]
+        batches = list({id(outputs): outputs for outputs, _ in found}.values())
+        begins = np.cumsum([0, *map(len, batches)]).tolist()
+        first = {id(outputs): begin for outputs, begin in zip(batches, begins, strict=False)}
+        whole = Outputs.concatenate(batches) if len(batches) > 1 else batches[0]
+        return whole.select([first[id(outputs)] + place for outputs, place in found])
+
+    def read(self, place: int) -> tuple[Tokens, int]:
+        """Where the tokens of a text are, as its present stage reads them."""
+        return self.later.get(place) or (self.tokens, place)
+
+
+Held = tuple[Job, Waiting]
+"""A text of a batch, and whose it is."""
+
+
+class Cores:
+    """Which stages may start a batch: no core gets two threads, no session too many streams."""
+
+    def __init__(self, stages: Sequence[LoadedStage]) -> None:
+        candidates = [stage.stage.plan.candidate for stage in stages]
+        self._threads = [candidate.intra_op_num_threads for candidate in candidates]
+        self._sessions = [stage.streams for stage in stages]
+        self._free = max(candidate.threads for candidate in candidates)
+        self._streams = {session: session.count for session in self._sessions}
+        self.most = max(1, self._free // min(self._threads))
+
+    def idle(self) -> list[int]:
+        """How many batches of each stage could start now."""
+        return [
+            min(self._streams[session], self._free // threads)
+            for session, threads in zip(self._sessions, self._threads, strict=True)
+        ]
+
+    def take(self, stage: int) -> None:
+        """A batch of this stage starts."""
+        self._move(stage, -1)
+
+    def give_back(self, stage: int) -> None:
+        """It has ended."""
+        self._move(stage, 1)
+
+    def _move(self, stage: int, by: int) -> None:
+        self._free += by * self._threads[stage]
+        self._streams[self._sessions[stage]] += by
+
+
+class Tokenizing:
+    """Threads that tokenize, with a tokenizer of each stage each."""
+
+    def __init__(self, name: str, stages: Sequence[LoadedStage]) -> None:
+        self._stages = stages
+        self._own = threading.local()
+        self.pool = ThreadPoolExecutor(2, f"hasten-tokenize-{name}")
+
+    def encode(self, texts: Sequence[Text], stage: int = 0) -> Tokens:
+        """Tokens of texts as a stage reads them; call it on the pool's threads."""
+        known: dict[int, TextTokenizer] = self._own.__dict__.setdefault("known", {})
+        if stage not in known:
+            one = self._stages[stage].stage
+            known[stage] = TextTokenizer.load(one.tokenizer, one.max_length, 1)
+        return self._stages[stage].task.encode(known[stage], texts)
+
+    def alike(self, stage: int, other: int) -> bool:
+        """Whether two stages read texts in the same way."""
+        first, second = self._stages[stage].stage, self._stages[other].stage
+        return (first.tokenizer, first.max_length) == (second.tokenizer, second.max_length)
+
+
+class Runner:
+    """The queue of a loaded bundle and the threads that empty it.
+
+    Args:
+        name: for the threads' names and the log.
+        stages: of the bundle.
+        max_queue_s: seconds of work that may wait.
+        on_batch: is told of every batch, on a stream's thread.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        stages: Sequence[LoadedStage],
+        max_queue_s: float,
+        on_batch: Callable[[Ran], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._name = name
+        self._stages = stages
+        self.tokenizing = Tokenizing(name, stages)
+        self._on_batch = on_batch
+        self._clock = clock
+        self._scheduler = Scheduler([_scheduled(stage) for stage in stages], max_queue_s)
+        self._watch = Watch([stage.stage.hands_on for stage in stages])
+        self._jobs: dict[int, Job] = {}
+        self._numbers = iter(range(2**62))
+        self._changed = threading.Condition()
+        self._cores = Cores(stages)
+        self._closing = False
+        self._began: dict[int, float] = {}
+        self.last_answer_s = clock()
+        self.drifts = 0
+        self._threads = [
+            threading.Thread(target=self._draw, name=f"hasten-serve-{name}-{number}", daemon=True)
+            for number in range(self._cores.most)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def backlog_s(self) -> float:
+        """Seconds of work that wait."""
+        with self._changed:
+            return self._scheduler.backlog_s
+
+    @property
+    def waiting(self) -> int:
+        """Texts that wait."""
+        with self._changed:
+            return len(self._scheduler)
+
+    @property
+    def longest_running_s(self) -> float:
+        """How long the oldest batch that is running has taken so far."""
+        with self._changed:
+            return self._clock() - min(self._began.values(), default=self._clock())
+
+    def reserve(self, lengths: Sequence[int]) -> float:
+        """Room for texts of about these lengths, in seconds, to be released before :meth:`admit`.
+
+        Raises:
+            Overloaded, TooLarge: there is none.
+        """
+        with self._changed:
+            return self._scheduler.reserve(lengths)
+
+    def release(self, cost_s: float) -> None:
+        """Give back what :meth:`reserve` gave."""
+        with self._changed:
+            self._scheduler.release(cost_s)
+
+    def admit(self, job: Job) -> int:
+        """Let a request's texts wait; the number names it in :meth:`leave`."""
+        lengths = np.maximum(job.tokens.lengths, 1).tolist()
+        with self._changed:
+            number = next(self._numbers)
+            self._jobs[number] = job
+            self._scheduler.admit(number, lengths, self._clock())
+            self._changed.notify(len(lengths))
+        return number
+
+    def leave(self, number: int) -> None:
+        """Forget a request; what of it still waits is given up."""
+        with self._changed:
+            job = self._jobs.pop(number, None)
+            if job and job.left:
+                self._scheduler.cancel(number)
+
+    def close(self, error: BaseException) -> bool:
+        """End the threads; requests that wait get the error. False where a batch hangs."""
+        with self._changed:
+            self._closing = True
+            for number, job in self._jobs.items():
+                self._scheduler.cancel(number)
+                job.settle(error)
+            self._jobs.clear()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join(_PATIENCE_S)
+        self.tokenizing.pool.shutdown(cancel_futures=True)
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _draw(self) -> None:
+        """What a thread does: run batches until the runner is closed."""
+        while drawn := self._next():
+            stage, batch = drawn
+            try:
+                self._run(stage, batch)
+            finally:
+                with self._changed:
+                    self._began.pop(threading.get_ident(), None)
+                    self._cores.give_back(stage)
+                    if len(self._stages) > 1:  # other threads may wait for the cores
+                        self._changed.notify_all()
+
+    def _next(self) -> tuple[int, list[Held]] | None:
+        """The next batch, as soon as there is one; None when the runner is closed."""
+        with self._changed:
+            while not (batch := self._scheduler.next_batch(self._cores.idle())):
+                if self._closing:
+                    return None
+                self._changed.wait()
+            stage = batch[0].stage
+            self._cores.take(stage)
+            now = self._began[threading.get_ident()] = self._clock()
+            held = [(job, text) for text in batch if (job := self._jobs.get(text.request))]
+            for job, _ in held:
+                if job.began_s is None:
+                    job.began_s = now
+            return stage, held
+
+    def _run(self, number: int, batch: Sequence[Held]) -> None:
+        """Run one batch; where the engine fails, its halves."""
+        stage, begin = self._stages[number], self._clock()
+        if not batch:
+            return
+        try:
+            tokens = _joined([job.read(text.place) for job, text in batch])
+            outputs = stage.streams.forward(tokens, np.arange(len(batch)))
+            unsure = set(stage.hands_on(outputs).tolist())
+        except Exception as error:  # noqa: BLE001 - a stream's thread must not end
+            self._on_batch(_shape(number, batch, self._clock() - begin, failed=True))
+            self._halve(number, batch, error)
+            return
+        ran = _shape(number, batch, self._clock() - begin, handed_on=len(unsure))
+        self._on_batch(ran)
+        self.last_answer_s = self._clock()
+        self._store(number, batch, outputs, unsure)
+        if unsure:
+            self._hand_on(number + 1, [batch[place] for place in sorted(unsure)])
+
+    def _halve(self, stage: int, batch: Sequence[Held], error: Exception) -> None:
+        if len(batch) == 1:
+            self._fail(batch, _ours(error))
+            return
+        with self._changed:
+            batch = [(job, text) for job, text in batch if text.request in self._jobs]
+        middle = (len(batch) + 1) // 2
+        self._run(stage, batch[:middle])
+        self._run(stage, batch[middle:])
+
+    def _store(
+        self, stage: int, batch: Sequence[Held], outputs: Outputs, unsure: Collection[int]
+    ) -> None:
+        """Keep the outputs of the texts of which the stage is sure, and settle their requests."""
+        finite = outputs.finite.tolist()
+        kept = [place for place, fine in enumerate(finite) if fine and place not in unsure]
+        finished = []
+        with self._changed:
+            for place in kept:
+                job, text = batch[place]
+                if job.found[text.place] is None:
+                    job.found[text.place] = outputs, place
+                    job.stages[text.place] = stage
+                    job.left -= 1
+                    if not job.left:
+                        finished.append(job)
+            counts = [0] * len(self._stages)
+            counts[stage] = len(kept)
+            told = self._watch.count(counts)
+        if told:
+            self.drifts += 1
+            log.warning("%s: %s", self._name, told)
+        for job in finished:
+            job.settle(None)
+        bad = [
+            held for place, held in enumerate(batch) if not finite[place] and place not in unsure
+        ]
+        self._fail(bad, NonFinite("the model's output for a text is not finite"))
+
+    def _fail(self, batch: Sequence[Held], error: HastenError) -> None:
+        for job, text in batch:
+            with self._changed:
+                self._scheduler.cancel(text.request)
+            job.settle(error)
+
+    def _hand_on(self, stage: int, batch: Sequence[Held]) -> None:
+        """Let texts wait for the next stage, as that stage reads them."""
+        if self.tokenizing.alike(stage - 1, stage):
+            self._queue(stage, batch)
+            return
+        try:
+            self.tokenizing.pool.submit(partial(self._retokenize, stage, batch))
+        except RuntimeError:  # the runner is being closed, and has told the requests
+            return
+
+    def _retokenize(self, stage: int, batch: Sequence[Held]) -> None:
+        try:
+            tokens = self.tokenizing.encode([job.texts[t.place] for job, t in batch], stage)
+        except Exception as error:  # noqa: BLE001 - nobody waits for this call
+            self._fail(batch, _ours(error))
+            return
+        for place, (job, text) in enumerate(batch):
+            job.later[text.place] = (tokens, place)
+        self._queue(stage, batch)
+
+    def _queue(self, stage: int, batch: Sequence[Held]) -> None:
+        with self._changed:
+            alive = [(job, text) for job, text in batch if text.request in self._jobs]
+            lengths = []
+            for job, text in alive:
+                tokens, place = job.read(text.place)
+                lengths.append(max(int(tokens.lengths[place]), 1))
+            self._scheduler.hand_on([text for _, text in alive], stage, lengths)
+            self._changed.notify_all()
+
+
+def _scheduled(loaded: LoadedStage) -> Stage:
+    """What the scheduler has to know of a stage."""
+    plan = loaded.stage.plan
+    largest = max(plan.strategy.batch_size, _LARGEST_BATCH)
+    return Stage(loaded.cost or CostModel(_UNMEASURED), largest, plan.max_batch_latency_s)
+
+
+def _ours(error: Exception) -> HastenError:
+    """An error whose message may be shown; what is unexpected goes into the log."""
+    if isinstance(error, HastenError):
+        return error
+    log.error("a batch failed unexpectedly", exc_info=error)
+    return EngineError("the engine failed unexpectedly; the server's log says more")
+
+
+def _shape(
+    stage: int,
+    batch: Sequence[Held],
+    latency_s: float,
+    *,
+    handed_on: int = 0,
+    failed: bool = False,
+) -> Ran:
+    lengths = [text.length for _, text in batch]
+    padded = max(lengths) * len(batch)
+    return Ran(stage, len(batch), sum(lengths), padded, latency_s, handed_on, failed)
+
+
+def _joined(texts: Sequence[tuple[Tokens, int]]) -> Tokens:
+    """Texts of several requests as one."""
+    parts = []
+    for _, same in groupby(texts, lambda text: id(text[0])):
+        together = list(same)
+        tokens = together[0][0]
+        parts.append(tokens if len(tokens) == 1 else tokens.select([i for _, i in together]))
+    return Tokens.concatenate(parts)
