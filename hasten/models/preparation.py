@@ -134,6 +134,7 @@ def _describe(
         name=origin.name,
         architecture=type(original).__name__,
         task=chosen.name,
+        task_settings=to_json(chosen),
         labels=_labels(config, width, type(original).__name__) if chosen.has_labels else (),
         max_length=max_length,
         input_names=names,
@@ -155,10 +156,10 @@ def _task(name: str | None, config: Any, columns: int, random_weights: bool) -> 
     """What the user says, or else the config and how many numbers there are."""
     if random_weights:
         return tasks.as_numbers()
-    if name is not None:
-        return tasks.get(name)
+    whole = config.to_dict() if hasattr(config, "to_dict") else {}
     fields = {field: _field(config, field) for field in ("architectures", "problem_type")}
-    return tasks.claiming({**fields, "num_labels": columns})
+    fields = {**whole, **fields, "num_labels": columns}
+    return tasks.claiming(fields) if name is None else tasks.named(name, fields)
 
 
 def _width(task: tasks.Task, outputs: tuple[Tensor, ...], example: list[int]) -> int:

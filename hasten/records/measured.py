@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
@@ -184,6 +185,7 @@ class Parity:
     not depend on the text and the original's do. ``misaligned`` counts texts for which the
     candidate gave another number of rows than the original; they show no flips. ``quality`` and
     ``errors`` compare both with the right labels or numbers, where these were given.
+    ``agreement`` holds figures of the task's own, by name.
 
     Of a candidate that cuts long texts, ``uncut`` is the comparison over the texts alone that it
     read whole; None where it cut all of them, and for other candidates.
@@ -207,6 +209,7 @@ class Parity:
     errors: Errors | None = None
     misaligned: int = 0
     uncut: Parity | None = None
+    agreement: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     @property
     def cut(self) -> int:

@@ -120,7 +120,7 @@ def agreement(parity: Parity) -> str:
         return (
             f"Outputs were compared as tensors on {parity.compared:,} texts: mean difference "
             f"{parity.mean_abs_difference:.1e}, largest {parity.max_abs_difference:.1e}, in units "
-            f"of the original's standard deviation.{errors(parity)}"
+            f"of the original's standard deviation.{errors(parity)}{_own_figures(parity)}"
         )
     sentences = [f"Against the original, {flipped(parity)}."]
     if parity.ties:
@@ -133,7 +133,12 @@ def agreement(parity: Parity) -> str:
         )
     if parity.quality:
         sentences.append(quality(parity.quality))
-    return " ".join(sentences)
+    return " ".join(sentences) + _own_figures(parity)
+
+
+def _own_figures(parity: Parity) -> str:
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in parity.agreement.items())
+    return f" Kept of the original's answers: {figures}." if figures else ""
 
 
 def quality(found: Quality) -> str:

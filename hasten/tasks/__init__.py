@@ -29,6 +29,7 @@ __all__ = [
     "discover",
     "get",
     "is_claimed",
+    "named",
     "names",
     "of",
     "token_rows",
@@ -62,6 +63,16 @@ def get(name: str, settings: Mapping[str, Any] | None = None) -> Task:
         raise ChoiceError(f"settings of the task {name} do not fit it: {error}") from error
 
 
+def named(name: str, config: Mapping[str, Any]) -> Task:
+    """The task of that name, with what a model's ``config.json`` says of its settings.
+
+    Raises:
+        ChoiceError: there is no such task.
+        ModelError: the config asks for what the task does not have.
+    """
+    return get(name, type(get(name)).settings_of(config))
+
+
 def of(info: ModelInfo) -> Task:
     """A model's task, with its settings."""
     return get(info.task, info.task_settings)
@@ -82,7 +93,7 @@ def claiming(config: Mapping[str, Any]) -> Task:
     """
     found = _claiming(config) or _claiming({**config, "architectures": None})
     assert found, "some task takes any classifier"
-    return found()
+    return found(**found.settings_of(config))
 
 
 def is_claimed(config: Mapping[str, Any]) -> bool:

@@ -49,9 +49,44 @@ class Labelled(Task):
 
 
 def classifies(config: Mapping[str, Any]) -> bool:
-    """Whether a model is a classifier of whole texts, as far as its config names a class."""
+    """Whether a model is a classifier of single texts, as far as its config names a class."""
+    return _has_classes(config) and not is_cross_encoder(config)
+
+
+def is_cross_encoder(config: Mapping[str, Any]) -> bool:
+    """Whether sentence-transformers saved the model as one that reads pairs of texts."""
+    return _has_classes(config) and _activation(config) is not None
+
+
+def activation_of(config: Mapping[str, Any]) -> str:
+    """``CrossEncoder``'s function for a single number: what config.json names, or a sigmoid.
+
+    >>> activation_of({"sentence_transformers": {"activation_fn": "torch.nn.Identity"}})
+    'none'
+    """
+    named = _activation(config)
+    if named is None:
+        return "none" if config.get("problem_type") == "regression" else "sigmoid"
+    kind = named.rpartition(".")[2].lower()
+    if kind not in ("sigmoid", "identity"):
+        raise ModelError(
+            f"the model's config.json scores pairs with {named}",
+            fix="Sigmoid and Identity of torch.nn are known; for the bare number set Identity.",
+        )
+    return "none" if kind == "identity" else kind
+
+
+def _has_classes(config: Mapping[str, Any]) -> bool:
     architectures = config.get("architectures") or ()
     return not architectures or any("ForSequenceClassification" in name for name in architectures)
+
+
+def _activation(config: Mapping[str, Any]) -> str | None:
+    current = config.get("sentence_transformers")
+    if isinstance(current, Mapping) and "activation_fn" in current:
+        return str(current["activation_fn"])
+    former = config.get("sbert_ce_default_activation_function")  # until version 4
+    return None if former is None else str(former)
 
 
 def named(

@@ -97,6 +97,15 @@ class Task(ABC):
             config: fields of its ``config.json``; ``num_labels`` is always there.
         """
 
+    @classmethod
+    def settings_of(cls, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The settings that a model's ``config.json`` decides; by default none.
+
+        Raises:
+            ModelError: it asks for what the task does not have.
+        """
+        return {}
+
     def encode(self, tokenizer: TextTokenizer, texts: Sequence[Text]) -> Tokens:
         """Tokenize ``texts``: by default each is one sequence, truncated.
 
@@ -116,7 +125,8 @@ class Task(ABC):
             raise ModelError(
                 f"for {len(values)} texts the model returns {list(values.shape)}; a classifier "
                 f"returns [{len(values)}, labels]",
-                fix="To compare outputs of any shape as tensors, use --task tensors.",
+                fix="A model that tags tokens needs --task token_classification; to compare outputs "
+                "of any shape as tensors, use --task tensors.",
             )
         return Outputs.of_rows(values.reshape(len(values), -1))
 
@@ -177,6 +187,18 @@ class Task(ABC):
         differ = self.decisions(outputs) != self.decisions(others)
         rows: NDArray[np.bool_] = differ.reshape(len(differ), -1).any(axis=1)
         return rows
+
+    def agreement(
+        self, outputs: Outputs, others: Outputs, texts: Sequence[Text]
+    ) -> Mapping[str, float]:
+        """Figures of its own on how far ``others`` keep the answers, by name; often none.
+
+        Args:
+            outputs: of n different texts.
+            others: of the same texts, with equally many rows for each.
+            texts: these texts.
+        """
+        return {}
 
     @abstractmethod
     def margins(self, outputs: Outputs, others: Outputs) -> NDArray[np.float64]:

@@ -321,10 +321,12 @@ def choose_texts(
 def _require_kind(task: tasks.Task, texts: Sequence[Text]) -> None:
     """Refuse single texts for a model of pairs, and pairs for one of texts."""
     pairs = not isinstance(texts[0], str)
+    readers = [name for name, kind in tasks.discover().items() if kind.takes == "pairs"]
     if pairs and task.takes == "texts":
         raise InputError(
             f"a {task.name} model reads one text at a time, and these are pairs",
-            fix="Give one column: --text-column NAME.",
+            fix="Give one column: --text-column NAME. Of a model that reads pairs, --task says so: "
+            f"{' or '.join(readers)}.",
         )
     if not pairs and task.takes == "pairs":
         raise InputError(
