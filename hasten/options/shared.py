@@ -42,7 +42,11 @@ Weights = Annotated[
 ]
 Task = Annotated[
     str | None,
-    Option("For custom modules: single_label, multi_label, regression or tensors.", panel=MODEL),
+    Option(
+        "What the outputs mean, where config.json does not say: single_label, multi_label, "
+        "regression, pair_classification, reranking or tensors.",
+        panel=MODEL,
+    ),
 ]
 RandomWeights = Annotated[
     bool,

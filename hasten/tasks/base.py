@@ -104,6 +104,7 @@ class Task(ABC):
         Raises:
             ModelError: it asks for what the task does not have.
         """
+        del config
         return {}
 
     def encode(self, tokenizer: TextTokenizer, texts: Sequence[Text]) -> Tokens:
@@ -125,8 +126,7 @@ class Task(ABC):
             raise ModelError(
                 f"for {len(values)} texts the model returns {list(values.shape)}; a classifier "
                 f"returns [{len(values)}, labels]",
-                fix="A model that tags tokens needs --task token_classification; to compare outputs "
-                "of any shape as tensors, use --task tensors.",
+                fix="To compare outputs of any shape as tensors, use --task tensors.",
             )
         return Outputs.of_rows(values.reshape(len(values), -1))
 
