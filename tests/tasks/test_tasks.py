@@ -247,7 +247,10 @@ class TestNames:
         assert tasks.get(name).name == name
 
     def test_an_unknown_task_is_told_the_known_ones(self) -> None:
-        with pytest.raises(ChoiceError, match="multi_label, regression, single_label, tensors"):
+        with pytest.raises(
+            ChoiceError,
+            match="multi_label, pair_classification, regression, reranking, single_label",
+        ):
             tasks.get("poetry")
 
     @pytest.mark.parametrize(
@@ -289,14 +292,14 @@ def test_gold_labels_of_data_frames_and_json(
 
 
 def test_nothing_outside_knows_a_tasks_name() -> None:
-    """The server's protocols may: which operations a model has is theirs to say."""
+    """The server may: which operations a model has is theirs to say."""
     package = Path(tasks.__file__).parents[1]
     names = [f'"{name}"' for name in tasks.names()]
     files = [path for path in package.rglob("*.py") if "tasks" not in path.parts[-2:]]
     naming = {
         f"{path.relative_to(package)}:{number}"
         for path in files
-        if "protocols" not in path.parts
+        if "serve" not in path.parts
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
         if any(name in line for name in names) and ">>>" not in line
     }
