@@ -104,6 +104,21 @@ PARTS = (
         "--texts 8 --timed 8 --rounds 2",
         by_default=False,
     ),
+    *(
+        Part(
+            f"cascade-{name}",
+            f"a cascade against the best exact candidate: {what}",
+            6,
+            f"cascades.py {name} --budget 4m",
+            "--texts 40 --budget 20m",
+            by_default=False,
+        )
+        for name, what in (
+            ("demo", "the demo's texts"),
+            ("minilm", "news sentences"),
+            ("mpnet", "a base-size classifier"),
+        )
+    ),
     Part(
         "attention",
         "the form of attention that is exported",

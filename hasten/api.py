@@ -37,13 +37,13 @@ from hasten.report import compose, markdown, publish, stored
 from hasten.report.doctor import Diagnosis, diagnose
 from hasten.report.notebook import progress
 from hasten.report.stored import BENCH
-from hasten.runtime.saving import NewStage, refuse_foreign_folder, save
+from hasten.runtime.saving import refuse_foreign_folder, save
 from hasten.storage import durable
-from hasten.tuning import contest, job
+from hasten.tuning import cascades, contest, job
 from hasten.tuning.context import Context
 from hasten.tuning.job import Job, Source
 
-_DECISIVE = ("objective", "max_latency_ms", "batch_sizes", "rounds")
+_DECISIVE = ("objective", "max_latency_ms", "batch_sizes", "rounds", "cascade", "cascade_only")
 
 
 @documented(TuneOptions)
@@ -397,18 +397,10 @@ def _failure_logs(tuning: Tuning, context: Context) -> dict[str, str]:
 
 
 def _save(folder: Path, tuning: Tuning, context: Context) -> None:
-    candidate = tuning.plan.candidate
-    stage = NewStage(
-        artifact=context.artifact(candidate),
-        reference=context.subject(candidate).reference,
-        model=tuning.chosen_model,
-        plan=tuning.plan,
-        probes=tuning.probes,
-    )
     save(
         folder,
         tuning,
-        stages=[stage],
+        stages=cascades.stages_of(tuning, context),
         extra={
             "report.md": markdown.render(compose.of(tuning, drawn=False)),
             **_failure_logs(tuning, context),

@@ -190,7 +190,7 @@ def _grid(sureness: NDArray[np.float64], points: int) -> NDArray[np.float64]:
     Most cascades defer few texts, where calibration texts are sparse, so half of the thresholds
     lie among the least sure ones.
     """
-    known = sureness[sureness >= 0]
+    known = sureness[(sureness >= 0) & np.isfinite(sureness)]
     if len(known) == 0:
         return np.zeros(1)
     half = points // 2

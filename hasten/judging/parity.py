@@ -406,7 +406,7 @@ def _flips(
     return tuple(
         Flip(
             index=row,
-            text=_shortened(texts[row]),
+            text=shortened(texts[row]),
             reference_answer=task.describe(original[row], labels),
             candidate_answer=task.describe(candidate[row], labels),
             reference_margin=float(original_margins[row]),
@@ -416,7 +416,8 @@ def _flips(
     )
 
 
-def _shortened(text: Text) -> str:
+def shortened(text: Text) -> str:
+    """A text as results keep it: at most 200 characters, a pair as one."""
     text = text if isinstance(text, str) else " | ".join(text)
     if len(text) <= _SHOWN_CHARACTERS:
         return text

@@ -86,6 +86,24 @@ class TuneOptions(TypedDict, total=False):
             panel=shared.ANSWERS,
         ),
     ]
+    cascade: Annotated[
+        bool,
+        Option(
+            "Let a lossy candidate answer the texts it is sure of, and an exact one the rest, "
+            "where that is faster; --max-flips then bounds the share of all texts.",
+            True,
+            flags=("--cascade/--no-cascade",),
+            panel=shared.ANSWERS,
+        ),
+    ]
+    cascade_only: Annotated[
+        bool,
+        Option(
+            "Use lossy candidates as the first stage of a cascade alone.",
+            False,
+            panel=shared.ANSWERS,
+        ),
+    ]
     calibration: Annotated[
         int,
         Option(

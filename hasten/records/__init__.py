@@ -15,7 +15,7 @@ from hasten.records.bulk import (
     Summary,
     Tally,
 )
-from hasten.records.cascade import CascadeProof, Reading, Step
+from hasten.records.cascade import Cascade, CascadeProof, Reading, Step
 from hasten.records.events import (
     Briefing,
     Event,
@@ -58,6 +58,7 @@ from hasten.records.results import (
     Bench,
     FirstAnswer,
     Format,
+    FurtherStage,
     Plan,
     Row,
     Settings,
@@ -80,6 +81,7 @@ __all__ = [
     "Briefing",
     "BulkPlan",
     "Candidate",
+    "Cascade",
     "CascadeProof",
     "Ceiling",
     "CostTable",
@@ -91,6 +93,7 @@ __all__ = [
     "Flip",
     "Forecast",
     "Format",
+    "FurtherStage",
     "Gpu",
     "HandsOn",
     "Hardware",

@@ -56,3 +56,26 @@ class CascadeProof:
     def chosen(self) -> Step | None:
         """The last step that passed; None where not even the first did."""
         return self.steps[self.passed - 1] if self.passed else None
+
+
+@dataclass(frozen=True, slots=True)
+class Cascade:
+    """How the stages of a cascade share the evaluation texts out.
+
+    ``predicted_s`` is what the stages' cost tables predict for all of them, at the thresholds that
+    were chosen; None where none were. ``alone_s`` is what each stage would take for all of them,
+    and ``texts`` how many there are, copies included. ``examples`` are some of the texts that the
+    first stage defers, those first of which it is least sure.
+    """
+
+    proof: CascadeProof
+    predicted_s: float | None = None
+    alone_s: tuple[float, ...] = ()
+    texts: int = 0
+    examples: tuple[str, ...] = ()
+
+    def speed(self, step: Step) -> float:
+        """Texts per second with the thresholds of a step, if deferred texts are like the others."""
+        first_s, *later_s = self.alone_s
+        shares = zip(step.deferred, later_s, strict=True)
+        return self.texts / (first_s + sum(share * time_s for share, time_s in shares))

@@ -72,6 +72,9 @@ class Candidate:
 
     ``max_tokens`` is how many tokens of each text it reads at most, special tokens included; None
     for all that the model takes. Longer texts are cut as the model's tokenizer cuts them.
+
+    A cascade is its first stage with the others in ``then``, of which each answers the texts that
+    the one before is not sure of.
     """
 
     engine: str
@@ -84,6 +87,7 @@ class Candidate:
     model: str = "original"
     spinning: bool = False
     max_tokens: int | None = None
+    then: tuple[Candidate, ...] = ()
 
     def __post_init__(self) -> None:
         if self.model not in MODELS:
@@ -108,7 +112,12 @@ class Candidate:
 
         A student is lossy in fp32 too, and so is what reads only a part of long texts.
         """
-        return self.precision == "fp32" and self.model == "original" and self.max_tokens is None
+        return (
+            self.precision == "fp32"
+            and self.model == "original"
+            and self.max_tokens is None
+            and not self.then
+        )
 
     @property
     def untruncated(self) -> Candidate:
@@ -124,6 +133,11 @@ class Candidate:
         return max_length if self.max_tokens is None else min(self.max_tokens, max_length)
 
     @property
+    def stages(self) -> tuple[Candidate, ...]:
+        """Each stage of a cascade by itself; of another candidate, itself."""
+        return (replace(self, then=()), *self.then)
+
+    @property
     def variant(self) -> str:
         """Precision, whose, and whether texts are cut: the fastest of each are compared.
 
@@ -132,6 +146,8 @@ class Candidate:
         >>> Candidate("openvino", "fp32", "cpu", 1, max_tokens=128).variant
         'truncated fp32'
         """
+        if self.then:
+            return "cascade"
         whose = "" if self.model == "original" else self.model
         cut = "truncated" if self.max_tokens else ""
         return " ".join(filter(None, (whose, cut, self.precision)))
@@ -170,7 +186,7 @@ class Candidate:
         >>> Candidate("openvino", "bf16", "cpu", 1, streams=2).label
         'openvino-bf16-cpu-2x1'
         """
-        return f"{self.format}-{self.layout}"
+        return "-then-".join([f"{self.format}-{self.layout}", *(s.label for s in self.then)])
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hasten.options import TuneOptions, default
+from hasten.records.cascade import Cascade
 from hasten.records.machine import Candidate, Ceiling, Hardware
 from hasten.records.measured import (
     CostTable,
@@ -19,6 +20,7 @@ from hasten.records.measured import (
     Strategy,
 )
 from hasten.records.model import LengthProfile, ModelInfo
+from hasten.records.stages import HandsOn
 
 Status = Literal["chosen", "finalist", "dropped", "refused", "failed", "unavailable"]
 """The outcome of a candidate:
@@ -47,6 +49,7 @@ class Row:
     runs: tuple[EndToEnd, ...] = ()
     ratio_to_baseline: Interval | None = None
     ceiling_share: float | None = None
+    cascade: Cascade | None = None
 
     @property
     def main(self) -> EndToEnd | None:
@@ -68,10 +71,25 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
+class FurtherStage:
+    """A stage of the chosen cascade after the first; ``takes`` says which texts reach it."""
+
+    plan: Plan
+    takes: HandsOn
+    probes: Probes | None = None
+
+    @property
+    def share(self) -> float:
+        """The share of the evaluation texts that reached it."""
+        return self.takes.handed / self.takes.texts
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """What ``tune`` or ``bench`` was asked for, from their :mod:`hasten.options`.
 
-    Without ``integers``, int8 is tried only where ``precisions`` names it.
+    Without ``integers``, int8 is tried only where ``precisions`` names it. With ``cascade_only``,
+    lossy candidates are used as stages of a cascade and not by themselves.
     """
 
     budget_s: float = default(TuneOptions, "budget")
@@ -87,6 +105,8 @@ class Settings:
     texts: int = default(TuneOptions, "max_texts")
     calibration: int = default(TuneOptions, "calibration")
     integers: bool = True
+    cascade: bool = default(TuneOptions, "cascade")
+    cascade_only: bool = default(TuneOptions, "cascade_only")
     rounds: int = default(TuneOptions, "rounds")
     seed: int = default(TuneOptions, "seed")
     whole_texts: bool = default(TuneOptions, "whole_texts")
@@ -121,6 +141,9 @@ class Tuning:
 
     ``first_answer`` is what stood first. ``ended_early`` is True where the user accepted it before
     the budget was used; the same command then goes on with the search.
+
+    Where a cascade was chosen, ``plan`` is that of its first stage, and ``further`` are the others.
+    ``no_cascade`` says why none was tried, where none was.
     """
 
     plan: Plan
@@ -145,6 +168,8 @@ class Tuning:
     taught_texts: int = 0
     first_answer: FirstAnswer | None = None
     ended_early: bool = False
+    further: tuple[FurtherStage, ...] = ()
+    no_cascade: str | None = None
 
     @property
     def chosen(self) -> Row:

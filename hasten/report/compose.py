@@ -9,6 +9,7 @@ from hasten.report import (
     command,
     content,
     content_bench,
+    content_cascade,
     content_ladder,
     content_proof,
     figures,
@@ -44,7 +45,7 @@ def filled(*sections: Section) -> tuple[Section, ...]:
 def _tuning(raw: Tuning, drawn: bool) -> Document:
     tuning = content.comparable(raw)
     shown: Drawn = _tuning_figures(tuning) if drawn else {}
-    flips = content.flips(tuning.rows, *(_WHOLE if drawn else ()))
+    flips = content_proof.flips(tuning.rows, *(_WHOLE if drawn else ()))
     beside = f" beside {tuning.model.name}" if tuning.student else ""
     return Document(
         title=f"{(tuning.student or tuning.model).name}, tuned{beside}",
@@ -57,6 +58,12 @@ def _tuning(raw: Tuning, drawn: bool) -> Document:
                 figures=shown.get("frontier", ()),
                 tables=_there(content_ladder.ladder(tuning)),
                 lines=content_ladder.steps(tuning),
+            ),
+            Section(
+                "Cascades",
+                figures=shown.get("cascades", ()),
+                tables=_there(content_cascade.cascades(tuning)),
+                lines=tuple(content_cascade.lines(tuning)),
             ),
             Section("Candidates", tables=(content.candidates(tuning),)),
             Section(
@@ -97,6 +104,7 @@ def _tuning_figures(tuning: Tuning) -> Drawn:
             figures.frontier(rows, tuning.baseline, formats, tuning.settings.max_flips),
             figures.margins(rows, formats),
         ),
+        "cascades": given(content_cascade.curve(rows)),
         "batching": given(figures.orders(tuning.chosen, tuning.baseline.main, seed)),
         "length": figures_cells.over_length(measured, formats),
         "latency": given(figures.latency(timed, formats) if one_by_one else None),
@@ -139,7 +147,7 @@ def _bench(bench: Bench, drawn: bool) -> Document:
                 "Flipped labels",
                 (_FLIPS,),
                 tables=(
-                    *_there(content.flips(rows, *(_WHOLE if drawn else ()))),
+                    *_there(content_proof.flips(rows, *(_WHOLE if drawn else ()))),
                     *_there(content_proof.batchings(rows)),
                 ),
             ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from hasten import engines
@@ -51,7 +51,9 @@ def layout(candidate: Candidate) -> str:
 
 
 def family(candidate: Candidate) -> str:
-    """A candidate's format, whatever its layout: ``student ONNX Runtime fp32``."""
+    """Its format: ``student ONNX Runtime fp32``; of a cascade: ``OpenVINO int8 static + fp32``."""
+    if candidate.then:
+        return _stages(candidate, [family(stage) for stage in candidate.stages])
     where = "" if candidate.device == "cpu" else f" {candidate.device}"
     whose = "" if candidate.model == "original" else f"{candidate.model} "
     return f"{whose}{engine(candidate)} {_kind(candidate)}{where}"
@@ -59,7 +61,15 @@ def family(candidate: Candidate) -> str:
 
 def short(candidate: Candidate) -> str:
     """A candidate for tables: ``ONNX Runtime fp32 2x1``."""
+    if candidate.then:
+        return _stages(candidate, [short(stage) for stage in candidate.stages])
     return f"{family(candidate)} {candidate.layout}"
+
+
+def _stages(candidate: Candidate, names: Sequence[str]) -> str:
+    """The names of a cascade's stages; a later stage names its engine only if it is another."""
+    later = (name.removeprefix(f"{engine(candidate)} ") for name in names[1:])
+    return " + ".join([names[0], *later])
 
 
 def milliseconds(time_s: float) -> str:
@@ -336,24 +346,6 @@ def batching(tuning: Tuning) -> Table | None:
             for run in sorted(runs, key=lambda run: -run.texts_per_s)
         ),
     )
-
-
-def flips(rows: Iterable[Row], longest: int = 80, most: int = 3) -> Table | None:
-    """The flipped labels of candidates that were proved or refused; None without any.
-
-    Texts are cut off after ``longest`` characters; of each candidate there are ``most`` at most.
-    """
-    lines = []
-    for row in rows:
-        if row.parity is None or row.status not in ("chosen", "refused", "finalist"):
-            continue
-        for flip in row.parity.examples[:most]:
-            text = flip.text if len(flip.text) <= longest else flip.text[: longest - 1] + "…"
-            change = f"{flip.reference_answer} → {flip.candidate_answer}"
-            margins = f"{flip.reference_margin:.3g} → {flip.candidate_margin:.3g}"
-            lines.append((short(row.candidate), change, margins, text))
-    columns = ("candidate", "answer", "margin", "text")
-    return Table("Flipped labels", columns, tuple(lines), numbers_from=9) if lines else None
 
 
 def unavailable(rows: Iterable[Row]) -> tuple[str, ...]:

@@ -56,6 +56,24 @@ def batchings(rows: Iterable[Row]) -> Table | None:
     return Table("Flips by batching", columns, lines, numbers_from=2) if lines else None
 
 
+def flips(rows: Iterable[Row], longest: int = 80, most: int = 3) -> Table | None:
+    """The flipped labels of candidates that were proved or refused; None without any.
+
+    Texts are cut off after ``longest`` characters; of each candidate there are ``most`` at most.
+    """
+    lines = []
+    for row in rows:
+        if row.parity is None or row.status not in ("chosen", "refused", "finalist"):
+            continue
+        for flip in row.parity.examples[:most]:
+            text = flip.text if len(flip.text) <= longest else flip.text[: longest - 1] + "…"
+            change = f"{flip.reference_answer} → {flip.candidate_answer}"
+            margins = f"{flip.reference_margin:.3g} → {flip.candidate_margin:.3g}"
+            lines.append((content.short(row.candidate), change, margins, text))
+    columns = ("candidate", "answer", "margin", "text")
+    return Table("Flipped labels", columns, tuple(lines), numbers_from=9) if lines else None
+
+
 def limits(tuning: Tuning) -> tuple[str, ...]:
     """What the agreement of the winner's answers does not say, a sentence each."""
     parity = tuning.chosen.parity

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from hasten.judging.stats import percentile, speed_up
 from hasten.records import EndToEnd, Interval, Row, Tuning
-from hasten.report import content_proof
+from hasten.report import content_cascade, content_proof
 from hasten.report.content import (
     HIGHEST_SHARE,
     agreement,
@@ -29,6 +29,7 @@ def of(tuning: Tuning) -> tuple[str, ...]:
     if tuning.chosen.parity:
         sentences.append(agreement(tuning.chosen.parity))
         sentences += content_proof.rests_on(tuning.chosen.parity)
+    sentences += content_cascade.promise(tuning)
     return (*sentences, *lead(tuning), *_ceiling(tuning))
 
 
@@ -36,8 +37,9 @@ def first(tuning: Tuning) -> str:
     """The fastest way and its speed-up over the original, one text at a time."""
     chosen = tuning.chosen
     whose = "" if chosen.candidate.model == "original" else f"the {chosen.candidate.model} in "
-    name = family(chosen.candidate).removeprefix(f"{chosen.candidate.model} ")
-    answer = f"Fastest: {whose}{name} ({layout(chosen.candidate)}, {_batches(tuning)})."
+    name = family(chosen.candidate.stages[0]).removeprefix(f"{chosen.candidate.model} ")
+    rest = content_cascade.rest(tuning)
+    answer = f"Fastest: {whose}{name} ({layout(chosen.candidate)}, {_batches(tuning)}){rest}."
     if not chosen.ratio_to_baseline:
         return answer
     one_by_one = "" if _in_latency(tuning) else " one text at a time"

@@ -183,6 +183,10 @@ class Pipeline:
         self.task = streams.task
         self._clock = clock
 
+    def close(self) -> None:
+        """Release the model and its threads."""
+        self.streams.close()
+
     def run(
         self,
         texts: Sequence[Text],

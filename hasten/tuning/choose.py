@@ -79,16 +79,16 @@ def too_slow_batches(run: EndToEnd, settings: Settings) -> str | None:
 
 def simplicity(
     candidate: Candidate, engines: Mapping[str, Engine]
-) -> tuple[int, int, bool, bool, int, int]:
+) -> tuple[int, int, int, bool, bool, int, int]:
     """A sort key, simplest first.
 
-    The original's own, exact, whole texts, without spinning threads, fewer streams, the simplest
-    engine.
+    A single stage, the original's own, exact, whole texts, without spinning threads, fewer streams,
+    the simplest engine.
     """
     whose, precision = MODELS.index(candidate.model), PRECISIONS.index(candidate.precision)
-    engine = engines[candidate.engine]
-    cut = candidate.max_tokens is not None
-    return whose, precision, cut, candidate.spinning, candidate.streams, engine.simplicity
+    simplicity_ = engines[candidate.engine].simplicity
+    cut, stages = candidate.max_tokens is not None, len(candidate.stages)
+    return stages, whose, precision, cut, candidate.spinning, candidate.streams, simplicity_
 
 
 def _time_s(row: Row) -> float:

@@ -12,6 +12,7 @@ from hasten.records import FirstAnswer, Row, Standing, Tuning
 from hasten.tasks import Outputs
 from hasten.tuning import (
     candidates,
+    cascades,
     choose,
     finals,
     original,
@@ -84,6 +85,8 @@ class _Contest:
     accepted: list[Entrant] = field(default_factory=list)
     """Those of them whose answers are proved."""
     standing: Tuning | None = None
+    no_cascade: str | None = None
+    """Why no cascade was tried, where none was."""
 
     def run(self) -> Tuning:
         truth = original.answers(self.context, self.baseline, _check_budget)
@@ -98,7 +101,11 @@ class _Contest:
             return result.ended(self.context, self.standing, early=False)
         tuning = self._time(final, finalists, truth)
         first = self.standing.first_answer if self.standing else None
-        return replace(tuning, first_answer=result.beaten(tuning, first) if first else None)
+        return replace(
+            tuning,
+            first_answer=result.beaten(tuning, first) if first else None,
+            no_cascade=self.no_cascade,
+        )
 
     def _find_first_answer(self, truth: Outputs) -> None:
         """Prove and time the exact candidates that start quickly, so that a choice stands early."""
@@ -149,7 +156,13 @@ class _Contest:
         accepted = proof.choose_finalists(context, self.entrants, truth, tries)
         repaired = repair.repair(context, self.entrants, accepted, truth, tries)
         self.entrants += repaired
-        finalists = self._with_standing(finals.line_up(context, [*accepted, *repaired]))
+        found = cascades.find(context, self.entrants, truth)
+        self.entrants += found.entrants
+        self.no_cascade = found.reason
+        if context.settings.cascade_only:
+            cascades.drop_others(self.entrants)
+        may_win = [*accepted, *repaired, *found.entrants]
+        finalists = self._with_standing(finals.line_up(context, may_win))
         if not finalists:
             raise choose.no_candidate([entrant.row() for entrant in self.entrants])
         return finalists

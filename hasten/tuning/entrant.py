@@ -12,16 +12,19 @@ from typing import Any
 import numpy as np
 
 from hasten.errors import EngineError, StorageError
+from hasten.judging.cascade import read
 from hasten.judging.parity import compare_batchings
 from hasten.plain import from_json, to_json
 from hasten.records import (
     Candidate,
     CostTable,
     EndToEnd,
+    FurtherStage,
     Interval,
     Measurement,
     Parity,
     Probes,
+    Reading,
     Row,
     StartUp,
     Status,
@@ -33,7 +36,7 @@ from hasten.runtime.pipeline import PipelineRun
 from hasten.tasks import Outputs
 from hasten.tuning.context import Context
 from hasten.tuning.process import Connection
-from hasten.tuning.worker import Export, Load, Message, RunTexts, TimeShape
+from hasten.tuning.worker import Export, Load, LoadCascade, Message, RunTexts, TimeShape
 
 Shape = tuple[int, int]
 
@@ -73,6 +76,7 @@ class Entrant:
         self.ratio_to_baseline: Interval | None = None
         self.ceiling_share: float | None = None
         self.probes: Probes | None = None
+        self.further: tuple[FurtherStage, ...] = ()
         self._context = context
         self._worker: Connection | None = None
         self._cost: CostModel | None = None
@@ -80,6 +84,11 @@ class Entrant:
     @property
     def label(self) -> str:
         return self.candidate.label
+
+    @property
+    def later_s(self) -> float:
+        """Seconds that its later stages are predicted to take for all judged texts."""
+        return 0.0
 
     @property
     def artifact(self) -> Path:
@@ -208,7 +217,9 @@ class Entrant:
         def measure() -> Parity:
             answers: dict[str, Outputs] = {}
             for batching in batchings:
-                indices, answers[batching.name] = self._answers(batching)
+                indices, outputs = self._answers(batching)
+                answers[batching.name] = outputs
+                self._keep_reading(what, batching.name, truth.select(indices), outputs)
                 parity = self._compare(truth, indices, answers, tries)
                 if refusal(parity):
                     break
@@ -224,6 +235,22 @@ class Entrant:
         found: int | None = self._once(key, measure)
         return found
 
+    def reading(self, what: str, batching: Batching, truth: Outputs) -> Reading | None:
+        """How sure it is of some texts, and which of them it flips; None if it fails.
+
+        Args:
+            what: as for :meth:`prove`, which keeps this as well.
+            batching: how to run the texts, where they have not been run.
+            truth: the original's outputs for all texts.
+        """
+
+        def measure() -> Reading:
+            indices, outputs = self._answers(batching)
+            return read(truth.select(indices), outputs, self._context.task)
+
+        stored = self._once(self._reading_key(what, batching.name), measure)
+        return from_json(Reading, stored) if stored else None
+
     def keep_probes(self, message: RunTexts) -> None:
         """Remember the answers to a few texts, by which another machine can check its own."""
 
@@ -233,6 +260,16 @@ class Entrant:
 
         stored = self._once(f"probes:{self.label}", measure)
         self.probes = from_json(Probes, stored) if stored else None
+
+    def _keep_reading(self, what: str, batching: str, original: Outputs, outputs: Outputs) -> None:
+        """Leave in the journal what a cascade must know of outputs that are not kept."""
+        task = self._context.task
+        if task.decides and outputs.width == original.width:
+            key = self._reading_key(what, batching)
+            self._context.journal.once(key, lambda: read(original, outputs, task))
+
+    def _reading_key(self, what: str, batching: str) -> str:
+        return f"reading:{what}:{self.label}:{batching}"
 
     def _answers(self, batching: Batching) -> tuple[list[int], Outputs]:
         """The texts of all messages, ascending, and the outputs for them."""
@@ -376,14 +413,17 @@ class Entrant:
     def _start(self) -> StartUp:
         worker = self._context.spawn(self.label)
         self._worker = worker
+        start_up: StartUp = worker.call(self.load_message(), self._context.patience_s)
+        return start_up
+
+    def load_message(self) -> Load | LoadCascade:
+        """What tells a worker to load the candidate; its artifact is there afterwards."""
         if not self.artifact.exists():  # removed since the run that is being resumed
             self._export(self.candidate)
         subject = self._context.subject(self.candidate)
-        message = Load(
+        return Load(
             self.artifact, self.candidate, subject.tokenizer, subject.info, self._context.all_texts
         )
-        start_up: StartUp = worker.call(message, self._context.patience_s)
-        return start_up
 
     def _ask(self, message: Message, expected_s: float = 0.0) -> Any:
         if self._worker is None:

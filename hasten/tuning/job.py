@@ -241,6 +241,10 @@ def check(settings: Settings) -> None:
             "--max-latency-ms limits the batches of the objective 'throughput'",
             fix="Leave it out, or use --objective throughput.",
         )
+    if settings.cascade_only and not settings.cascade:
+        raise ChoiceError(
+            "--cascade-only and --no-cascade exclude each other", fix="Leave one of them out."
+        )
 
 
 def noticed(reference: ModelFolder, texts: Sequence[Text]) -> ModelInfo:

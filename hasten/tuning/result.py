@@ -34,15 +34,17 @@ def judge(
             entrant.end("dropped", "accepted, but no time was left to run it; raise --budget")
             continue
         entrant.ratio_to_baseline = speed_up(reference, run, seed=context.settings.seed)
+        reason = choose.too_slow_batches(run, context.settings)
+        if reason:
+            entrant.end("refused", reason)
+        if entrant.candidate.then:
+            continue  # its products are those of several models
         model = context.subject(entrant.candidate).info
         lengths = context.lengths_for(entrant.candidate)[final.sample]
         flops = sum(model.flops(int(length)) for length in lengths)
         entrant.ceiling_share = ceiling.share(
             final.ceilings, entrant.candidate, run, run.processes, flops
         )
-        reason = choose.too_slow_batches(run, context.settings)
-        if reason:
-            entrant.end("refused", reason)
 
 
 def decide(
@@ -64,13 +66,13 @@ def decide(
     winner, reference = choice.winner, baseline.row()
     assert winner.main
     rows[rows.index(winner)] = replace(winner, status="chosen")
-    probes = {entrant.label: entrant.probes for entrant in entrants}
+    chosen = next(entrant for entrant in entrants if entrant.candidate == winner.candidate)
     warnings = _warnings(context, reference, winner, final.fit.rounds)
     return Tuning(
         plan=Plan(
             winner.candidate,
             winner.main.strategy,
-            winner.cost_table,
+            chosen.cost_table(),
             screening.batch_limit_s(context.settings, winner.candidate),
         ),
         baseline=reference,
@@ -88,9 +90,10 @@ def decide(
         warnings=(*_notices(context), *_doubts(context, constant), *warnings),
         judged_texts=len(context.texts),
         calibration_texts=len(context.calibration_lengths),
-        probes=probes[winner.candidate.label],
+        probes=chosen.probes,
         student=context.student.info if context.student else None,
         taught_texts=context.taught_texts,
+        further=chosen.further,
     )
 
 

@@ -291,8 +291,9 @@ def _strategies(context: Context, leader: Entrant) -> list[Strategy]:
 def _heat(context: Context, entrant: Entrant, strategy: Strategy) -> Heat:
     batches, cost = planned(context, entrant, strategy)
     lengths = context.lengths_for(entrant.candidate)
-    per_text_s = predict_s(lengths, batches, cost) / len(context.texts)
-    return Heat(entrant, strategy, per_text_s, warm_up_s(lengths, batches, cost))
+    whole_s = predict_s(lengths, batches, cost) + entrant.later_s
+    warm_s = warm_up_s(lengths, batches, cost)
+    return Heat(entrant, strategy, whole_s / len(context.texts), warm_s)
 
 
 def _processes(heats: Sequence[Heat], time_s: float, rounds: int) -> int:

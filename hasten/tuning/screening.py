@@ -227,13 +227,16 @@ def best_plan(context: Context, entrant: Entrant) -> tuple[Strategy, float] | No
 def predicted_s(context: Context, entrant: Entrant, strategy: Strategy) -> float:
     """Seconds that the candidate's cost table predicts for all judged texts."""
     lengths = context.lengths_for(entrant.candidate)
-    return predict_s(lengths, *planned(context, entrant, strategy))
+    return predict_s(lengths, *planned(context, entrant, strategy)) + entrant.later_s
 
 
 def planned(
     context: Context, entrant: Entrant, strategy: Strategy
 ) -> tuple[list[NDArray[np.int64]], CostModel]:
-    """The candidate's batches of all judged texts, and the costs they were planned with."""
+    """The candidate's batches of all judged texts, and the costs they were planned with.
+
+    Of a cascade, those of its first stage.
+    """
     cost = entrant.cost_model()
     assert cost, f"{entrant.label} has not been timed"
     limit_s = batch_limit_s(context.settings, entrant.candidate)
@@ -288,7 +291,7 @@ def probe(context: Context) -> RunTexts:
     return RunTexts(tuple(map(int, sample)), probes.STRATEGY, outputs=True)
 
 
-def _first_look(context: Context) -> RunTexts:
+def first_look(context: Context) -> RunTexts:
     """As :func:`probe`, over texts that judge nothing, where there are any."""
     if not context.first_look:
         return probe(context)
@@ -297,7 +300,7 @@ def _first_look(context: Context) -> RunTexts:
 
 
 def _probe(context: Context, entrant: Entrant, truth: Outputs) -> None:
-    parity = entrant.prove("probe", [Batching("probe", (_first_look(context),))], truth)
+    parity = entrant.prove("probe", [Batching("probe", (first_look(context),))], truth)
     if parity is None:
         return
     exact = entrant.candidate.exact

@@ -26,6 +26,7 @@ PARTS: Mapping[str, float] = {
     "cost table": 0.25,
     "prepare truncated": 0.2,
     "proof": 0.5,
+    "cascades": 0.3,
     "repair": 0.4,
     "repair start": 0.4,  # of a single attempt
     "repair table": 0.06,

@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from hasten import engines, tasks
-from hasten.engines.base import Engine
+from hasten.engines.base import Engine, Session
 from hasten.errors import EngineError, HastenError
 from hasten.inputs.tokenization import TextTokenizer
 from hasten.models import ModelFolder, rank_layers
-from hasten.records import Candidate, CostTable, ModelInfo, StartUp, Strategy, Text
+from hasten.records import Candidate, CostTable, HandsOn, ModelInfo, Plan, StartUp, Strategy, Text
 from hasten.runtime.batching import CostModel
+from hasten.runtime.cascade import CascadePipeline, NextStage
 from hasten.runtime.pipeline import Pipeline, PipelineRun, Streams
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,18 @@ class Load:
     tokenizer: Path
     info: ModelInfo
     texts: tuple[Text, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadCascade:
+    """Load the stages of a cascade; answers with a :class:`hasten.records.StartUp`.
+
+    ``plans`` are those of the stages after the first, and ``takes`` which texts reach each of them.
+    """
+
+    stages: tuple[Load, ...]
+    plans: tuple[Plan, ...]
+    takes: tuple[HandsOn, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +116,7 @@ class RankLayers:
     threads: int
 
 
-Message = Export | Load | TimeShape | RunTexts | MeasureCeiling | RankLayers
+Message = Export | Load | LoadCascade | TimeShape | RunTexts | MeasureCeiling | RankLayers
 
 
 @dataclass
@@ -127,7 +140,9 @@ class Worker:
             case Export():
                 return self._export(message)
             case Load():
-                return self._load(message)
+                return self._load((message,))
+            case LoadCascade():
+                return self._load(message.stages, message)
             case TimeShape():
                 return self._time_shape(message)
             case RunTexts():
@@ -141,7 +156,7 @@ class Worker:
     def close(self) -> None:
         """Release the model."""
         if self._pipeline:
-            self._pipeline.streams.close()
+            self._pipeline.close()
             self._pipeline = None
 
     def _export(self, message: Export) -> float:
@@ -155,24 +170,37 @@ class Worker:
             engine.export(reference, message.candidate, message.folder)
         return engine.clock() - begin
 
-    def _load(self, message: Load) -> StartUp:
-        engine = self.get_engine(message.candidate.engine)
-        self._clock = engine.clock
-        begin = self._clock()
-        session = engine.load(message.artifact, message.candidate)
-        loaded = self._clock()
-        self._texts = message.texts
-        streams = Streams(session, message.candidate.streams, message.info, self._clock)
-        max_length = message.candidate.token_limit(message.info.max_length)
-        tokenizer = TextTokenizer.load(message.tokenizer, max_length, message.candidate.threads)
-        self._pipeline = Pipeline(tokenizer, streams, clock=self._clock)
+    def _load(self, stages: tuple[Load, ...], cascade: LoadCascade | None = None) -> StartUp:
+        self._clock = self.get_engine(stages[0].candidate.engine).clock
+        self._texts = stages[0].texts
+        pipelines, load_s = [], 0.0
+        for stage in stages:
+            begin = self._clock()
+            session = self.get_engine(stage.candidate.engine).load(stage.artifact, stage.candidate)
+            load_s += self._clock() - begin
+            pipelines.append(self._pipeline_of(stage, session))
+        self._pipeline = pipelines[0]
+        if cascade:
+            further = zip(pipelines[1:], cascade.plans, cascade.takes, strict=True)
+            self._pipeline = CascadePipeline(
+                pipelines[0],
+                [NextStage(*stage) for stage in further],
+                clock=self._clock,
+            )
         first = self._clock()
-        streams.time_shape(1, 8)
+        for pipeline in pipelines:
+            pipeline.streams.time_shape(1, 8)
         return StartUp(
-            load_s=loaded - begin,
+            load_s=load_s,
             first_call_s=self._clock() - first,
             peak_bytes=peak_memory_bytes(),
         )
+
+    def _pipeline_of(self, stage: Load, session: Session) -> Pipeline:
+        streams = Streams(session, stage.candidate.streams, stage.info, self._clock)
+        max_length = stage.candidate.token_limit(stage.info.max_length)
+        tokenizer = TextTokenizer.load(stage.tokenizer, max_length, stage.candidate.threads)
+        return Pipeline(tokenizer, streams, clock=self._clock)
 
     def _time_shape(self, message: TimeShape) -> tuple[float, ...]:
         streams, shape = self._ready().streams, (message.batch_size, message.length)
@@ -187,6 +215,8 @@ class Worker:
         texts = [self._texts[index] for index in message.indices]
         if not message.outputs and message not in self._warm:
             self._warm_up(self._ready().shapes(texts, *self._batching(message)))
+            if isinstance(self._pipeline, CascadePipeline):
+                self._pass(message, texts)  # only a run tells which shapes the later stages have
             self._warm.add(message)
         with _no_garbage_collection():
             run = self._pass(message, texts)
