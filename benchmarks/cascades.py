@@ -143,7 +143,7 @@ def _command(name: str, work: Path, texts: int) -> list[str]:
         data, columns = work / f"{name}.txt", []
         data.write_text("\n".join(sentences(name, texts)) + "\n", encoding="utf-8")
     start = [sys.executable, "-m", "hasten", "tune", str(chosen.model), "--data", str(data)]
-    return [*start, *columns, "--max-texts", str(texts), "--restart"]
+    return [*start, *columns, "--max-texts", str(texts)]
 
 
 def _reasons(tuning: Tuning) -> str:
