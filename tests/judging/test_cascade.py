@@ -250,30 +250,31 @@ def true_share(stages: list[StageAnswers], thresholds: tuple[float, ...]) -> flo
     return float(wrong.mean())
 
 
-class TestTheGuarantee:
-    def test_one_candidate_breaks_it_in_at_most_one_of_twenty(self) -> None:
-        candidates = near_the_limit(np.random.default_rng(0), 1, shared=1.0)
-        # 473 texts, of which one may flip: the test uses all of its 5 %, nearly.
-        assert 0.03 < broken_by_any(candidates, 473, tries=1) <= 0.05
+def test_one_candidate_breaks_it_in_at_most_one_of_twenty() -> None:
+    candidates = near_the_limit(np.random.default_rng(0), 1, shared=1.0)
+    # 473 texts, of which one may flip: the test uses all of its 5 %, nearly.
+    assert 0.03 < broken_by_any(candidates, 473, tries=1) <= 0.05
 
-    def test_dependent_candidates_keep_it_together_only_if_they_share_it(self) -> None:
-        candidates = near_the_limit(np.random.default_rng(0), 5, shared=0.3)
-        assert broken_by_any(candidates, 700, tries=5) <= 0.05
-        assert broken_by_any(candidates, 700, tries=1) > 0.05
 
-    def test_a_path_through_two_thresholds_keeps_it(self) -> None:
-        rng = np.random.default_rng(3)
-        population, again = two_stages(POPULATION, rng), 10
-        broken = used = 0
-        for _ in range(DATA_SETS // again):
-            rows = rng.integers(0, POPULATION, 150)
-            steps = path([drawn(stage, rows) for stage in population], (1.0, 2.0, 6.0), points=24)
-            for _ in range(again):
-                rows = rng.integers(0, POPULATION, 600)
-                stages = [drawn(stage, rows) for stage in population]
-                chosen = certify(stages, steps, max_flips=MAX_FLIPS).chosen
-                used += chosen is not None
-                if chosen is not None:
-                    broken += true_share(population, chosen.thresholds) > MAX_FLIPS
-        assert used > 0.9 * DATA_SETS
-        assert 0.0 < broken / DATA_SETS <= 0.05
+def test_dependent_candidates_keep_it_together_only_if_they_share_it() -> None:
+    candidates = near_the_limit(np.random.default_rng(0), 5, shared=0.3)
+    assert broken_by_any(candidates, 700, tries=5) <= 0.05
+    assert broken_by_any(candidates, 700, tries=1) > 0.05
+
+
+def test_a_path_through_two_thresholds_keeps_it() -> None:
+    rng = np.random.default_rng(3)
+    population, again = two_stages(POPULATION, rng), 10
+    broken = used = 0
+    for _ in range(DATA_SETS // again):
+        rows = rng.integers(0, POPULATION, 150)
+        steps = path([drawn(stage, rows) for stage in population], (1.0, 2.0, 6.0), points=24)
+        for _ in range(again):
+            rows = rng.integers(0, POPULATION, 600)
+            stages = [drawn(stage, rows) for stage in population]
+            chosen = certify(stages, steps, max_flips=MAX_FLIPS).chosen
+            used += chosen is not None
+            if chosen is not None:
+                broken += true_share(population, chosen.thresholds) > MAX_FLIPS
+    assert used > 0.9 * DATA_SETS
+    assert 0.0 < broken / DATA_SETS <= 0.05
