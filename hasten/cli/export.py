@@ -19,6 +19,7 @@ from hasten.inputs.corpus import Corpus
 from hasten.options import ExportOptions
 from hasten.plain import to_json
 from hasten.records import Exported, Parity
+from hasten.report.content import own_terms
 
 _FEW_TEXTS = 100
 _WIDTH = 9  # of the names at the left
@@ -112,6 +113,8 @@ def _check(exported: Exported) -> str:
     parity = exported.parity
     whose = "texts of yours" if exported.own_texts else "built-in texts"
     texts = f"{parity.compared:,} {whose}"
+    if parity.demanded and not parity.decisions:
+        return f"{own_terms(parity)} on {texts}"
     if not parity.decisions:
         return (
             f"outputs differ by {parity.mean_abs_difference:.2g} standard deviations in the mean "

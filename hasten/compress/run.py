@@ -282,6 +282,11 @@ class _Teacher:
 
 
 def _original(reference: ModelFolder) -> Any:
+    if tasks.of(reference.info).pools:
+        raise ModelError(
+            f"{reference.info.name} gives sentences' vectors, which cannot be compressed yet",
+            fix="`hasten tune` finds the fastest way to run it, int8 included.",
+        )
     if reference.kind != "huggingface":
         raise ModelError(
             f"{reference.info.name} is a custom module, and custom modules cannot be compressed",

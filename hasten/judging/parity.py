@@ -129,6 +129,7 @@ def compare(
         tries=tries,
         errors=errors(ours, theirs, task, known),
         agreement=task.agreement(ours, theirs, [texts[row] for row in rows]),
+        demanded=task.demanded,
     )
 
 
@@ -267,7 +268,8 @@ def verdict(
     change no decision but in a numerical tie, and outputs must stay within
     :data:`FP32_TOLERANCE`. Lossy precisions, and a student in any, may change a share
     ``max_flips`` of the decisions, as observed or, with ``strict``, up to the upper bound. Where
-    nothing is decided, their outputs may be off by :data:`TENSOR_TOLERANCE` on average.
+    nothing is decided, they must reach what the task demands of its own figures; where it demands
+    nothing, their outputs may be off by :data:`TENSOR_TOLERANCE` on average.
 
     Args:
         parity: from :func:`compare`.
@@ -290,13 +292,10 @@ def verdict(
         return _fp32_verdict(parity)
     if exact_uncut and parity.uncut and (reason := _fp32_verdict(parity.uncut)):
         return f"on the texts that are not cut, {reason}"
+    if reason := _numbers_verdict(parity, tensor_tolerance):
+        return reason
     if not parity.decisions:
-        if parity.mean_abs_difference <= tensor_tolerance:
-            return None
-        return (
-            f"outputs are off by {parity.mean_abs_difference:.2g} standard deviations on average; "
-            f"{tensor_tolerance:g} is allowed"
-        )
+        return None
     if parity.flip_rate > max_flips:
         return f"{_share(parity)} flipped; --max-flips allows {max_flips:.4g}"
     if strict and parity.flip_upper_bound > max_flips:
@@ -306,6 +305,22 @@ def verdict(
             "the bound"
         )
     return None
+
+
+def _numbers_verdict(parity: Parity, tensor_tolerance: float) -> str | None:
+    """Which number is too far from the original's, where not only decisions count."""
+    slack = tensor_tolerance / TENSOR_TOLERANCE
+    for name, demanded in parity.demanded.items():
+        found, least = parity.agreement.get(name, 1.0), 1.0 - slack * (1.0 - demanded)
+        if found < least:
+            return f"{name}: {found:.5g}; at least {least:.4g} is required"
+    off = parity.mean_abs_difference
+    if parity.decisions or parity.demanded or off <= tensor_tolerance:
+        return None
+    return (
+        f"outputs are off by {off:.2g} standard deviations on average; {tensor_tolerance:g} is "
+        "allowed"
+    )
 
 
 def _shared(parity: Parity) -> str:

@@ -31,6 +31,7 @@ _DROPPED = frozenset(
         "kernel_config",
         "name_or_path",
         "processor_class",
+        "sentence",
         "transformers_weights",
         "use_kernels",
     }
@@ -60,8 +61,13 @@ _DAMAGED = "Copy the model's folder again."
 _LABELS = ("id2label", "label2id")
 
 
-def open_config(folder: Path) -> Any:
+def open_config(folder: Path, sentence: Mapping[str, Any] | None = None) -> Any:
     """The folder's configuration as transformers reads it, without what would select code.
+
+    Args:
+        folder: which holds ``config.json``.
+        sentence: of a model of sentence-transformers, what the configuration has under this name;
+            see :func:`hasten.models.sentence.as_fields`.
 
     Raises:
         ModelError: the file is damaged, names no architecture that transformers knows, or says
@@ -73,7 +79,8 @@ def open_config(folder: Path) -> Any:
     _refuse(stored, folder)
     # A copy in a folder of its own: transformers follows names to other files beside config.json.
     with tempfile.TemporaryDirectory() as scratch:
-        (Path(scratch) / "config.json").write_text(json.dumps(_cleaned(stored)), encoding="utf-8")
+        fields = _cleaned(stored) | ({} if sentence is None else {"sentence": sentence})
+        (Path(scratch) / "config.json").write_text(json.dumps(fields), encoding="utf-8")
         config = AutoConfig.from_pretrained(scratch, local_files_only=True, trust_remote_code=False)
     config.name_or_path = str(folder)
     return config

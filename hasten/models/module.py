@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hasten import tasks
 from hasten.errors import ModelError
-from hasten.models import heads
+from hasten.models import heads, pooling, sentence
 from hasten.models.configuration import open_config
 from hasten.records import ModelInfo
 
@@ -75,18 +75,27 @@ def _load_huggingface(folder: Path, attention: Attention) -> nn.Module:
 
     # safetensors alone: a pickle in the folder would be code that nobody agreed to.
     module: nn.Module = pretrained(folder, attention, dtype=torch.float32, use_safetensors=True)
-    return module
+    follows = sentence.stored(folder)
+    return pooling.complete(module, follows, folder) if follows else module
 
 
-def pretrained(folder: Path, attention: Attention = "sdpa", **options: Any) -> Any:
+def pretrained(
+    folder: Path, attention: Attention = "sdpa", config: Any = None, **options: Any
+) -> Any:
     """The folder's model, as the task loads it that claims it, every weight accounted for.
+
+    Args:
+        folder: of weights, and of a configuration unless one is given.
+        attention: the form of attention.
+        config: as :func:`hasten.models.configuration.open_config` gives it.
+        options: further arguments of transformers' ``from_pretrained``.
 
     Raises:
         ModelError: it cannot be loaded, or its files lack some of its weights.
     """
     with quiet():
         try:
-            config = open_config(folder)
+            config = config or described(folder)
             lacking = heads.pruned(config)
             kind = automatic(config)
             if lacking:
@@ -113,13 +122,29 @@ def pretrained(folder: Path, attention: Attention = "sdpa", **options: Any) -> A
             fix="Give the config.json that was saved with these weights.",
         )
     # transformers fills gaps with random numbers and a warning; such answers mean nothing.
-    if missing := sorted(loading["missing_keys"]):
+    missing = sorted(loading["missing_keys"])
+    if getattr(config, "sentence", None) is not None:
+        missing = _without_pooler(model, missing)
+    if missing:
         raise ModelError(
             f"{folder} lacks {len(missing)} of the weights of {type(model).__name__}: "
             f"{', '.join(missing[:3])}",
             fix="Was it fine-tuned for its task? To measure the shape alone, use --random-weights.",
         )
     return heads.as_usual(model) if lacking else model
+
+
+def described(folder: Path) -> Any:
+    """The configuration of a ``module/``."""
+    follows = sentence.stored(folder)
+    return open_config(folder, sentence.as_fields(follows) if follows else None)
+
+
+def _without_pooler(model: Any, missing: list[str]) -> list[str]:
+    """Take out the architecture's own pooling, which sentences do not use and often lack."""
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None
+    return [name for name in missing if not name.startswith("pooler.")]
 
 
 def automatic(config: Any) -> Any:

@@ -19,6 +19,7 @@ from hasten.inputs.tokenization import Tokens
 from hasten.models import dtypes
 from hasten.models.folder import ModelFolder, storing, write_json
 from hasten.models.module import count_flops, load_original, with_face
+from hasten.models.pooling import encoder_of
 from hasten.models.sources import Options, Origin, find
 from hasten.models.tokenizer import StoredTokenizer, no_tokenizer, write_tokenizer
 from hasten.plain import to_json
@@ -70,7 +71,7 @@ def prepare(
             f"{folder} already holds a reference",
             fix="Open it with ModelFolder.open, or give another folder.",
         )
-    options = Options(Path(weights) if weights else None, random_weights, allow_pickle, seed)
+    options = Options(Path(weights) if weights else None, random_weights, allow_pickle, seed, task)
     origin = find(model, options)
     with storing(folder):
         for name in ("module", "int8"):  # left by a run that was interrupted
@@ -83,6 +84,8 @@ def prepare(
     if source is None:
         raise no_tokenizer(f"{origin.name}, which is code")
     stored = write_tokenizer(source, folder)
+    if origin.follows:
+        stored = stored.for_sentences(origin.follows, folder)
     dtype = origin.write(folder / "module")
     info = _describe(
         origin,
@@ -109,6 +112,7 @@ def _describe(
     foreign_tokenizer: bool,
 ) -> ModelInfo:
     original = load_original(folder / "module")
+    encoder = encoder_of(original)
     config = getattr(original, "config", None)
     if rows := _embedding_rows(original):
         tokenizer = tokenizer.without_ids_from(rows, folder)
@@ -118,8 +122,8 @@ def _describe(
     if pad is None:
         pad = tokenizer.padding_id
         if origin.kind == "huggingface":
-            _set_padding(original, folder / "module" / "config.json", pad)
-    names = _input_names(original, tokenizer)
+            _set_padding(encoder, folder / "module" / "config.json", pad)
+    names = _input_names(encoder, tokenizer)
     max_length = _max_length(original, tokenizer)
     first, last = tokenizer.frame()
     example = partial(example_ids, pad_token_id=pad, first=first, last=last)
@@ -132,10 +136,10 @@ def _describe(
     linear, quadratic = count_flops(module, len(names), min(_FLOP_LENGTH, max_length), example)
     return ModelInfo(
         name=origin.name,
-        architecture=type(original).__name__,
+        architecture=type(encoder).__name__,
         task=chosen.name,
         task_settings=to_json(chosen),
-        labels=_labels(config, width, type(original).__name__) if chosen.has_labels else (),
+        labels=_labels(config, width, type(encoder).__name__) if chosen.has_labels else (),
         max_length=max_length,
         input_names=names,
         output_names=chosen.reads,

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from hasten import tasks
 from hasten.errors import ModelError
 from hasten.inputs.corpus import TAUGHT
-from hasten.models import dtypes, heads
+from hasten.models import dtypes, heads, sentence, sentence_folder
 from hasten.models.configuration import open_config
 from hasten.models.folder import (
     PICKLE_IDENTITY,
@@ -59,6 +59,7 @@ class Options:
     random_weights: bool = False
     allow_pickle: bool = False
     seed: int = 0
+    task: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +67,15 @@ class Origin:
     """A model that was found, and what it takes to write its ``module/``.
 
     ``folder`` is where it lies, with its tokenizer; models that are code lie in none. ``write``
-    returns the dtype of the weights as they were given, such as "bfloat16".
+    returns the dtype of the weights as they were given, such as "bfloat16". ``follows`` says what
+    follows an encoder of sentences.
     """
 
     name: str
     kind: Kind
     folder: Path | None
     write: Callable[[Path], str]
+    follows: sentence.Sentence | None = None
 
 
 def find(model: object, options: Options) -> Origin:
@@ -125,7 +128,9 @@ def _download(name: str, options: Options) -> Path:
 # ----------------------------------------------------------------------- Hugging Face folders
 
 
-def _huggingface(name: str, source: Path, options: Options) -> Origin:
+def _huggingface(name: str, folder: Path, options: Options) -> Origin:
+    found = _sentence(folder, options)
+    source = found.encoder if found else folder
     if not source.exists():
         raise ModelError(f"{source} does not exist", fix=_FORMS)
     if source.is_file():
@@ -146,7 +151,7 @@ def _huggingface(name: str, source: Path, options: Options) -> Origin:
             f"{source} holds an adapter beside the model (adapter_config.json)",
             fix="Merge it into the weights: model.merge_and_unload().save_pretrained(FOLDER).",
         )
-    config = _supported_config(source, options)
+    config = _supported_config(source, options, found)
     if options.random_weights:
         write = partial(_write_random, config, options.seed)
     elif options.weights:
@@ -155,14 +160,32 @@ def _huggingface(name: str, source: Path, options: Options) -> Origin:
         write = partial(_copy_weights, source, files)
     else:
         _check_pickled(source, options)
-        write = partial(_convert_pickled, source)
-    return Origin(name, "huggingface", source, write)
+        write = partial(_convert_pickled, config, source)
+    if found:
+        write = partial(_write_sentence, found, write, allow_pickle=options.allow_pickle)
+    return Origin(name, "huggingface", source, write, found.sentence if found else None)
 
 
-def _supported_config(source: Path, options: Options) -> Any:
+def _sentence(folder: Path, options: Options) -> sentence_folder.Found | None:
+    """What follows the encoder; where the folder does not say, the mean over its tokens."""
+    found = sentence_folder.find(folder)
+    if found is None and options.task and tasks.get(options.task).pools:
+        return sentence_folder.Found(sentence.Sentence(), folder)
+    return found
+
+
+def _write_sentence(
+    found: sentence_folder.Found, write: Callable[[Path], str], target: Path, *, allow_pickle: bool
+) -> str:
+    dtype = write(target)
+    sentence_folder.write(found, target, allow_pickle=allow_pickle)
+    return dtype
+
+
+def _supported_config(source: Path, options: Options, found: sentence_folder.Found | None) -> Any:
     with quiet():
         try:
-            config = open_config(source)
+            config = open_config(source, sentence.as_fields(found.sentence) if found else None)
         except ModelError:
             raise
         except Exception as error:  # unknown types, code of its own, values of another kind
@@ -237,10 +260,12 @@ def _check_pickled(source: Path, options: Options) -> None:
         )
 
 
-def _convert_pickled(source: Path, target: Path) -> str:
+def _convert_pickled(config: Any, source: Path, target: Path) -> str:
     import torch
 
-    model = pretrained(source, dtype=torch.float32, use_safetensors=False, weights_only=True)
+    model = pretrained(
+        source, config=config, dtype=torch.float32, use_safetensors=False, weights_only=True
+    )
     _save(model, target)
     return dtypes.in_files(sorted(source.glob("pytorch_model*.bin")))
 

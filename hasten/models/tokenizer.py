@@ -23,6 +23,7 @@ from hasten.errors import ModelError
 from hasten.inputs.tokenization import TextTokenizer
 from hasten.models.folder import TOKENIZER_FILES, ModelFolder, storing, write_json
 from hasten.models.module import quiet
+from hasten.models.sentence import Sentence
 from hasten.records import Text
 
 if TYPE_CHECKING:
@@ -91,6 +92,19 @@ class StoredTokenizer:
         write_json(folder / TOKENIZER_FILES[0], stored)
         return replace(self, tokenizer=_opened(folder / TOKENIZER_FILES[0]))
 
+    def for_sentences(self, sentence: Sentence, folder: Path) -> StoredTokenizer:
+        """The same as sentence-transformers uses it, with its limit and its lower case."""
+        tokenizer = self
+        if sentence.max_length is not None:
+            tokenizer = replace(tokenizer, max_length=sentence.max_length)
+        stored = json.loads(tokenizer.tokenizer.to_str())
+        if not sentence.lowercase or _lowercases(stored["normalizer"]):
+            return tokenizer
+        others = [stored["normalizer"]] if stored["normalizer"] else []
+        stored["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *others]}
+        write_json(folder / TOKENIZER_FILES[0], stored)
+        return replace(tokenizer, tokenizer=_opened(folder / TOKENIZER_FILES[0]))
+
     def frame(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The special tokens before and after every text."""
         try:
@@ -103,6 +117,15 @@ class StoredTokenizer:
         if not within:
             return (), tuple(encoding.ids)
         return tuple(encoding.ids[: within[0]]), tuple(encoding.ids[within[-1] + 1 :])
+
+
+def _lowercases(normalizer: Any) -> bool:
+    """Whether a normalizer of a tokenizer.json makes text lower-case."""
+    if not normalizer:
+        return False
+    inner = normalizer.get("normalizers", [])
+    own = normalizer["type"] == "Lowercase" or bool(normalizer.get("lowercase"))
+    return own or any(map(_lowercases, inner))
 
 
 def _size(tokenizer: Tokenizer) -> int:

@@ -185,7 +185,8 @@ class Parity:
     not depend on the text and the original's do. ``misaligned`` counts texts for which the
     candidate gave another number of rows than the original; they show no flips. ``quality`` and
     ``errors`` compare both with the right labels or numbers, where these were given.
-    ``agreement`` holds figures of the task's own, by name.
+    ``agreement`` holds figures of the task's own, by name, and ``demanded`` what some of them must
+    reach where the candidate is lossy.
 
     Of a candidate that cuts long texts, ``uncut`` is the comparison over the texts alone that it
     read whole; None where it cut all of them, and for other candidates.
@@ -210,6 +211,7 @@ class Parity:
     misaligned: int = 0
     uncut: Parity | None = None
     agreement: Mapping[str, float] = field(default_factory=dict, hash=False)
+    demanded: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     @property
     def cut(self) -> int:

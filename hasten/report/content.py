@@ -102,6 +102,8 @@ def facts(tuning: Tuning) -> Iterator[tuple[str, str]]:
     if parity and parity.decisions:
         bound = f"labels flipped (at most {percent(parity.flip_upper_bound)})"
         yield f"{parity.flips} of {parity.compared:,}", bound
+    elif parity and (best := next(iter(parity.demanded), None)):
+        yield f"{parity.agreement[best]:.5g}", f"{best} with the original's answers"
     elif parity:
         yield f"{parity.mean_abs_difference:.0e}", "mean difference, in standard deviations"
     if chosen.ceiling_share is not None:
@@ -124,8 +126,28 @@ def flipped(parity: Parity) -> str:
     return f"{parity.flips} of {parity.compared:,} labels flipped: {bound}{corrected}"
 
 
+def own_terms(parity: Parity) -> str:
+    """The task's own figures, in one line: ``mean cosine 0.9993 (at least 0.99), ...``."""
+    return ", ".join(
+        f"{name} {value:.5g}"
+        + (f" (at least {parity.demanded[name]:g})" if name in parity.demanded else "")
+        for name, value in parity.agreement.items()
+    )
+
+
+def kept(parity: Parity) -> str:
+    """The first of the figures that must be reached, for a cell; empty where there is none."""
+    first = next(iter(parity.demanded), None)
+    return f"{first} {parity.agreement[first]:.5g}" if first else ""
+
+
 def agreement(parity: Parity) -> str:
     """How a candidate's answers differ from the original's, in sentences."""
+    if parity.demanded and not parity.decisions:
+        return (
+            f"Against the original on {parity.compared:,} texts: {own_terms(parity)}. A lossy "
+            "candidate must reach what is said in brackets."
+        )
     if not parity.decisions:
         return (
             f"Outputs were compared as tensors on {parity.compared:,} texts: mean difference "
@@ -394,7 +416,9 @@ def measured(tuning: Tuning, row: Row) -> tuple[str, ...]:
     changed = ""
     if parity:
         bound = f"≤{parity.flip_upper_bound:.2%}"
-        changed = f"{parity.flips}/{parity.compared} {bound}" if parity.decisions else "-"
+        changed = f"{parity.flips}/{parity.compared} {bound}"
+        if not parity.decisions:
+            changed = kept(parity) or "-"
     return (
         interval(row.ratio_to_baseline) if row.ratio_to_baseline else "",
         rate,

@@ -101,7 +101,9 @@ def _rows(tuning: Tuning) -> Table:
 def _cells(tuning: Tuning, why: str, row: Row) -> tuple[str, ...]:
     ratio, rate, *_ = content.measured(tuning, row)
     parity = row.parity
-    flips = f"{parity.flips}/{parity.compared}" if parity and parity.decisions else ""
+    flips = ""
+    if parity:
+        flips = f"{parity.flips}/{parity.compared}" if parity.decisions else content.kept(parity)
     if row.status == "refused":
         ratio = "refused"
     elif row is tuning.baseline:

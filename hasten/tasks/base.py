@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
@@ -75,6 +76,13 @@ class Task(ABC):
 
     pipeline: ClassVar[str | None] = None
     """What ``transformers.pipeline`` calls such a model's answers, if it gives the same."""
+
+    pools: ClassVar[bool] = False
+    """Whether the model ends with one vector a text, made of its tokens' as
+    sentence-transformers does."""
+
+    demanded: ClassVar[Mapping[str, float]] = MappingProxyType({})
+    """What figures of :meth:`agreement` must reach, by name, where a candidate is lossy."""
 
     problem_type: ClassVar[str | None] = None
     """What ``config.json`` says of such a model under this name, if anything."""
@@ -224,6 +232,10 @@ class Task(ABC):
     @abstractmethod
     def describe(self, output: NDArray[np.float32], labels: Sequence[str]) -> str:
         """The answer for one text in words; ``output`` has its rows, float32 [rows, k]."""
+
+    def together(self, answers: list[Any]) -> Any:
+        """The answers to several texts, as a caller gets them."""
+        return answers
 
     def gold(self, names: Sequence[str], labels: Sequence[str]) -> NDArray[Any] | None:
         """What the right labels decide, to compare with :meth:`decisions`; None without labels.
