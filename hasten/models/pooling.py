@@ -25,7 +25,8 @@ def complete(encoder: nn.Module, sentence: Sentence, folder: Path) -> nn.Module:
     steps = steps_of(sentence)
     if any(sentence.after):
         load(steps, folder / WEIGHTS)
-    return _classes()[0](encoder, sentence, steps).eval()
+    module: nn.Module = _classes()[0](encoder, sentence, steps)
+    return module.eval()
 
 
 def encoder_of(module: nn.Module) -> nn.Module:
@@ -69,7 +70,7 @@ def _classes() -> tuple[type[Any], type[Any], type[Any]]:
             self.modes, self.width = sentence.pooling, sentence.truncate_dim
 
         def get_input_embeddings(self) -> Any:
-            embeddings: Any = self.encoder.get_input_embeddings  # type: ignore[assignment]
+            embeddings: Any = self.encoder.get_input_embeddings
             return embeddings()
 
         def forward(self, input_ids: Tensor, attention_mask: Tensor, **others: Tensor) -> Tensor:

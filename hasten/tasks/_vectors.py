@@ -68,7 +68,10 @@ def order_kept(ours: NDArray[np.float32], theirs: NDArray[np.float32], how: str)
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
     wide = vectors.astype(np.float64)
-    return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), _TINY)
+    unit: NDArray[np.float64] = wide / np.maximum(
+        np.linalg.norm(wide, axis=1, keepdims=True), _TINY
+    )
+    return unit
 
 
 def _similar(
