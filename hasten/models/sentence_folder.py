@@ -71,9 +71,7 @@ def find(source: Path) -> Found | None:
     modules = _modules(source)
     encoder = modules[0][1]
     dense = tuple(folder for name, folder in modules if name == "Dense")
-    after = tuple(
-        _dense(folder) if name == "Dense" else _normalize(folder) for name, folder in modules[2:]
-    )
+    after = tuple(_step(name, folder) for name, folder in modules[2:])
     reads = _encoder_settings(encoder)
     sentence = Sentence(
         pooling=_pooling(modules[1][1]),
@@ -198,9 +196,13 @@ def _pooling(folder: Path) -> tuple[str, ...]:
     return chosen
 
 
-def _dense(folder: Path) -> Dense:
+def _step(kind: str, folder: Path) -> Dense | None:
     config = _json(folder / "config.json")
     _check_names(folder, config)
+    return _dense(folder, config) if kind == "Dense" else None
+
+
+def _dense(folder: Path, config: Mapping[str, Any]) -> Dense:
     named = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
     package, _, activation = named.rpartition(".")
     if not package.startswith("torch.nn") or activation not in ACTIVATIONS:
@@ -215,10 +217,6 @@ def _dense(folder: Path) -> Dense:
         raise ModelError(f"{folder / 'config.json'} is damaged: {error!r}") from error
     bias, residual = bool(config.get("bias", True)), bool(config.get("use_residual", False))
     return Dense(*sizes, bias, activation, residual)
-
-
-def _normalize(folder: Path) -> None:
-    _check_names(folder, _json(folder / "config.json"))
 
 
 def _check_names(folder: Path, config: Mapping[str, Any]) -> None:
