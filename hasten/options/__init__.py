@@ -23,6 +23,7 @@ from hasten.options.checks import (
     whole_numbers,
 )
 from hasten.options.choices import DEVICES, EXPERIMENTS, OBJECTIVES, PRECISIONS, SHORTEST
+from hasten.options.serving import ServeOptions
 from hasten.options.shared import FilePath, Model
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "Option",
     "PredictOptions",
     "ReportOptions",
+    "ServeOptions",
     "TuneOptions",
     "choose",
     "default",

@@ -1,26 +1,28 @@
-"""The ASGI application: routes from the protocols, limits, health, metrics."""
+"""The ASGI application: routes from the protocols, and limits."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hmac
-import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import ValidationError
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from hasten.serve import protocols
 from hasten.serve.calls import Call, Operation, Protocol, Refusal, refusal, reply
-from hasten.serve.metrics import CONTENT_TYPE, Metrics
+from hasten.serve.health import routes as health_routes
+from hasten.serve.health import watching
+from hasten.serve.metrics import Metrics
+from hasten.serve.requests import Recorded, record_of, unless_left
 from hasten.serve.service import Service
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +57,9 @@ def create(
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        yield
-        for service in models.values():
-            await service.drain(access.drain_s)
+        async with watching(models):
+            yield
+        await asyncio.gather(*(service.drain(access.drain_s) for service in models.values()))
 
     serving = _Serving(models, access, metrics, _offers(protocols.discover()))
     routes = [
@@ -65,7 +67,11 @@ def create(
         for offers in serving.offers
         for path in _paths(offers[0].operation.path)
     ]
-    return Starlette(routes=[*routes, *_operations(serving)], lifespan=lifespan)
+    return Starlette(
+        routes=[*health_routes(models, metrics), *routes],
+        middleware=[Middleware(Recorded)],
+        lifespan=lifespan,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +153,7 @@ def _endpoint(
 ) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         begin = time.perf_counter()
+        record = record_of(request.scope)
         name, protocol = next(iter(serving.models)), offers[0].protocol
         try:
             _require_key(request, serving.access)
@@ -158,15 +165,20 @@ def _endpoint(
             offer, body = _matching(serving.fitting(likely, service), given)
             protocol = offer.protocol
             serving.metrics.asked(name, protocol.name)
+            record.update(model=name, protocol=protocol.name, path=offer.operation.path)
             call = Call(service, body, request, serving.models)
-            response = await offer.operation.handler(call)
+            with service.held():
+                response = await unless_left(request, offer.operation.handler(call))
         except ClientDisconnect:
+            serving.metrics.failed(name, "disconnected")
             return Response(status_code=499)
-        except Exception as error:  # noqa: BLE001 - refusal() raises what is not ours
+        except Exception as error:  # noqa: BLE001 - every request gets an answer
             told = refusal(error)
             serving.metrics.failed(name, told.kind)
+            record.update(error=told.kind)
             return reply(protocol.refused(told), told.status, told.headers)
         serving.metrics.answered(name, time.perf_counter() - begin, call.answered)
+        record.add(call.answered)
         return response
 
     return endpoint
@@ -213,13 +225,3 @@ async def _read(request: Request, operation: Operation, access: Access) -> objec
                 f"the body is larger than the {access.body_bytes:,} bytes that are taken",
             )
     return operation.read(request.headers, bytes(read))
-
-
-def _operations(serving: _Serving) -> list[Route]:
-    async def live(_: Request) -> Response:
-        return Response(status_code=200)
-
-    async def metrics(_: Request) -> Response:
-        return Response(serving.metrics.text(), media_type=CONTENT_TYPE)
-
-    return [Route("/health", live), Route("/live", live), Route("/metrics", metrics)]

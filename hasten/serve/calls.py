@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,8 +16,11 @@ from starlette.responses import Response
 from hasten.errors import EngineError, HastenError, InputError
 from hasten.records import Text
 from hasten.runtime.predictor import Predictor
+from hasten.serve.running import NonFinite
 from hasten.serve.scheduler import Overloaded, TooLarge
 from hasten.serve.service import Answered, DeadlineExceeded, Draining, Service
+
+log = logging.getLogger(__name__)
 
 
 class Body(BaseModel):
@@ -25,7 +29,7 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Refusal(Exception):
     """Why a request is not answered, as the protocols tell it each in its own form.
 
@@ -135,7 +139,7 @@ def reply(content: Any, status: int = 200, headers: Mapping[str, str] | None = N
 
 
 def refusal(error: Exception) -> Refusal:
-    """What an error of ours means in HTTP."""
+    """What an error means in HTTP; what is not ours goes into the log."""
     match error:
         case Refusal():
             return error
@@ -150,8 +154,11 @@ def refusal(error: Exception) -> Refusal:
             return Refusal(504, "timeout", str(error))
         case InputError():
             return Refusal(422, "validation", str(error))
+        case NonFinite():
+            return Refusal(424, "non_finite", error.message)
         case EngineError():
             return Refusal(424, "backend", error.message)
         case HastenError():
             return Refusal(400, "bad_request", str(error))
-    raise error
+    log.error("a request failed unexpectedly", exc_info=error)
+    return Refusal(500, "internal", "the server failed unexpectedly; its log says more")

@@ -50,21 +50,34 @@ class Metrics:
         self._batch_size = histogram("batch_size", "Texts of a batch.", _SIZES, "stage")
         self._batch_tokens = histogram("batch_tokens", "Tokens of a batch.", _TOKENS, "stage")
         self._padding = histogram("batch_padding_ratio", "Padding of a batch.", _SHARES, "stage")
-        self._queue_cost = Gauge(
-            "hasten_queue_cost_seconds", "Work that waits.", ("model",), registry=self.registry
-        )
-        self._queue_size = Gauge(
-            "hasten_queue_size", "Texts that wait.", ("model",), registry=self.registry
-        )
+        self._batch_failures = counter("batch_failure", "Batches that the engine refused.", "stage")
+        self._texts = counter("stage_texts", "Texts that a stage has run.", "stage")
+        self._handed_on = counter("stage_handed_on", "Texts that it was not sure of.", "stage")
+        self._ready = self._gauge("ready", "Whether the model answers: 1 or 0.")
+        self._in_flight = self._gauge("requests_in_flight", "Requests that are not answered yet.")
+        self._drift = self._gauge("drift_warnings", "Warnings that texts are unlike the proof's.")
+        self._replaced = counter("bundle_replacements", "Bundles that took over.", "outcome")
+        self._queue_cost = self._gauge("queue_cost_seconds", "Work that waits.")
+        self._queue_size = self._gauge("queue_size", "Texts that wait.")
         self._bundle = Info("hasten_bundle", "What is served.", ("model",), registry=self.registry)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"hasten_{name}", text, ("model",), registry=self.registry)
 
     def serving(self, model: str, service: Service) -> None:
         """Follow a model's queue, and say what it is."""
         self._queue_cost.labels(model).set_function(lambda: service.backlog_s)
         self._queue_size.labels(model).set_function(lambda: service.waiting)
+        self._ready.labels(model).set_function(lambda: service.ready)
+        self._in_flight.labels(model).set_function(lambda: service.in_flight)
+        self._drift.labels(model).set_function(lambda: service.drifts)
         bundle = service.predictor.bundle
         self._bundle.labels(model).info(
-            {"task": bundle.model.task, "candidate": bundle.plan.candidate.label}
+            {
+                "task": bundle.model.task,
+                "candidate": bundle.plan.candidate.label,
+                "digest": bundle.digest[:12],
+            }
         )
 
     def on_batch(self, model: str) -> Callable[[Ran], None]:
@@ -72,6 +85,11 @@ class Metrics:
 
         def ran(batch: Ran) -> None:
             stage = str(batch.stage + 1)
+            if batch.failed:
+                self._batch_failures.labels(model, stage).inc()
+                return
+            self._texts.labels(model, stage).inc(batch.texts)
+            self._handed_on.labels(model, stage).inc(batch.handed_on)
             self._batch_s.labels(model, stage).observe(batch.latency_s)
             self._batch_size.labels(model, stage).observe(batch.texts)
             self._batch_tokens.labels(model, stage).observe(batch.tokens)
@@ -96,6 +114,10 @@ class Metrics:
     def failed(self, model: str, kind: str) -> None:
         """A request was refused, or failed."""
         self._failures.labels(model, kind).inc()
+
+    def replaced(self, model: str, outcome: str) -> None:
+        """Another bundle took over (``done``), or could not (``refused``)."""
+        self._replaced.labels(model, outcome).inc()
 
     def text(self) -> bytes:
         """All of them, as Prometheus reads them."""

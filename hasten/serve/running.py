@@ -8,6 +8,7 @@ their requests fail.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -197,7 +198,7 @@ class Runner:
         self._cores = Cores(stages)
         self._closing = False
         self._began: dict[int, float] = {}
-        self.last_answer_s = clock()
+        self.last_answer_s = -math.inf
         self.drifts = 0
         self._threads = [
             threading.Thread(target=self._draw, name=f"hasten-serve-{name}-{number}", daemon=True)

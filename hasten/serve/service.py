@@ -30,6 +30,7 @@ _CHARACTERS_PER_TOKEN = 4.0
 """Of English and French text, about; corrected by what the tokenizer makes of the texts served."""
 
 _CANARY = "Is the model there?"
+"""A text, or both texts of a pair, that is run to see whether the engine answers."""
 
 
 def _ignore(_: Ran) -> None:
@@ -168,7 +169,9 @@ class Service:
         if self._clock() - self._runner.last_answer_s < self.limits.silence_s / 3:
             return
         with contextlib.suppress(Exception):  # what fails leaves the service not ready
-            await self.answer([_CANARY], deadline_s=self.limits.silence_s)
+            pairs = self.predictor.task.takes == "pairs"
+            text = (_CANARY, _CANARY) if pairs else _CANARY
+            await self.answer([text], deadline_s=self.limits.silence_s)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:

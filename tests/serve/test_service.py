@@ -206,7 +206,7 @@ def test_draining_answers_what_was_taken_and_refuses_the_rest(scripted_bundle: P
             request = asyncio.ensure_future(taken())
             await until(gate.reached.is_set)
             draining = asyncio.ensure_future(service.drain(60.0))
-            await until(lambda: not service.ready)
+            await until(lambda: service._closing)
             with pytest.raises(Draining), service.held():
                 pass
             gate.open()
@@ -223,6 +223,8 @@ def test_a_service_that_is_silent_is_not_ready_until_its_canary_sings(
 ) -> None:
     clock = VirtualClock()
     with opened(scripted_bundle, clock=clock) as service:
+        assert not service.ready
+        asyncio.run(service.canary())
         assert service.ready
         clock.advance(20.0)
         assert not service.ready
@@ -237,6 +239,7 @@ def test_a_service_that_is_silent_is_not_ready_until_its_canary_sings(
 def test_a_batch_that_hangs_makes_the_service_unready(scripted_bundle: Path) -> None:
     clock = VirtualClock()
     with opened(scripted_bundle, clock=clock) as service:
+        asyncio.run(service.canary())
         gate = Gate(service)
 
         async def hang() -> None:

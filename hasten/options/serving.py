@@ -1,0 +1,96 @@
+"""Options of the server, and of what loads it."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypedDict
+
+from hasten.options.base import Option
+from hasten.options.checks import duration, number, one_of, whole_number
+from hasten.options.shared import FilePath
+
+ACCESS = "Access"
+LIMITS = "Limits"
+
+
+class ServeOptions(TypedDict, total=False):
+    """Options of ``hasten serve``."""
+
+    host: Annotated[str, Option("The address to listen at.", "127.0.0.1", panel=ACCESS)]
+    port: Annotated[
+        int, Option("The port to listen at.", 8080, check=whole_number(0, 65535), panel=ACCESS)
+    ]
+    api_key: Annotated[
+        str | None,
+        Option(
+            "What clients must send as a bearer token; by default what HASTEN_API_KEY holds.",
+            panel=ACCESS,
+            metavar="KEY",
+        ),
+    ]
+    tls_certificate: Annotated[
+        FilePath | None, Option("PEM file with the certificate chain, for HTTPS.", panel=ACCESS)
+    ]
+    tls_key: Annotated[
+        FilePath | None, Option("PEM file with the certificate's key.", panel=ACCESS)
+    ]
+    max_queue_seconds: Annotated[
+        float,
+        Option(
+            "Seconds of work that may wait; beyond that, requests get 429.",
+            10.0,
+            check=number(0.001, 86400),
+            panel=LIMITS,
+        ),
+    ]
+    deadline: Annotated[
+        str | float,
+        Option(
+            "Time that a request may take; then it gets 504.", "60s", check=duration, panel=LIMITS
+        ),
+    ]
+    max_body: Annotated[
+        int,
+        Option(
+            "Largest body of a request, in bytes; beyond that, 413.",
+            4 * 2**20,
+            check=whole_number(1, 2**31 - 1),
+            panel=LIMITS,
+        ),
+    ]
+    max_inputs: Annotated[
+        int,
+        Option(
+            "Most texts of a request; beyond that, 422.",
+            10_000,
+            check=whole_number(1, 10**9),
+            panel=LIMITS,
+        ),
+    ]
+    drain: Annotated[
+        str | float,
+        Option(
+            "Time that requests in flight may still take after SIGTERM.",
+            "30s",
+            check=duration,
+            panel=LIMITS,
+        ),
+    ]
+    log: Annotated[
+        str,
+        Option(
+            "text or json: one line a request on standard error.",
+            "text",
+            check=one_of("text", "json"),
+        ),
+    ]
+    dry_run: Annotated[
+        bool, Option("Load and prove the bundles, run a text through each, and exit.", False)
+    ]
+    trust: Annotated[
+        bool,
+        Option(
+            "Accept an artifact that can run code when loaded.",
+            False,
+            flags=("--trust", "--trust-bundle"),
+        ),
+    ]

@@ -1,0 +1,112 @@
+"""Connections that end where the other side is too slow, and a server that ends in order."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+PATIENCE_S = 8.0
+"""How often connections are looked at: what is too slow is closed by the second look."""
+
+_FEWEST_BYTES = 8 * 1024
+"""Between two looks, at least so much of an unfinished request must come."""
+
+
+class Connection(HttpToolsProtocol):
+    """A connection that is closed where a request or the reading of a response takes for ever.
+
+    A connection on which no request has begun, or one of which less than 8 KiB came in 8 s, ties
+    up memory and a socket; so does a client that does not read its response. A connection that
+    waits for its answer, or for its next request, is not concerned.
+    """
+
+    _look: asyncio.TimerHandle | None = None
+    _received = 0
+    _receiving = True
+    _stuck = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._look = self.loop.call_later(PATIENCE_S, self.look)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._look:
+            self._look.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)  # where a request begins, it counts from 0 again
+        self._received += len(data)
+
+    def on_message_begin(self) -> None:
+        self._receiving, self._received = True, 0
+        super().on_message_begin()
+
+    def on_message_complete(self) -> None:
+        self._receiving = False
+        super().on_message_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stuck = False
+
+    def look(self) -> None:
+        """Close the connection if too little has happened since the last look."""
+        writing = self.transport.get_write_buffer_size()
+        paused = self.flow.write_paused
+        slow = self._receiving and self._received < _FEWEST_BYTES
+        if slow or (paused and self._stuck and writing):
+            self.transport.abort()
+            return
+        self._received, self._stuck = 0, paused
+        self._look = self.loop.call_later(PATIENCE_S, self.look)
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which refuses and answers in order before it ends.
+
+    At the first SIGTERM or SIGINT, ``drain`` runs while new requests are still accepted, so that
+    they are told where nothing else is listening; then the server ends with status 0. The second
+    signal ends it at once. SIGHUP runs ``reload``.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        drain: Callable[[], Coroutine[Any, Any, None]],
+        reload: Callable[[], Coroutine[Any, Any, None]],
+    ) -> None:
+        super().__init__(config)
+        self._drain = drain
+        self._reload = reload
+        self._ending = False
+        self._jobs: set[asyncio.Task[None]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: Any = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        if hasattr(signal, "SIGHUP"):
+            self._loop.add_signal_handler(signal.SIGHUP, self._start, self._reload)
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._ending or self._loop is None:
+            self.should_exit = self.force_exit = True
+            return
+        self._ending = True
+        self._loop.call_soon_threadsafe(self._start, self._end)
+
+    async def _end(self) -> None:
+        await self._drain()
+        self.should_exit = True
+
+    def _start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        job = asyncio.get_running_loop().create_task(work())
+        self._jobs.add(job)  # the loop itself holds tasks weakly
+        job.add_done_callback(self._jobs.discard)
