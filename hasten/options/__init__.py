@@ -23,7 +23,7 @@ from hasten.options.checks import (
     whole_numbers,
 )
 from hasten.options.choices import DEVICES, EXPERIMENTS, OBJECTIVES, PRECISIONS, SHORTEST
-from hasten.options.serving import ServeOptions
+from hasten.options.serving import LoadTestOptions, ServeOptions
 from hasten.options.shared import FilePath, Model
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "Defined",
     "DemoOptions",
     "ExportOptions",
+    "LoadTestOptions",
     "Model",
     "Option",
     "PredictOptions",

@@ -94,3 +94,34 @@ class ServeOptions(TypedDict, total=False):
             flags=("--trust", "--trust-bundle"),
         ),
     ]
+
+
+class LoadTestOptions(TypedDict, total=False):
+    """Options of ``hasten load-test``."""
+
+    protocol: Annotated[
+        str,
+        Option(
+            "tei (POST /predict, or the URL's path) or openai (POST /v1/embeddings).",
+            "tei",
+            check=one_of("tei", "openai"),
+        ),
+    ]
+    model: Annotated[str, Option("The model's name, for openai.", "model")]
+    api_key: Annotated[str | None, Option("Sent as a bearer token.", metavar="KEY")]
+    clients: Annotated[
+        int, Option("Clients of the closed loop.", 64, check=whole_number(1, 10_000))
+    ]
+    rate: Annotated[
+        float | None,
+        Option("Open loop instead: requests a second, on average.", check=number(0.01, 10**6)),
+    ]
+    duration: Annotated[str | float, Option("How long each load takes.", "10s", check=duration)]
+    slo_ms: Annotated[
+        float | None,
+        Option("Search the highest rate whose p99 is within this.", check=number(0.01, 10**6)),
+    ]
+    max_texts: Annotated[
+        int, Option("Send at most this many different texts.", 1000, check=whole_number(1, 10**9))
+    ]
+    seed: Annotated[int, Option("Seed of the moments.", 0, check=whole_number(0, 2**32 - 1))]
