@@ -10,6 +10,7 @@ server that stalls would hide it ("coordinated omission", Gil Tene).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections import Counter
@@ -110,7 +111,7 @@ class Connection:
             async with asyncio.timeout(_PATIENCE_S):
                 return await self._ask(request)
         except (OSError, asyncio.IncompleteReadError, ValueError, TimeoutError):
-            self.close()
+            await self.close()
             return 0
 
     async def _ask(self, request: bytes) -> int:
@@ -122,14 +123,16 @@ class Connection:
         length = int(head.partition(b"content-length:")[2].split(b"\r\n", 1)[0])
         await reader.readexactly(length)
         if b"connection: close" in head:
-            self.close()
+            await self.close()
         return int(head.split(b" ", 2)[1])
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Close it; the next request opens it again."""
         if self._streams:
-            self._streams[1].close()
-            self._streams = None
+            (_, writer), self._streams = self._streams, None
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +154,7 @@ async def closed_loop(to: Target, texts: Sequence[str], clients: int, duration_s
             seen.append(_Seen(time.perf_counter() - sent, status))
             if status != 200:
                 await asyncio.sleep(0.01)  # a server that refuses at once is not hammered
-        connection.close()
+        await connection.close()
 
     await asyncio.gather(*(client() for _ in range(clients)))
     return _load(seen, clients, None, time.perf_counter() - begin)
@@ -191,7 +194,7 @@ async def open_loop(
             await asyncio.sleep(max(0.0, begin + due - time.perf_counter()))
             group.create_task(one(due, next(requests)))
     for connection in free:
-        connection.close()
+        await connection.close()
     return _load(seen, opened, rate, time.perf_counter() - begin)
 
 
@@ -254,7 +257,7 @@ async def check(to: Target, text: str) -> None:
     """
     connection = Connection(to.host, to.port)
     status = await connection.ask(to.request(text))
-    connection.close()
+    await connection.close()
     if status != 200:
         said = f"answers with status {status}" if status else "does not answer"
         raise InputError(

@@ -19,19 +19,23 @@ from hasten.serve.load import Load
 async def answering(*statuses: int) -> AsyncIterator[tuple[str, list[bytes]]]:
     """A server that gives these statuses in turn, and keeps what it was sent."""
     bodies: list[bytes] = []
+    writers: list[asyncio.StreamWriter] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
         while head := await reader.read(65536):
             bodies.append(head.partition(b"\r\n\r\n")[2])
             status = statuses[(len(bodies) - 1) % len(statuses)]
             writer.write(b"HTTP/1.1 %d X\r\nContent-Length: 2\r\n\r\n{}" % status)
-        writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     try:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", bodies
     finally:
         server.close()
+        for writer in writers:
+            writer.close()
+            await writer.wait_closed()
 
 
 def test_statuses_are_counted_apart() -> None:

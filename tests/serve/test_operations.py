@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import logging
@@ -276,6 +277,12 @@ async def listening(connections: list[Connection]) -> AsyncIterator[int]:
         await one.shutdown()
 
 
+async def closed(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+
+
 @pytest.mark.parametrize(
     "sent",
     [b"", b"POST / HTTP/1.1\r\nHost:", b"POST / HTTP/1.1\r\nContent-Length: 99\r\n\r\n{"],
@@ -292,7 +299,7 @@ def test_a_connection_on_which_a_request_does_not_advance_is_closed(sent: bytes)
             connections[0].look()
             with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
                 await reader.readexactly(1)
-            writer.close()
+            await closed(writer)
 
     asyncio.run(dawdle())
 
@@ -309,7 +316,7 @@ def test_a_client_that_does_not_read_is_closed_and_one_that_waits_is_not() -> No
             assert not connections[0].transport.is_closing()
             connections[0].look()
             assert connections[0].transport.is_closing()
-            writer.close()
+            await closed(writer)
 
     asyncio.run(stare())
 
