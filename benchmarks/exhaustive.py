@@ -15,17 +15,15 @@ from collections import defaultdict
 from pathlib import Path
 
 import figures
-from models import quiet, subject
+from models import exported_pipeline, quiet, subject
 
 import hasten
-from hasten import engines
 from hasten.demo import assets as demo
 from hasten.judging.stats import ratio_interval
 from hasten.models import ModelFolder, prepare
-from hasten.records import Candidate, Measurement, Row, Strategy, Tuning
+from hasten.records import Candidate, Measurement, Strategy, Tuning
 from hasten.report import content
 from hasten.runtime.batching import CostModel
-from hasten.runtime.pipeline import Pipeline, Streams
 
 STRATEGIES = (
     *(Strategy(name, size) for name in ("arrival", "sorted") for size in (1, 8, 32)),
@@ -94,7 +92,12 @@ def _measure(
 ) -> dict[Entry, list[float]]:
     """Seconds of every entry, one for each round; the round before the first is not counted."""
     rows = [row for row in tuning.rows if row.status not in ("unavailable", "failed")]
-    pipelines = {row.candidate: _pipeline(reference, row) for row in rows}
+    pipelines = {
+        row.candidate: exported_pipeline(
+            reference, row.candidate, reference.folder.parent / row.candidate.label
+        )
+        for row in rows
+    }
     strategies = dict.fromkeys((*STRATEGIES, tuning.plan.strategy))
     samples_s: dict[Entry, list[float]] = defaultdict(list)
     for number in range(rounds + 1):
@@ -107,15 +110,6 @@ def _measure(
                 if number:
                     samples_s[row.candidate, strategy].append(run.total_s)
     return samples_s
-
-
-def _pipeline(reference: ModelFolder, row: Row) -> Pipeline:
-    engine, candidate = engines.get(row.candidate.engine), row.candidate
-    folder = reference.folder.parent / candidate.label
-    folder.mkdir()
-    engine.export(reference, candidate, folder)
-    streams = Streams(engine.load(folder, candidate), candidate.streams, reference.info)
-    return Pipeline(reference.tokenizer(), streams)
 
 
 if __name__ == "__main__":

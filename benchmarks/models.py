@@ -8,8 +8,11 @@ from typing import NamedTuple
 
 import mpnet
 
+from hasten import engines
 from hasten.demo import assets as demo
-from hasten.records import Event
+from hasten.models import ModelFolder
+from hasten.records import Candidate, Event
+from hasten.runtime.pipeline import Pipeline, Streams
 
 NAMES = ("minilm", "mpnet", "camembert")
 
@@ -78,6 +81,15 @@ def subject(name: str, folder: Path) -> Subject:
 def sentences(name: str, count: int) -> list[str]:
     """News sentences; for ``mpnet`` those of articles that its head has not seen."""
     return list(mpnet.prepare().texts[:count]) if name == "mpnet" else demo.news_sentences(count)
+
+
+def exported_pipeline(reference: ModelFolder, candidate: Candidate, folder: Path) -> Pipeline:
+    """A candidate's artifact, exported to ``folder`` and loaded: what runs, without the tuner."""
+    engine = engines.get(candidate.engine)
+    folder.mkdir(exist_ok=True)
+    engine.export(reference, candidate, folder)
+    streams = Streams(engine.load(folder, candidate), candidate.streams, reference.info)
+    return Pipeline(reference.tokenizer(), streams)
 
 
 def quiet(event: Event) -> None:

@@ -21,16 +21,15 @@ from typing import Any, NamedTuple
 
 import contender
 import figures
-from models import NAMES, SHAPES, sentences, subject
+from models import NAMES, SHAPES, exported_pipeline, sentences, subject
 
 import hasten
-from hasten import engines, hardware
+from hasten import hardware
 from hasten.judging.stats import ratio_interval
 from hasten.models import ModelFolder, prepare
 from hasten.plain import to_json
 from hasten.records import Candidate, Strategy, Tuning
-from hasten.report import content
-from hasten.runtime.pipeline import Pipeline, Streams
+from hasten.report import content, headline
 
 ONE_BY_ONE = Strategy("arrival", 1)
 PLANS = (
@@ -147,8 +146,8 @@ def _block(tuning: Tuning, samples_s: dict[str, list[float]], best: str, options
         f"{about} of mean {tuning.profile.mean:.0f} tokens, {figures.machine()}:",
         "",
         (
-            f"> **{title}: {figures.interval(one_by_one)} times faster than PyTorch one text at a "
-            f"time, {figures.interval(at_its_best)} times faster than PyTorch at its best.** "
+            f"> **{title}: {headline.faster(one_by_one, 'PyTorch one text at a time')}, "
+            f"{headline.faster(at_its_best, 'PyTorch at its best')}.** "
             f"{content.agreement(parity) if parity else ''}"
         ),
         "",
@@ -175,16 +174,9 @@ def _contend(who: str, model: str, given: str, streams: str = "1", threads: str 
         contender.answer(lambda _: predictor.outputs(texts))
         return
     candidate = Candidate("torch_eager", "fp32", "cpu", int(threads), int(streams))
-    pipeline = eager_pipeline(ModelFolder.open(Path(model)), candidate)
+    with tempfile.TemporaryDirectory() as scratch:
+        pipeline = exported_pipeline(ModelFolder.open(Path(model)), candidate, Path(scratch))
     contender.answer(lambda plan: pipeline.run(texts, Strategy(**plan)))
-
-
-def eager_pipeline(reference: ModelFolder, candidate: Candidate) -> Pipeline:
-    engine = engines.get(candidate.engine)
-    with tempfile.TemporaryDirectory() as folder:
-        engine.export(reference, candidate, Path(folder))
-        session = engine.load(Path(folder), candidate)
-    return Pipeline(reference.tokenizer(), Streams(session, candidate.streams, reference.info))
 
 
 if __name__ == "__main__":

@@ -158,8 +158,12 @@ def test_the_headline_names_both_baselines(bench: ModuleType, tmp_path: Path) ->
     samples_s = {"one by one": [8.0, 8.4], "at its best": [4.0, 4.2], "hasten": [2.0, 2.1]}
     options = SimpleNamespace(model="minilm", texts=60, timed_texts=20, budget="3m")
     block = speed._block(tuned(tmp_path), samples_s, "2 streams x 1 thread, sorted", options)
-    assert "4.00 (4.00 to 4.00) times faster than PyTorch one text at a time" in block
-    assert "2.00 (2.00 to 2.00) times faster than PyTorch at its best" in block
+    assert "4.00x faster than PyTorch one text at a time (95 % interval 4.00-4.00)" in block
+    assert "2.00x faster than PyTorch at its best (95 % interval 2.00-2.00)" in block
+    slower = {**samples_s, "hasten": [4.1, 4.1]}
+    block = speed._block(tuned(tmp_path), slower, "2 streams x 1 thread, sorted", options)
+    assert "1.00x the speed of PyTorch at its best" in block
+    assert "x faster than PyTorch at its best" not in block
     assert "| PyTorch at its best (2 streams x 1 thread, sorted) | 4.9 | 2.00" in block
     assert bench.figures.machine() in block
 
@@ -171,8 +175,8 @@ def test_a_part_runs_on_a_tiny_model(tmp_path: Path) -> None:
     subprocess.run([*command, "--work", str(tmp_path)], cwd=ROOT, check=True, capture_output=True)
     found = json.loads((tmp_path / "speed-mpnet.json").read_text())
     assert len(found["data"]["samples_s"]) == 3
-    assert "times faster than PyTorch one text at a time" in found["blocks"]["speed-mpnet"]
-    assert "times faster than PyTorch at its best" in found["blocks"]["speed-mpnet"]
+    assert "PyTorch one text at a time (95 % interval" in found["blocks"]["speed-mpnet"]
+    assert "PyTorch at its best (95 % interval" in found["blocks"]["speed-mpnet"]
 
 
 def test_an_interval_is_held_against_the_mean_of_the_other_runs(bench: ModuleType) -> None:

@@ -16,7 +16,7 @@ from hasten.cli.interrupts import accepting
 from hasten.demo import assets as demo
 from hasten.errors import ChoiceError, EndedEarly
 from hasten.inputs import corpus
-from hasten.records import Standing
+from hasten.records import Decided, Standing
 from tests.scripted import Lab
 from tests.tiny import save_tiny, tiny_texts
 
@@ -58,6 +58,22 @@ def test_ctrl_c_asks_once_and_then_accepts_what_stands(
     assert "Press Ctrl-C again" in told
     assert standing.tuning.plan.candidate.label in told
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_nothing_is_offered_while_the_result_is_saved(
+    standing: Standing, capsys: pytest.CaptureFixture[str]
+) -> None:
+    display = Display()
+    display(standing)
+    with accepting(display):
+        press_ctrl_c()  # asks to end the search, which ends by itself before the second one
+        display(Decided(standing.tuning))
+        capsys.readouterr()
+        press_ctrl_c()
+        assert "The search has ended; its result is being saved." in capsys.readouterr().err
+        with pytest.raises(KeyboardInterrupt) as caught:
+            press_ctrl_c()
+    assert not isinstance(caught.value, EndedEarly)
 
 
 def test_accepting_needs_an_interrupted_run(tmp_path: Path) -> None:

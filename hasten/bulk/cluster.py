@@ -104,7 +104,7 @@ def run(
         trust: accept a bundle whose artifact can run code.
 
     Raises:
-        ChoiceError: there is no such cluster, or none that can hold the bundle's plan.
+        ChoiceError: the cluster does not exist, or cannot hold the bundle's plan.
         BundleError, InputError, StorageError, Unavailable: a node cannot take part.
         InputError, EngineError, StorageError: a shard cannot be answered or stored.
     """

@@ -54,7 +54,7 @@ def choose(
         record_errors: add a column for them.
 
     Raises:
-        ChoiceError: there is no such column, or a name is taken.
+        ChoiceError: unknown column, or a name is taken.
 
     >>> from hasten.tasks import get
     >>> model = ModelInfo("m", "Bert", "regression", ("x",), 9, (), (), 0, 1, 1.0, 1.0)

@@ -25,6 +25,7 @@ from hasten.plain import to_json
 from hasten.records import (
     Bench,
     Briefing,
+    Decided,
     Event,
     Forecast,
     Notice,
@@ -52,7 +53,7 @@ class Display:
 
     def __init__(self) -> None:
         self.standing: Tuning | None = None
-        """What a tune would end with now."""
+        """What a tune would end with now; None before the first choice, and after the last."""
         self._printed_s = -math.inf
         self._task: TaskID | None = None
         self._progress = Progress(
@@ -76,6 +77,8 @@ class Display:
             self._forecast(event)
         elif isinstance(event, Standing):
             self._stands(event.tuning)
+        elif isinstance(event, Decided):
+            self.standing = None
         elif err.is_terminal:
             self._advance(event)
         elif time.monotonic() - self._printed_s > _EVERY_S:
@@ -132,7 +135,7 @@ class Display:
     def _forecast(self, event: Forecast) -> None:
         parts = ", ".join(f"{name} {_minutes(s)}" for name, s in event.seconds.items())
         _fact("Left", f"{_minutes(sum(event.seconds.values()))}: {parts}")
-        _fact("", "Less with --experiments, --max-texts, --runs, --engines or --lengths.")
+        _fact("", "Shorten it with --experiments, --max-texts, --runs, --engines or --lengths.")
 
 
 def _fact(name: str, value: str) -> None:
@@ -140,18 +143,18 @@ def _fact(name: str, value: str) -> None:
 
 
 def _uses(event: Briefing) -> str:
-    """What the texts are used for, where that is not simply all of them for everything."""
+    """What the texts are used for; empty where all of them are evaluated."""
     judged, different = event.judged_texts, event.different_texts
     copies = f" ({different:,} different)" if different and different < judged else ""
     if judged >= event.profile.given and not copies:
         return ""
-    uses = [f"{judged:,} compare the answers{copies}"]
+    uses = [f"{judged:,} for evaluation{copies}"]
     if event.calibration_texts:
-        # The share that may be kept apart is smaller than asked for where texts are few.
-        most = "" if event.taught_texts else " (at most 30 % of them)"
-        uses.append(f"{event.calibration_texts:,} calibrate int8{most}")
+        # Fewer than requested where texts are few: the limit says why.
+        most = "" if event.taught_texts else " (at most 30 % of all)"
+        uses.append(f"{event.calibration_texts:,} for int8 calibration{most}")
     if event.taught_texts:
-        uses.append(f"{event.taught_texts:,} trained the student and do not judge it")
+        uses.append(f"{event.taught_texts:,} not used, as they trained the student")
     return ", ".join(uses)
 
 
@@ -166,9 +169,9 @@ def _minutes(seconds: float) -> str:
 
 @contextmanager
 def reporting(
-    debug: bool, interrupted: str = "What was done is kept; the same command continues."
+    debug: bool, interrupted: str = "Finished work is kept; the same command continues."
 ) -> Iterator[None]:
-    """Turn our errors into a message and an exit status; ``interrupted`` is said after Ctrl-C.
+    """Turn hasten's errors into a message and an exit status; ``interrupted`` follows Ctrl-C.
 
     2 for what the user can change in the command, 1 for a run that failed, 130 for Ctrl-C.
     Anything else is a bug and shows its traceback.
@@ -185,7 +188,7 @@ def reporting(
     except BrokenPipeError:
         raise
     except OSError as error:
-        # What the system refuses (rights, lengths of names, full disks) is seldom a bug of ours.
+        # Permissions, long file names and full disks are rarely bugs in hasten.
         if debug:
             raise
         where = f"{error.filename}: " if error.filename else ""
@@ -196,7 +199,7 @@ def reporting(
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
-    """Show a warning as a sentence, without the line of code that gave it."""
+    """Show a warning's message, without the line of code that raised it."""
     err.print(f"[yellow]warning:[/] {escape(str(message))}", highlight=False, soft_wrap=True)
 
 
@@ -208,9 +211,9 @@ def _fail(error: HastenError) -> NoReturn:
 
 
 def show(result: Tuning | Bench, folder: Path, *, verbose: bool, as_json: bool) -> None:
-    """Print a result, for people or for scripts, and what can be done with ``folder`` now.
+    """Print a result and how to use what is in ``folder``.
 
-    One screen for people; with ``verbose`` every table.
+    One screen by default, every table with ``verbose``, JSON for scripts.
     """
     if as_json:
         print_json(to_json(result))
@@ -247,9 +250,10 @@ def show_summary(summary: Summary, *, as_json: bool) -> None:
         if summary.kept_rows
         else "",
     ]
+    load_s, rate = content.number(summary.load_s), content.number(summary.rows_per_s)
     told.print(
         f"{content.count(answered, 'row')} answered in {_minutes(summary.seconds)} after "
-        f"{summary.load_s:.1f} s of loading: {summary.rows_per_s:,.1f} rows/s",
+        f"{load_s} s of loading: {rate} rows/s",
         highlight=False,
     )
     told.print("; ".join(filter(None, notes)), highlight=False)
@@ -311,8 +315,8 @@ def show_student(student: Student, folder: Path, following: str, *, as_json: boo
         out.print(f"  {name}: {changed}", highlight=False)
     if student.vocabulary < student.of_vocabulary:
         err.print(
-            "[yellow]warning:[/] words that none of your texts contains are now split into smaller "
-            f"tokens, or unknown. About {student.unseen_share:.1%} of new texts contain one.",
+            "[yellow]warning:[/] words that are in none of your texts are now split into smaller "
+            f"tokens, or unknown. About {student.unseen_share:.1%} of new texts have one.",
             highlight=False,
             soft_wrap=True,
         )
@@ -325,7 +329,8 @@ def show_student(student: Student, folder: Path, following: str, *, as_json: boo
         )
     if student.predicted_speed:
         out.print(
-            f"Predicted speed-up in PyTorch: {student.predicted_speed:.1f}x; hasten tune tests it.",
+            f"Predicted speed-up in PyTorch: {content.number(student.predicted_speed)}x; "
+            "hasten tune tests it.",
             highlight=False,
         )
     if student.after.decisions and student.after.flip_rate > Settings().max_flips:
@@ -362,8 +367,8 @@ def show_document(document: Document) -> None:
 def write_report(document: Document, base: Path, formats: Sequence[str] | None) -> None:
     """Write a report's files and say where they are.
 
-    Without ``formats`` it is the page; where the packages for that are not installed, a note
-    says what installs them, and all else stands.
+    The default is the HTML page. Where the packages for it are missing, a note gives the command
+    that installs them, and this is not an error.
     """
     from hasten.report import publish
 
@@ -375,7 +380,7 @@ def write_report(document: Document, base: Path, formats: Sequence[str] | None) 
         if formats:
             raise
         err.print(
-            f"No page was written: {error.message}. To have one: {error.fix}",
+            f"The HTML page was not written: {error.message}. To get it: {error.fix}",
             soft_wrap=True,
             highlight=False,
             markup=False,
@@ -384,5 +389,5 @@ def write_report(document: Document, base: Path, formats: Sequence[str] | None) 
 
 def print_json(value: object) -> None:
     """Print a value as one line of JSON on standard output."""
-    # Not through rich: a script wants bytes that no terminal width has touched.
+    # Not through rich, which wraps lines at the width of the terminal.
     sys.stdout.write(json.dumps(value) + "\n")

@@ -136,13 +136,13 @@ def _warnings(exported: Exported) -> Iterator[str]:
     if exported.refusal:
         yield f"the check failed and --force wrote it anyway: {exported.refusal}"
     if not exported.own_texts:
-        ranges = " and set its int8 ranges" if exported.calibration_texts else ""
+        uses = "calibrated and checked" if exported.calibration_texts else "checked"
         yield (
-            f"built-in texts judged this export{ranges}; they say less than your own, since they "
-            "are not what your model will see. Give some with --data FILE."
+            f"this export was {uses} on built-in texts, which say less than the texts that your "
+            "model will see. Give some of those with --data FILE."
         )
     if (different := exported.parity.compared) < _FEW_TEXTS:
-        yield f"only {different} different texts were compared; 100 or more prove something."
+        yield f"only {different} different texts were compared; give at least 100."
 
 
 def _size(count: int) -> str:

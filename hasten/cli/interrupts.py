@@ -16,14 +16,19 @@ from hasten.errors import EndedEarly
 def accepting(display: Display) -> Iterator[None]:
     """Within the block, the first Ctrl-C says what a second one does, where a choice stands.
 
-    The second raises :class:`hasten.errors.EndedEarly`. Without a choice, the first interrupts.
+    The second raises :class:`hasten.errors.EndedEarly`, or does nothing where the search has ended
+    meanwhile and its result is being saved. Without a choice, the first interrupts.
     """
     asked = False
 
     def interrupt(_: int, __: FrameType | None) -> None:
         nonlocal asked
         if display.standing is None:
-            raise KeyboardInterrupt
+            if not asked:
+                raise KeyboardInterrupt
+            asked = False
+            err.print("\nThe search has ended; its result is being saved.")
+            return
         if asked:
             raise EndedEarly
         asked = True

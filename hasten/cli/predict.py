@@ -68,5 +68,5 @@ def _interrupted(given: str, output: str, *, restart: bool) -> str:
     """What becomes of a run that is interrupted."""
     if "-" in {given, output}:
         return "A run that reads from or writes to a pipe has to start over."
-    kept = "What was done is kept; the same command continues"
+    kept = "Finished work is kept; the same command continues"
     return f"{kept}, if --restart is left out." if restart else f"{kept}."

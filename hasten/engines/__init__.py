@@ -25,7 +25,7 @@ def get(name: str) -> Engine:
     """The engine of that name. Imports its file, which imports no framework.
 
     Raises:
-        ChoiceError: there is no such engine.
+        ChoiceError: unknown engine.
     """
     if name != "fake" and name not in names():
         raise ChoiceError(

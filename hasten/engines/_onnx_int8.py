@@ -46,7 +46,7 @@ def not_worth_trying(hardware: Hardware) -> dict[str, str]:
         return {}
     return {
         "static": "sums of 8-bit products overflow without VNNI; static-reduced avoids that",
-        "dynamic": "without VNNI it changes more answers than token, and is no faster",
+        "dynamic": "without VNNI it flips more labels than token, and is no faster",
         "weights": "without VNNI it is slower than fp32",
     }
 

@@ -2,8 +2,8 @@
 
 ``static`` finds the ranges of activations from calibration texts, with SmoothQuant, which moves
 outliers of activations into the weights; ``static-bf16`` runs what is left over in bf16.
-``weights`` stores weights alone in 8 bits. ``static-reduced`` uses half of the weights' range, for
-CPUs without VNNI, on which sums of full products overflow.
+``weights`` stores weights alone in 8 bits. ``static-reduced`` uses half of the weights' range:
+without VNNI, sums of full products overflow. It is slower than fp32 there, as all of them are.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ if TYPE_CHECKING:
 
 def recipes(hardware: Hardware) -> tuple[str, ...]:
     """What is worth trying on this CPU: see docs/precision.md."""
-    return ("static", "static-bf16", "weights") if hardware.has_vnni else ("static-reduced",)
+    return ("static", "static-bf16", "weights") if hardware.has_vnni else ()
 
 
 def not_worth_trying(hardware: Hardware) -> dict[str, str]:
     """What cannot win on this CPU, and why: see docs/precision.md."""
     if hardware.has_vnni:
         return {}
-    return dict.fromkeys(("static", "weights"), "without VNNI it is slower than OpenVINO's fp32")
+    reason = "without VNNI it is slower than OpenVINO's fp32"
+    return dict.fromkeys(("static-reduced", "weights"), reason)
 
 
 def quantize(model: Any, reference: ModelFolder, candidate: Candidate) -> Any:

@@ -206,7 +206,7 @@ class Engine(ABC):
         if unknown:
             raise EngineError(
                 f"{self.title} has no session option {', '.join(sorted(unknown))}",
-                fix=f"Allowed are {', '.join(usual)}. Tune again to write the bundle anew.",
+                fix=f"Allowed are {', '.join(usual)}. Tune again to write a new bundle.",
             )
         return self.open(folder, candidate, {**usual, **(options or {})})
 

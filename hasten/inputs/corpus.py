@@ -249,7 +249,7 @@ def text_column_of(
     """The column of a file that holds the texts: the one that is wanted, or that is clear.
 
     Raises:
-        InputError: there is no such column, or which one it is cannot be told.
+        InputError: the column does not exist, or several could be it.
     """
     if not reader.columns:
         raise _no_rows(path)
@@ -270,7 +270,7 @@ def choose_text_column(
         wanted: what the user named, if anything.
 
     Raises:
-        InputError: there is no such column, or which one it is cannot be told.
+        InputError: the column does not exist, or several could be it.
     """
     if len(set(columns)) < len(columns):
         raise InputError(

@@ -241,7 +241,7 @@ class TextTokenizer:
         """Read a ``tokenizer.json``; ``max_length`` counts special tokens too.
 
         Raises:
-            ModelError: there is no such file, it is not a tokenizer, or ``max_length`` leaves no
+            ModelError: the file does not exist, it is not a tokenizer, or ``max_length`` leaves no
                 room for text.
         """
         from tokenizers import Tokenizer

@@ -60,7 +60,7 @@ def prepare(
 
     Raises:
         ModelError: the model or its tokenizer cannot be found, loaded or used.
-        ChoiceError: there is no such task.
+        ChoiceError: unknown task.
         StorageError: ``folder`` cannot be written.
     """
     folder = Path(folder)

@@ -82,7 +82,7 @@ def find(model: object, options: Options) -> Origin:
     """Tell what ``model`` is, and check it as far as that is quick.
 
     Raises:
-        ModelError: there is no such model, or it is not supported.
+        ModelError: the model does not exist, or it is not supported.
     """
     if isinstance(model, Path):
         return _huggingface(model.absolute().name, model, options)

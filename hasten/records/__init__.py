@@ -18,6 +18,7 @@ from hasten.records.bulk import (
 from hasten.records.cascade import Cascade, CascadeProof, Reading, Step
 from hasten.records.events import (
     Briefing,
+    Decided,
     Event,
     Forecast,
     Notice,
@@ -85,6 +86,7 @@ __all__ = [
     "CascadeProof",
     "Ceiling",
     "CostTable",
+    "Decided",
     "EndToEnd",
     "Errors",
     "Event",

@@ -63,5 +63,12 @@ class Standing:
     tuning: Tuning
 
 
-Event = Progress | Briefing | Notice | Forecast | Standing
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """The search is over: ``tuning`` is its result, which only has to be saved."""
+
+    tuning: Tuning
+
+
+Event = Progress | Briefing | Notice | Forecast | Standing | Decided
 """What a callback receives while something runs."""

@@ -1,4 +1,4 @@
-"""The command that gives a result once more."""
+"""The command that repeats a result."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from hasten.records import Bench, Settings, Tuning
 
 
 def repeat(result: Tuning | Bench) -> str | None:
-    """The command that repeats a result; of a tuning from Python, one that asks for the same."""
+    """The command that repeats a result; for a tuning from Python, one with the same settings."""
     if result.command or isinstance(result, Bench):
         return result.command
     return again(result.settings, student=result.student is not None)
 
 
 def again(settings: Settings, *, student: bool = False) -> str:
-    """The command that tunes so again; a tuning does not keep what the files were called."""
+    """A `hasten tune` command with these settings; file names are not stored."""
     models = "STUDENT --reference MODEL" if student else "MODEL"
     asked, usual = settings, Settings()
     options = {

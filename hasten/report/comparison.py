@@ -8,7 +8,7 @@ from typing import Any
 
 from hasten.judging.stats import independent_ratio_interval, percentile
 from hasten.records import Bench, EndToEnd, Interval, Row, Tuning
-from hasten.report import command, content, content_bench, figures
+from hasten.report import command, conditions, content, content_bench, figures
 from hasten.report.compose import filled, given
 from hasten.report.document import Axis, Document, Figure, Panel, Point, Section, Table
 
@@ -89,7 +89,7 @@ def of(a: Side, b: Side, *, drawn: bool = True) -> Document:
             Section("Only in one of them", lines=tuple(_alone(a, b))),
         ),
         conditions=tuple(
-            f"{side.label}, {line}" for side in (a, b) for line in content.setting(side.result)
+            f"{side.label}, {line}" for side in (a, b) for line in conditions.of(side.result)
         ),
         command="\n".join(command.repeat(side.result) or "" for side in (a, b)).strip() or None,
     )
@@ -106,7 +106,7 @@ def pairs(a: Side, b: Side) -> list[Pair]:
 
 
 def differences(a: Side, b: Side) -> tuple[str, ...]:
-    """What was not the same on both sides: to be read before any ratio."""
+    """The conditions that differ between both sides; read them before any ratio."""
     one, other = a.result, b.result
     lines = [
         _differing("model", content.model(one.model), content.model(other.model)),
@@ -152,12 +152,14 @@ def _headline(a: Side, b: Side, shared: list[Pair]) -> Iterator[str]:
         yield f"There is nothing to compare: {side.label} has no measured end-to-end run."
         return
     speed = _ratio(best_b[1], best_a[1])
-    rates = f"{best_b[1].texts_per_s:,.1f} texts/s instead of {best_a[1].texts_per_s:,.1f}"
+    rates = " texts/s instead of ".join(
+        content.number(run.texts_per_s) for _, run in (best_b, best_a)
+    )
     if speed is None:
         yield f"{b.label} runs {rates}."
     elif speed.holds(1.0):
         yield (
-            f"No difference that the measurements show: {b.label} is {content.interval(speed)} "
+            f"No significant difference: {b.label} is {content.interval(speed)} "
             f"times as fast as {a.label}, {rates}."
         )
     else:
@@ -168,8 +170,8 @@ def _headline(a: Side, b: Side, shared: list[Pair]) -> Iterator[str]:
         faster = sum(ratio.high < 1 for ratio in known)
         slower = sum(ratio.low > 1 for ratio in known)
         yield (
-            f"Of {len(known)} runs that both have, {b.label} is faster in {faster}, slower in "
-            f"{slower}, and not clearly either in {len(known) - faster - slower}."
+            f"Of {len(known)} runs that both have, {b.label} is faster in {faster} and slower in "
+            f"{slower}; {len(known) - faster - slower} show no significant difference."
         )
 
 
@@ -184,20 +186,23 @@ def _facts(a: Side, b: Side) -> Iterator[tuple[str, str]]:
         return
     speed = _ratio(best_b[1], best_a[1])
     if speed:
-        name = f"{b.label} as fast as {a.label} ({speed.low:.2f} to {speed.high:.2f})"
-        yield f"{speed.estimate:.2f}x", name
+        low, high = content.number(speed.low), content.number(speed.high)
+        yield (
+            f"{content.number(speed.estimate)}x",
+            f"as fast: {b.label} over {a.label} ({low} to {high})",
+        )
     for side, (_, run) in ((a, best_a), (b, best_b)):
-        yield f"{run.texts_per_s:,.1f}", f"texts a second, {side.label}"
+        yield content.number(run.texts_per_s), f"texts a second, {side.label}"
 
 
 def _notes(a: Side, b: Side) -> Iterator[str]:
     if a.result.model.name != b.result.model.name:
-        yield "These are two models: a ratio of times says little."
+        yield "The models differ, so ratios of their times say little."
     if a.result.profile != b.result.profile:
-        yield "The texts are not the same: their times per text are not for the same work."
+        yield "The texts differ, so times per text are not comparable."
     for side in (a, b):
         if isinstance(side.result, Bench) and not side.result.complete:
-            yield f"{side.label} was not finished: what is missing in it was not measured."
+            yield f"{side.label} was not finished: its missing runs were not measured."
 
 
 # --- tables -----------------------------------------------------------------------------------
@@ -211,8 +216,8 @@ def _runs(a: Side, b: Side, shared: list[Pair]) -> tuple[Table, ...]:
             *pair.key,
             pair.a[0].candidate.layout,
             pair.b[0].candidate.layout,
-            f"{1000 * _each_s(pair.a[1]):.3f}",
-            f"{1000 * _each_s(pair.b[1]):.3f}",
+            content.number(1000 * _each_s(pair.a[1])),
+            content.number(1000 * _each_s(pair.b[1])),
             content.interval(pair.ratio) if pair.ratio else "",
             f"{pair.a[1].padding_share:.1%}",
             f"{pair.b[1].padding_share:.1%}",
@@ -245,7 +250,7 @@ def _latency(a: Side, b: Side) -> tuple[Table, ...]:
     rows = tuple(
         (
             name,
-            *(f"{1000 * percentile(side[name], q):.2f}" for q in (50, 90) for side in calls),
+            *(content.number(1000 * percentile(side[name], q)) for q in (50, 90) for side in calls),
         )
         for name in calls[0]
         if name in calls[1]
@@ -269,8 +274,8 @@ def _start_up(a: Side, b: Side) -> tuple[Table, ...]:
     rows = tuple(
         (
             name,
-            *(f"{side[name].load_s:.1f}" for side in started),
-            *(f"{side[name].peak_bytes / 2**20:,.0f}" for side in started),
+            *(content.number(side[name].load_s) for side in started),
+            *(content.number(side[name].peak_bytes / 2**20) for side in started),
         )
         for name in started[0]
         if name in started[1]
@@ -310,8 +315,8 @@ def _ratios(a: Side, b: Side, shared: Iterable[Pair]) -> Figure | None:
     return Figure(
         "ratios",
         f"Time per text: {b.label} over {a.label}",
-        f"Left of the line at 1, {b.label} is faster. The bars are 95 % intervals of each ratio "
-        "by itself: of many, one in twenty misses.",
+        f"Left of the line at 1, {b.label} is faster. The bars are 95 % intervals, each for one "
+        "ratio: one in twenty misses the true value.",
         "dot",
         Axis("ratio of the times per text", "log"),
         Axis("", "name"),

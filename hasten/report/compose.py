@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from hasten.records import Bench, Row, Tuning
 from hasten.report import (
     command,
+    conditions,
     content,
     content_bench,
     content_cascade,
@@ -22,7 +23,7 @@ from hasten.report.document import Document, Figure, Section, Table
 _WHOLE = (400, 10)
 """How many characters of a text, and how many flips of a candidate, a page shows."""
 
-_FLIPS = "Texts to which a candidate gives another label than the original; a few of each."
+_FLIPS = "Texts that a candidate labels differently from the original, a few for each candidate."
 
 Drawn = Mapping[str, tuple[Figure, ...]]
 
@@ -82,7 +83,7 @@ def _tuning(raw: Tuning, drawn: bool) -> Document:
             ),
             Section("Not tried here", lines=content.unavailable(tuning.rows)),
         ),
-        conditions=content.setting(tuning),
+        conditions=conditions.of(tuning),
         command=command.repeat(tuning),
     )
 
@@ -153,7 +154,7 @@ def _bench(bench: Bench, drawn: bool) -> Document:
             ),
             Section("Not tried here", lines=content.unavailable(bench.others)),
         ),
-        conditions=content.setting(bench),
+        conditions=conditions.of(bench),
         command=bench.command,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,7 +12,6 @@ from hasten import engines
 from hasten.errors import ChoiceError
 from hasten.judging.stats import percentile
 from hasten.records import (
-    Bench,
     Candidate,
     Ceiling,
     Hardware,
@@ -72,14 +72,23 @@ def _stages(candidate: Candidate, names: Sequence[str]) -> str:
     return " + ".join([names[0], *later])
 
 
-def milliseconds(time_s: float) -> str:
-    """A time to three digits.
+def number(value: float) -> str:
+    """A number to three significant digits; below 1, where the zero is shown as well, to two.
 
-    >>> milliseconds(0.0123456), milliseconds(1.5)
-    ('12.3 ms', '1,500 ms')
+    >>> number(4785.5), number(98.63), number(1.8), number(0.951), number(0.01234)
+    ('4,790', '98.6', '1.80', '0.95', '0.012')
     """
-    value = 1000 * time_s
-    return f"{value:,.0f} ms" if value >= 100 else f"{value:.3g} ms"
+    if not value:
+        return "0"
+    rounded = float(f"{value:.3g}")
+    magnitude = math.floor(math.log10(abs(rounded)))
+    decimals = max(0, 2 - magnitude) if magnitude >= 0 else 1 - magnitude
+    return f"{rounded:,.{decimals}f}"
+
+
+def milliseconds(time_s: float) -> str:
+    """A time in milliseconds: ``12.3 ms``."""
+    return f"{number(1000 * time_s)} ms"
 
 
 def order(strategy: Strategy) -> str:
@@ -93,12 +102,12 @@ def facts(tuning: Tuning) -> Iterator[tuple[str, str]]:
     run, parity = chosen.main, chosen.parity
     assert run
     if ratio:
-        span = f"{ratio.low:.2f} to {ratio.high:.2f}"
-        yield f"{ratio.estimate:.2f}x", f"faster than the original, one text at a time ({span})"
+        span = f"{number(ratio.low)} to {number(ratio.high)}"
+        yield f"{number(ratio.estimate)}x", f"faster than the original, one text at a time ({span})"
     if tuning.settings.objective == "latency":
         yield milliseconds(percentile(run.batch_latency_s, 50)), "median for one text"
     else:
-        yield f"{run.texts_per_s:,.1f}", "texts a second"
+        yield number(run.texts_per_s), "texts a second"
     if parity and parity.decisions:
         bound = f"labels flipped (at most {percent(parity.flip_upper_bound)})"
         yield f"{parity.flips} of {parity.compared:,}", bound
@@ -174,7 +183,7 @@ def _own_figures(parity: Parity) -> str:
 
 
 def quality(found: Quality) -> str:
-    """How both models do on the right labels, in two sentences."""
+    """Both models' scores against the right labels, in two sentences."""
     return (
         f"{accuracies(found)}; macro-F1 {found.macro_f1:.3f} and {found.reference_macro_f1:.3f}. "
         f"Only the candidate is right on {count(found.only_candidate_right, 'text')}, only the "
@@ -183,7 +192,7 @@ def quality(found: Quality) -> str:
 
 
 def errors(parity: Parity) -> str:
-    """How far both models' numbers are from the right ones, as a further sentence, if known."""
+    """Both models' mean absolute error as one more sentence; empty where it is unknown."""
     found = parity.errors
     if found is None:
         return ""
@@ -202,7 +211,7 @@ def range_of_lengths(profile: LengthProfile) -> str:
     """The length profile in a few words: ``1,000 texts, median 40 tokens, longest 512``."""
     cut = ""
     if profile.truncated:
-        cut = f"; {profile.truncated:,} longer than the model's {profile.max_length} are cut off"
+        cut = f"; {profile.truncated:,} longer than the model's {profile.max_length} are truncated"
     of = f" (sampled from {profile.given:,})" if profile.given > profile.texts else ""
     return (
         f"{count(profile.texts, 'text')}{of}, median {profile.p50} tokens, "
@@ -215,56 +224,22 @@ def lengths(profile: LengthProfile) -> str:
     cut = ""
     if profile.truncated:
         cut = (
-            f"; {profile.truncated:,} ({profile.truncated_share:.1%}) are longer than the "
-            f"{profile.max_length} tokens that the model takes and are cut off"
+            f"; {profile.truncated:,} ({profile.truncated_share:.1%}) are truncated to the "
+            f"model's {profile.max_length} tokens"
         )
     sample = f" (a random sample of {profile.given:,})" if profile.given > profile.texts else ""
     return (
         f"{count(profile.texts, 'text')}{sample}, {profile.tokens:,} tokens: "
-        f"mean {profile.mean:.1f}, p5 {profile.p5}, p25 {profile.p25}, median {profile.p50}, "
+        f"mean {number(profile.mean)}, p5 {profile.p5}, p25 {profile.p25}, median {profile.p50}, "
         f"p75 {profile.p75}, p95 {profile.p95}, longest {profile.longest}{cut}"
     )
-
-
-def setting(result: Tuning | Bench) -> tuple[str, ...]:
-    """Where and under which conditions the figures were taken."""
-    threads = result.baseline.candidate.intra_op_num_threads
-    baseline = result.baseline.main
-    rounds = len(baseline.total.samples_s) if baseline else 0
-    judged = f"{baseline.texts:,} texts in each of {rounds}" if baseline else "no"
-    student = result.student if isinstance(result, Tuning) else None
-    return (
-        f"{'Original' if student else 'Model'}: {model(result.model)}",
-        *((f"Student: {model(student)}",) if student else ()),
-        f"Texts: {lengths(result.profile)}{_shares(result)}",
-        f"Machine: {machine(result.hardware)}",
-        f"Threads: {threads} for every candidate",
-        f"Rounds: {judged} interleaved rounds; {result.elapsed_s:.0f} s in all",
-        f"Fastest matrix product measured here: {ceilings(result.ceilings) or 'not measured'}",
-        f"Versions: {', '.join(f'{name} {v}' for name, v in result.versions.items())}",
-    )
-
-
-def _shares(result: Tuning | Bench) -> str:
-    """Which of the texts judged, and which set the ranges of int8."""
-    if isinstance(result, Bench):
-        return ""
-    judged, held, parity = result.judged_texts, result.calibration_texts, result.chosen.parity
-    copies = f" ({parity.compared:,} different)" if parity and parity.compared < judged else ""
-    told = judged and (held or copies or result.taught_texts)
-    parts = [f"{judged:,} of them judged{copies}"] if told else []
-    if held:
-        parts.append(f"{held:,} of them calibrated int8")
-    if result.taught_texts:
-        parts.append(f"{result.taught_texts:,} of them had made the student and judged nothing")
-    return "; " + ", ".join(parts) if parts else ""
 
 
 def model(info: ModelInfo) -> str:
     """A model as one line."""
     weights = ", random ones" if info.random_weights else ""
     million = info.parameter_count / 1e6
-    return f"{info.name}, {info.architecture}, {million:.1f} M weights{weights}"
+    return f"{info.name}, {info.architecture}, {million:.3g} M weights{weights}"
 
 
 def machine(hardware: Hardware) -> str:
@@ -284,15 +259,14 @@ def machine(hardware: Hardware) -> str:
 def ceilings(measured: Iterable[Ceiling]) -> str:
     """The fastest matrix products as one line."""
     return "; ".join(
-        f"{c.precision} {c.flops_per_s / 1e9:.0f} GFLOP/s on {c.device}" for c in measured
+        f"{c.precision} {number(c.flops_per_s / 1e9)} GFLOP/s on {c.device}" for c in measured
     )
 
 
 def comparable(tuning: Tuning) -> Tuning:
-    """The same with estimates from first shapes in the terms of what was measured end to end.
+    """The same, with screening estimates scaled to end-to-end speed by the winner's ratio.
 
-    Batches alone are faster than the whole with its tokenizing. The winner, of which both are
-    known, says by how much; what was dropped would have lost about as much.
+    Batches alone are faster than end-to-end runs, which tokenize as well.
     """
     chosen = tuning.chosen
     if chosen.main is None or not chosen.screen_tokens_per_s:
@@ -306,15 +280,12 @@ def comparable(tuning: Tuning) -> Tuning:
 
 
 def candidates(tuning: Tuning) -> Table:
-    """All candidates that were tried, the best first, and those for which no time was left.
-
-    ``2x1`` stands for two streams of one thread each.
-    """
+    """All candidates that were tried, the best first, and those for which no time was left."""
     started = {row.candidate.format for row in tuning.rows if row.start_up}
     known = [
         row
         for row in tuning.rows
-        # Of a format that was dropped, another layout that was never started tells nothing more.
+        # Another layout of a dropped format that was never started adds nothing.
         if row.status in _ORDER
         and (row.status != "dropped" or row.start_up or row.candidate.format not in started)
     ]
@@ -347,7 +318,7 @@ def candidates(tuning: Tuning) -> Table:
 
 
 def batching(tuning: Tuning) -> Table | None:
-    """What the ways of batching make of the winner; None where only one was run."""
+    """The winner's speed under each batching strategy; None where only one was run."""
     runs = tuning.chosen.runs
     if len(runs) < 2:
         return None
@@ -359,11 +330,11 @@ def batching(tuning: Tuning) -> Table | None:
         tuple(
             (
                 run.strategy.label,
-                f"{run.texts_per_s:,.1f}",
-                f"{run.texts_per_s / best.texts_per_s:.2f}",
+                number(run.texts_per_s),
+                number(run.texts_per_s / best.texts_per_s),
                 f"{run.padding_share:.1%}",
-                f"{run.predicted_s:.3f}" if run.predicted_s else "",
-                f"{run.total.mean_s:.3f}",
+                number(run.predicted_s) if run.predicted_s else "",
+                number(run.total.mean_s),
             )
             for run in sorted(runs, key=lambda run: -run.texts_per_s)
         ),
@@ -371,7 +342,7 @@ def batching(tuning: Tuning) -> Table | None:
 
 
 def unavailable(rows: Iterable[Row]) -> tuple[str, ...]:
-    """What could not be tried here and why, candidates with the same reason together."""
+    """Candidates that cannot run here, grouped by reason."""
     precisions: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for row in rows:
         if row.status == "unavailable":
@@ -389,13 +360,13 @@ def unavailable(rows: Iterable[Row]) -> tuple[str, ...]:
 
 
 def _cells(tuning: Tuning, row: Row) -> tuple[str, ...]:
-    log = "; logs/ in the bundle tells more" if row.status == "failed" else ""
+    log = "; see logs/ in the bundle" if row.status == "failed" else ""
     note = f"{in_words(row.reason or '', tuning.rows)}{log}"
     return (short(row.candidate), row.status, *measured(tuning, row), note)
 
 
 def in_words(reason: str, rows: Iterable[Row]) -> str:
-    """A reason with candidates called as everywhere else, instead of by their labels."""
+    """A reason with candidates named as in tables, instead of by their labels."""
     named = {row.candidate.label: short(row.candidate) for row in rows}
     for label in sorted(named, key=len, reverse=True):  # one may begin as a longer one does
         reason = reason.replace(label, named[label])
@@ -407,32 +378,32 @@ def measured(tuning: Tuning, row: Row) -> tuple[str, ...]:
     run, start_up, parity = row.main, row.start_up, row.parity
     rate = ""
     if run and tuning.settings.objective == "latency":
-        rate = f"{1000 * percentile(run.batch_latency_s, 50):.2f}"
+        rate = number(1000 * percentile(run.batch_latency_s, 50))
     elif run:
-        rate = f"{run.texts_per_s:,.1f}"
+        rate = number(run.texts_per_s)
     elif row.screen_tokens_per_s and tuning.settings.objective == "throughput":
-        rate = f"~{row.screen_tokens_per_s / tuning.profile.mean:,.1f}"
-    screened = f"~{row.screen_tokens_per_s:,.0f}" if row.screen_tokens_per_s else ""
+        rate = f"~{number(row.screen_tokens_per_s / tuning.profile.mean)}"
+    screened = f"~{number(row.screen_tokens_per_s)}" if row.screen_tokens_per_s else ""
     changed = ""
     if parity:
-        bound = f"≤{parity.flip_upper_bound:.2%}"
+        bound = f"≤{percent(parity.flip_upper_bound)}"
         changed = f"{parity.flips}/{parity.compared} {bound}"
         if not parity.decisions:
             changed = kept(parity) or "-"
     return (
         interval(row.ratio_to_baseline) if row.ratio_to_baseline else "",
         rate,
-        f"{run.tokens_per_s:,.0f}" if run else screened,
+        number(run.tokens_per_s) if run else screened,
         changed,
         f"{parity.max_abs_difference:.1e}" if parity else "",
-        f"{start_up.load_s:.1f}" if start_up else "",
-        f"{start_up.peak_bytes / 2**20:,.0f}" if start_up else "",
+        number(start_up.load_s) if start_up else "",
+        number(start_up.peak_bytes / 2**20) if start_up else "",
     )
 
 
 def interval(value: Interval) -> str:
     """``4.21 (4.10-4.33)``: the estimate and its 95 % interval."""
-    return f"{value.estimate:.2f} ({value.low:.2f}-{value.high:.2f})"
+    return f"{number(value.estimate)} ({number(value.low)}-{number(value.high)})"
 
 
 def _kind(candidate: Candidate) -> str:

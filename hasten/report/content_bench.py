@@ -6,7 +6,18 @@ from collections.abc import Iterator
 
 from hasten.judging.stats import FEWEST_FOR_P99, percentile, speed_up
 from hasten.records import Bench, EndToEnd, Format, Interval, Row
-from hasten.report.content import engine, family, interval, layout, order, short, title
+from hasten.report.content import (
+    engine,
+    family,
+    interval,
+    layout,
+    milliseconds,
+    number,
+    order,
+    percent,
+    short,
+    title,
+)
 from hasten.report.document import Table
 from hasten.report.figures_bench import arrival, shows_orders
 from hasten.report.headline import faster
@@ -33,7 +44,7 @@ def headline(bench: Bench) -> tuple[str, ...]:
     if times:
         usual = f"{engine(bench.baseline.candidate)} one text at a time".replace(" eager", "")
         first += f" {faster(times, usual)}."
-    return (first, f"{run.texts_per_s:,.1f} texts/s.", *_sorting(bench, run))
+    return (first, f"{number(run.texts_per_s)} texts/s.", *_sorting(bench, run))
 
 
 def ratio(bench: Bench, run: EndToEnd) -> Interval | None:
@@ -42,15 +53,15 @@ def ratio(bench: Bench, run: EndToEnd) -> Interval | None:
 
 
 def refused(bench: Bench) -> Iterator[str]:
-    """The formats that are drawn with the others, but whose answers are not the original's."""
+    """The formats whose answers are not the original's, which charts show all the same."""
     for format_ in bench.formats:
         if format_.refusal:
             answers = f"its answers are not the original's: {format_.refusal}"
-            yield f"{title(format_.row.candidate)} is shown but may not be used: {answers}."
+            yield f"{title(format_.row.candidate)} is shown for comparison only: {answers}."
 
 
 def missing(bench: Bench) -> tuple[str, ...]:
-    """What was asked for and is not there: all of it in a run that was not finished."""
+    """What an unfinished run has not measured yet; empty for a finished one."""
     if bench.complete:
         return ()
     rounds = bench.settings.rounds
@@ -62,12 +73,9 @@ def missing(bench: Bench) -> tuple[str, ...]:
     ]
     nothing = [name for name in bench.experiments if not _has(bench, name)]
     return (
-        (
-            "The run is not finished: what is missing was not measured yet. The same command "
-            "continues it."
-        ),
+        "The run is not finished; the same command continues it.",
         *([f"Not measured yet: {', '.join(nothing)}."] if nothing else []),
-        *([f"Not all runs are done: {'; '.join(short_of)}."] if short_of else []),
+        *([f"Runs done so far: {'; '.join(short_of)}."] if short_of else []),
     )
 
 
@@ -80,10 +88,10 @@ def facts(bench: Bench) -> Iterator[tuple[str, str]]:
     times = ratio(bench, run)
     if times:
         yield (
-            f"{times.estimate:.2f}x",
-            f"faster than the baseline ({times.low:.2f} to {times.high:.2f})",
+            f"{number(times.estimate)}x",
+            f"faster than the baseline ({number(times.low)} to {number(times.high)})",
         )
-    yield f"{run.texts_per_s:,.1f}", "texts a second"
+    yield number(run.texts_per_s), "texts a second"
     if format_.row.parity and format_.row.parity.decisions:
         parity = format_.row.parity
         yield f"{parity.flips} of {parity.compared:,}", "labels flipped"
@@ -99,7 +107,7 @@ def batch_sizes(bench: Bench) -> Table | None:
     rows = []
     for format_ in bench.formats:
         found = {run.strategy.batch_size: run for run in arrival(format_)}
-        cells = (f"{found[size].texts_per_s:,.1f}" if size in found else "" for size in sizes)
+        cells = (number(found[size].texts_per_s) if size in found else "" for size in sizes)
         rows.append((short(format_.row.candidate), *cells))
     columns = ("texts/s at batch", *map(str, sizes))
     return Table("Batch sizes, texts in arrival order", columns, tuple(rows))
@@ -117,7 +125,7 @@ def orders(bench: Bench) -> tuple[Table, ...]:
         for name in dict.fromkeys(name for name, _ in found):
             runs = [found.get((name, size)) for size in sizes]
             head = (short(format_.row.candidate), name)
-            rates.append((*head, *(f"{run.texts_per_s:,.1f}" if run else "" for run in runs)))
+            rates.append((*head, *(number(run.texts_per_s) if run else "" for run in runs)))
             shares.append(
                 (*head, *(f"{100 * run.padding_share:.1f}" if run else "" for run in runs))
             )
@@ -134,7 +142,7 @@ def latency(bench: Bench) -> Table | None:
         if format_.single and format_.single.main:
             calls = format_.single.main.batch_latency_s
             shares = [50, 90, *([99] if len(calls) >= FEWEST_FOR_P99 else [])]
-            cells = [f"{1000 * percentile(calls, share):.2f}" for share in shares]
+            cells = [number(1000 * percentile(calls, share)) for share in shares]
             cells += [""] * (3 - len(cells))
             rows.append((short(format_.single.candidate), *cells, f"{len(calls):,}"))
     columns = ("one text at a time", "p50 ms", "p90 ms", "p99 ms", "calls")
@@ -142,14 +150,14 @@ def latency(bench: Bench) -> Table | None:
 
 
 def candidates(bench: Bench) -> Table:
-    """Everything that was tried: the formats at their best, then what was left behind and why."""
+    """All candidates: every format at its best, then the others with the reason."""
     rows = []
     measured = [(format_.row, format_.refusal) for format_ in bench.formats]
     for row, refusal in (*measured, *((row, None) for row in bench.others)):
         if row.status == "unavailable":
             continue
         parity, start = row.parity, row.start_up
-        bound = f"≤{parity.flip_upper_bound:.2%}" if parity else ""
+        bound = f"≤{percent(parity.flip_upper_bound)}" if parity else ""
         changed = f"{parity.flips}/{parity.compared} {bound}" if parity else ""
         outcome = "measured" if row.status == "finalist" else row.status
         rows.append(
@@ -160,9 +168,9 @@ def candidates(bench: Bench) -> Table:
                 changed if parity is None or parity.decisions else "-",
                 f"{parity.max_abs_difference:.1e}" if parity else "",
                 _share(row),
-                f"{row.export_s:.1f}" if row.export_s is not None else "",
-                f"{start.load_s:.1f}" if start else "",
-                f"{start.peak_bytes / 2**20:,.0f}" if start else "",
+                number(row.export_s) if row.export_s is not None else "",
+                number(start.load_s) if start else "",
+                number(start.peak_bytes / 2**20) if start else "",
                 refusal or row.reason or "",
             )
         )
@@ -192,7 +200,7 @@ def _sorting(bench: Bench, fastest: EndToEnd) -> Iterator[str]:
     if gain and gain.low > 1:
         yield (
             f"Sorting helps: {title(format_.row.candidate)} with {run.strategy.label} is "
-            f"{interval(gain)}x faster than that, {run.texts_per_s:,.1f} texts/s."
+            f"{interval(gain)}x faster than that, {number(run.texts_per_s)} texts/s."
         )
 
 
@@ -202,7 +210,7 @@ def _fastest_single(bench: Bench) -> str | None:
     if not timed:
         return None
     time_s, single = min(timed, key=lambda pair: pair[0])
-    return f"Fastest one text at a time: {title(single.candidate)}, median {1000 * time_s:.2f} ms."
+    return f"Fastest one text at a time: {title(single.candidate)}, median {milliseconds(time_s)}."
 
 
 def _has(bench: Bench, experiment: str) -> bool:
@@ -219,6 +227,6 @@ def _usable(format_: Format) -> bool:
 
 
 def _share(row: Row) -> str:
-    """Of the machine's ceiling; nothing where what measured the ceiling was disturbed."""
+    """The share of the machine's ceiling; empty where the ceiling could not be measured."""
     share = row.ceiling_share
     return f"{share:.0%}" if share is not None else ""

@@ -68,7 +68,7 @@ def _cells(tuning: Tuning, row: Row) -> tuple[str, ...]:
     cascade = row.cascade
     assert cascade
     step, proof = cascade.proof.chosen, cascade.proof
-    predicted = f"{cascade.texts / cascade.predicted_s:,.1f}" if cascade.predicted_s else ""
+    predicted = content.number(cascade.texts / cascade.predicted_s) if cascade.predicted_s else ""
     return (
         content.short(row.candidate),
         row.status,
@@ -76,7 +76,7 @@ def _cells(tuning: Tuning, row: Row) -> tuple[str, ...]:
         f"{step.flips}/{proof.compared}" if step else "",
         content.percent(proof.flip_upper_bound) if step else "",
         predicted,
-        f"{row.main.texts_per_s:,.1f}" if row.main else "",
+        content.number(row.main.texts_per_s) if row.main else "",
         content.in_words(row.reason or "", tuning.rows),
     )
 

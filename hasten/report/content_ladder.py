@@ -1,4 +1,4 @@
-"""What each step away from the original gains and costs: to less precision, or to a student."""
+"""Gain and cost of each step away from the original: a lower precision, or a student."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the proof of the answers rests on, and what it leaves open."""
+"""What the comparison of the answers proves, and what it does not."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def reading(row: Row) -> Iterator[str]:
 
 
 def rests_on(parity: Parity) -> Iterator[str]:
-    """For how many candidates the bound holds, and which batchings were compared."""
+    """How many candidates share the bound, and which batchings were compared."""
     if parity.tries > 1 and parity.decisions:
         yield (
-            f"The same texts could judge {parity.tries} candidates, repairs included; with 95 % "
-            "confidence the bounds of all of them hold."
+            f"The bound is corrected for {parity.tries} candidates judged on the same texts, "
+            "repairs included: with 95 % confidence, all of their bounds hold."
         )
     if parity.batchings:
         ways = [f"{_WAYS[each.name]} ({each.flips} flips)" for each in parity.batchings]
@@ -75,7 +75,7 @@ def flips(rows: Iterable[Row], longest: int = 80, most: int = 3) -> Table | None
 
 
 def limits(tuning: Tuning) -> tuple[str, ...]:
-    """What the agreement of the winner's answers does not say, a sentence each."""
+    """What the winner's agreement does not prove, a sentence each."""
     parity = tuning.chosen.parity
     return tuple(_limits(parity)) if parity else ()
 

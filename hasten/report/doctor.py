@@ -19,7 +19,7 @@ from hasten.records import DEVICES, WORTH_TRYING, Candidate, Hardware
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """Why an engine cannot do something here, and the command that mends it, if one does.
+    """Why an engine cannot do something here, and the command that fixes it, if any.
 
     ``run`` obstacles concern ``precisions`` on ``device``, or everything where ``device`` is None;
     ``export`` obstacles leave artifacts that were made elsewhere usable.
@@ -80,7 +80,7 @@ def to_dict(diagnosis: Diagnosis) -> dict[str, Any]:
 
 
 def render(diagnosis: Diagnosis) -> RenderableType:
-    """The machine, a table of engines, and what stands in the way of the rest."""
+    """The machine, a table of engines, and why the others cannot run."""
     here = diagnosis.hardware
     table = Table(box=None, header_style="bold")
     for name in ("engine", "installed", *_devices(here)):

@@ -99,7 +99,7 @@ class Figure:
 
 
 def as_table(figure: Figure) -> Table:
-    """What a figure shows, in words: for whoever cannot see it, or has no browser."""
+    """What a figure shows, in words: for readers who cannot see it, or have no browser."""
     marks = [point for point in figure.points if not point.get("bare")]
     rows = (tuple(str(mark.get(word, "-")) for word in figure.words) for mark in marks)
     return Table(figure.title, figure.words, tuple(dict.fromkeys(rows)))

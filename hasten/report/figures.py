@@ -55,7 +55,7 @@ def run_words(row: Row, run: EndToEnd, per_text_s: Interval, speed: Interval | N
         "Order": content.order(run.strategy),
         "Batch size": batch_words(run),
         "Time per text": time_words(per_text_s),
-        "Throughput": f"{1 / per_text_s.estimate:,.1f} texts/s",
+        "Throughput": f"{content.number(1 / per_text_s.estimate)} texts/s",
         **times,
         "Padding": f"{run.padding_share:.1%} of the tokens",
         "Runs": f"{len(run.total.samples_s)}",
@@ -141,17 +141,17 @@ def frontier(
     if decisions:
         x = Axis("answers that differ from the original's", numbers="percent")
         caption = (
-            "A symbol stands at the share of flipped labels that was seen; the bar to its right "
-            "ends where the true share may still be, at 95 % confidence. "
+            "Each symbol is at the observed share of flipped labels; the bar ends at its upper "
+            "bound at 95 % confidence. "
         )
     else:
         x = Axis("mean difference from the original (its standard deviations)", "log", "powers")
-        caption = "Outputs were compared as tensors: there are no decisions to change. "
+        caption = "Outputs were compared as tensors, since the model decides nothing. "
     return Figure(
         "frontier",
         "Speed against agreement",
-        caption + "Up is faster, left is closer to the original. Symbols without a bar upright "
-        "are estimates from the first shapes.",
+        caption + "Higher is faster, further left is closer to the original. Symbols without a "
+        "vertical bar are estimates from the first shapes.",
         "dot",
         x,
         Axis("times as fast as the baseline"),
@@ -195,11 +195,10 @@ def margins(rows: Iterable[Row], formats: tuple[str, ...]) -> Figure | None:
         return None
     return Figure(
         "margins",
-        "How sure the original was of what changed",
-        "One symbol a changed answer: by how much the original preferred its own answer to the "
-        f"candidate's, in logits. The line is its median margin over all texts, {usual:.3g}: "
-        "changes far to the left of it are coin tosses that fell otherwise, changes near it or "
-        "beyond are errors.",
+        "How sure the original was of labels that flipped",
+        "Each symbol is a flipped label: by how many logits the original preferred its own label "
+        f"to the candidate's. The line is its median margin over all texts, {usual:.3g}. Far to "
+        "the left of it the original was undecided; near it or beyond, the flip is an error.",
         "dot",
         Axis("the original's margin (logits)"),
         Axis("", "name"),
@@ -219,7 +218,7 @@ def _trade(row: Row, baseline: Row, decisions: bool) -> Point | None:
             return None
         about = rate / usual.tokens_per_s
         speed = Interval(about, about, about)
-        told = f"about {about:.2f}, from the first shapes"
+        told = f"about {content.number(about)}, from the first shapes"
     else:
         told = content.interval(speed)
     x: dict[str, float] = {"x": max(parity.mean_abs_difference, 1e-9)}
@@ -228,7 +227,7 @@ def _trade(row: Row, baseline: Row, decisions: bool) -> Point | None:
         x = bounded("x", Interval(parity.flip_rate, parity.flip_rate, parity.flip_upper_bound))
         agreement = {
             "Flipped labels": f"{parity.flips} of {parity.compared:,} "
-            f"(at most {parity.flip_upper_bound:.2%})",
+            f"(at most {content.percent(parity.flip_upper_bound)})",
         }
     return {
         **x,
@@ -255,7 +254,7 @@ def ceiling(
         if row.ceiling_share is None:
             continue
         kind = (row.candidate.precision, row.candidate.device)
-        top = f"{highest[kind] / 1e9:,.0f} GFLOP/s" if kind in highest else "not kept"
+        top = f"{content.number(highest[kind] / 1e9)} GFLOP/s" if kind in highest else "not kept"
         points.append(
             {
                 "x": row.ceiling_share,
@@ -286,9 +285,9 @@ def memory(rows: Iterable[Row], formats: tuple[str, ...]) -> tuple[Figure, ...]:
             "y": name,
             "series": content.family(row.candidate),
             "Candidate": name,
-            "Load": f"{start.load_s:.2f} s",
-            "First call": f"{start.first_call_s:.2f} s",
-            "Peak memory": f"{start.peak_bytes / 2**20:,.0f} MiB",
+            "Load": f"{content.number(start.load_s)} s",
+            "First call": f"{content.number(start.first_call_s)} s",
+            "Peak memory": f"{content.number(start.peak_bytes / 2**20)} MiB",
         }
         loads.append({"x": start.load_s + start.first_call_s, **common})
         peaks.append({"x": start.peak_bytes / 2**20, **common})
@@ -296,14 +295,14 @@ def memory(rows: Iterable[Row], formats: tuple[str, ...]) -> tuple[Figure, ...]:
         _bars(
             "start-up",
             "Start-up",
-            "From an empty process to the first answer: loading, compiling, the first call.",
+            "From a new process to the first answer: loading, compiling and the first call.",
             Axis("loading and first call (s)"),
             (formats, loads),
         ),
         _bars(
             "memory",
             "Memory",
-            "The most that the process ever held, everything it loads included.",
+            "The largest resident memory of the process, libraries included.",
             Axis("peak memory (MiB)"),
             (formats, peaks),
         ),

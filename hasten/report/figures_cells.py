@@ -31,7 +31,7 @@ class Cell:
             "Length": f"{self.length:,} tokens",
             "Time per text": figures.time_words(self.per_text_s),
             "Time per batch": content.milliseconds(batch_s),
-            "Tokens": f"{self.batch_size * self.length / batch_s:,.0f} tokens/s",
+            "Tokens": f"{content.number(self.batch_size * self.length / batch_s)} tokens/s",
             **known,
         }
 

@@ -1,4 +1,4 @@
-"""What a tuning answers in sentences: the fastest way, how much faster, and how sure that is."""
+"""A tuning's answer in sentences: the fastest way, its speed-up, and how certain that is."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from hasten.report.content import (
     family,
     interval,
     layout,
+    milliseconds,
     model,
+    number,
 )
 from hasten.report.content import rate as tokens_per_s
 
@@ -53,15 +55,15 @@ def speeds(tuning: Tuning) -> Iterator[str]:
     assert run
     assert before
     if _in_latency(tuning):
-        now_ms, then_ms = (1000 * percentile(r.batch_latency_s, 50) for r in (run, before))
-        yield f"Median {now_ms:.2f} ms a text instead of {then_ms:.2f} ms."
+        now, then = (milliseconds(percentile(r.batch_latency_s, 50)) for r in (run, before))
+        yield f"Median {now} a text instead of {then}."
     else:
-        yield f"{run.texts_per_s:,.1f} texts/s instead of {before.texts_per_s:,.1f}."
+        yield f"{number(run.texts_per_s)} texts/s instead of {number(before.texts_per_s)}."
     own = own_best(tuning)
     if own is None:
         return
     if own is tuning.chosen:
-        yield f"No other engine is faster here than {_usual(tuning)} itself."
+        yield _other_engines(tuning)
         return
     best = f"{_usual(tuning)}'s own best, {layout(own.candidate)}"
     ratio = own.main and speed_up(own.main, run, seed=tuning.settings.seed)
@@ -69,7 +71,7 @@ def speeds(tuning: Tuning) -> Iterator[str]:
         yield f"{faster(ratio, best, within=_within(tuning.chosen))}."
     else:
         estimate = tokens_per_s(tuning.chosen) / tokens_per_s(own)
-        yield f"About {estimate:.2f}x the speed of {best} (estimated)."
+        yield f"About {number(estimate)}x the speed of {best} (estimated)."
 
 
 def own_best(tuning: Tuning) -> Row | None:
@@ -87,6 +89,24 @@ def own_best(tuning: Tuning) -> Row | None:
     ]
     # A measurement is worth more than an estimate that is hardly higher.
     return max(rows, key=lambda row: tokens_per_s(row) * (1.05 if row.main else 1), default=None)
+
+
+def _other_engines(tuning: Tuning) -> str:
+    """Why the baseline's own engine won: nothing else was measured, faster, or accepted."""
+    chosen = tuning.chosen
+    timed = [
+        row
+        for row in tuning.rows
+        if row.candidate.engine != chosen.candidate.engine and tokens_per_s(row)
+    ]
+    if not timed:
+        return "No other engine was measured."
+    if any(
+        row.status in ("refused", "dropped") and tokens_per_s(row) > tokens_per_s(chosen)
+        for row in timed
+    ):
+        return "Faster candidates of other engines were refused, or not proved in time."
+    return f"No other engine that was measured is clearly faster than {_usual(tuning)} itself."
 
 
 def lead(tuning: Tuning) -> Iterator[str]:
@@ -115,12 +135,12 @@ def faster(ratio: Interval, than: str, *, within: str = "") -> str:
     '1.04x the speed of PyTorch (95 % interval 0.95-1.10)'
     """
     comparison = "faster than" if ratio.low > 1 else "the speed of"
-    span = f"95 % interval{within} {ratio.low:.2f}-{ratio.high:.2f}"
-    return f"{ratio.estimate:.2f}x {comparison} {than} ({span})"
+    span = f"95 % interval{within} {number(ratio.low)}-{number(ratio.high)}"
+    return f"{number(ratio.estimate)}x {comparison} {than} ({span})"
 
 
 def _within(row: Row) -> str:
-    """Rounds of one process say nothing of another, which may be faster or slower as a whole."""
+    """Rounds of one process do not show how processes differ."""
     return "" if row.main and row.main.process_count > 1 else " within this run"
 
 

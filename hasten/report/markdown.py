@@ -1,4 +1,4 @@
-"""The report as Markdown, for the bundle and for whoever gets sent it."""
+"""The report as Markdown, as bundles store it."""
 
 from __future__ import annotations
 

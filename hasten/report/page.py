@@ -1,4 +1,4 @@
-"""The report as one HTML file that opens from disk and asks nothing of a network."""
+"""The report as one HTML file that opens from disk and loads nothing from the network."""
 
 from __future__ import annotations
 

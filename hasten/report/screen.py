@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -53,7 +54,7 @@ def _tuning(tuning: Tuning) -> Document:
 
 
 def _doubt(tuning: Tuning) -> Iterator[str]:
-    """That the lead is not sure, where it is not; how long it is, the table shows."""
+    """A sentence on the lead where it is not significant; the table shows how large it is."""
     ratio = tuning.ratio_to_runner_up
     if ratio and ratio.holds(1.0):
         yield from headline.lead(tuning)
@@ -109,19 +110,16 @@ def _cells(tuning: Tuning, why: str, row: Row) -> tuple[str, ...]:
     elif row is tuning.baseline:
         ratio, flips = "1.00", ""
     elif not ratio and content.rate(tuning.baseline) and content.rate(row):
-        ratio = f"~{content.rate(row) / content.rate(tuning.baseline):.2f}"
+        ratio = f"~{content.number(content.rate(row) / content.rate(tuning.baseline))}"
     return (why, content.short(row.candidate), ratio, rate, flips)
 
 
 def _rest(tuning: Tuning) -> Iterator[str]:
-    """One line of refusals, and one of what else is not shown."""
+    """What was refused and why, and how much else is not shown."""
     shown = {row.candidate.label for _, row in roles(tuning)}
     refused = [row for row in tuning.rows if row.status == "refused"]
     if refused:
-        first = max(refused, key=content.rate)
-        others = f"; {len(refused) - 1} more refused" if len(refused) > 1 else ""
-        reason = content.in_words(first.reason or "", tuning.rows)
-        yield f"Refused: {content.short(first.candidate)}: {reason}{others}."
+        yield _refusals(tuning, sorted(refused, key=content.rate, reverse=True))
     counts = (
         ("dropped", "slower, or not tried for lack of time"),
         ("finalist", "accepted, and slower"),
@@ -133,6 +131,24 @@ def _rest(tuning: Tuning) -> Iterator[str]:
     found = [f"{number} {what}" for number, what in numbers if number]
     if found:
         yield f"Not shown: {'; '.join(found)}."
+
+
+def _refusals(tuning: Tuning, refused: list[Row]) -> str:
+    """The fastest refused candidate with its reason, and of the other formats the closest one."""
+    formats: dict[str, Row] = {}
+    for row in refused:
+        formats.setdefault(row.candidate.format, row)
+    first, *others = formats.values()
+    reason = content.in_words(first.reason or "", tuning.rows)
+    sentence = f"Refused: {content.short(first.candidate)}: {reason}."
+    also = []
+    if others:
+        closest = min(others, key=lambda row: row.parity.flip_rate if row.parity else math.inf)
+        why = content.in_words(closest.reason or "", tuning.rows).partition(";")[0]
+        also.append(f"{content.short(closest.candidate)}, {why}")
+    if left := len(refused) - 1 - len(also):
+        also.append(f"{left} more" if others else content.count(left, "other layout"))
+    return f"{sentence} Also refused: {'; '.join(also)}." if also else sentence
 
 
 def _answers(row: Row) -> str:
@@ -201,7 +217,7 @@ def _fastest(bench: Bench) -> Table | None:
                 content.short(format_.row.candidate),
                 run.strategy.label,
                 "refused" if format_.refusal else (content.interval(ratio) if ratio else ""),
-                f"{rate:,.1f}",
+                content.number(rate),
                 f"{parity.flips}/{parity.compared}" if parity and parity.decisions else "",
             )
         )

@@ -1,4 +1,4 @@
-"""Results as they lie on disk: a bundle's folder or a bench's."""
+"""Reads stored results: a bundle's folder or a bench's."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def get(name: str, settings: Mapping[str, Any] | None = None) -> Task:
     """The task of that name, with these of its settings changed.
 
     Raises:
-        ChoiceError: there is no such task or setting.
+        ChoiceError: unknown task or setting.
     """
     if name not in names():
         raise ChoiceError(f"unknown task {name!r}", fix=f"Tasks: {', '.join(names())}.")
@@ -67,7 +67,7 @@ def named(name: str, config: Mapping[str, Any]) -> Task:
     """The task of that name, with what a model's ``config.json`` says of its settings.
 
     Raises:
-        ChoiceError: there is no such task.
+        ChoiceError: unknown task.
         ModelError: the config asks for what the task does not have.
     """
     return get(name, type(get(name)).settings_of(config))

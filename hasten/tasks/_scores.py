@@ -31,7 +31,7 @@ def applied(function: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scores, float32 [rows, k], by one of :data:`FUNCTIONS`.
 
     Raises:
-        ChoiceError: there is no such function.
+        ChoiceError: unknown function.
     """
     name = str(getattr(function, "name", function)).lower()  # transformers has an enum of them
     if name not in FUNCTIONS:

@@ -179,7 +179,7 @@ class Task(ABC):
 
         Raises:
             ModelError: there is not one label for every column.
-            ChoiceError: there is no such function.
+            ChoiceError: unknown function.
         """
 
     @abstractmethod

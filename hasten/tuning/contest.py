@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from hasten.errors import BudgetError, EndedEarly, NoCandidate
 from hasten.judging.parity import is_constant, unprovable, unprovable_strictly
-from hasten.records import FirstAnswer, Row, Standing, Tuning
+from hasten.records import Decided, FirstAnswer, Row, Standing, Tuning
 from hasten.tasks import Outputs
 from hasten.tuning import (
     candidates,
@@ -62,14 +62,17 @@ def run(context: Context, *, baseline_engine: str = "torch_eager") -> Tuning:
     entrants = [Entrant(candidate, context) for candidate in possible]
     contest = _Contest(context, baseline, entrants, unavailable)
     try:
-        return contest.run()
+        tuning = contest.run()
+        context.report(Decided(tuning))
     except EndedEarly:
         if contest.standing is None:
             raise
-        return result.ended(context, contest.standing, early=True)
+        tuning = result.ended(context, contest.standing, early=True)
+        context.report(Decided(tuning))
     finally:
         for entrant in [baseline, *contest.entrants]:
             entrant.close()
+    return tuning
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""A candidate in the contest: its worker, its measurements, and what has become of it."""
+"""A candidate in the contest: its worker, its measurements and its outcome."""
 
 from __future__ import annotations
 
@@ -77,6 +77,7 @@ class Entrant:
         self.ceiling_share: float | None = None
         self.probes: Probes | None = None
         self.further: tuple[FurtherStage, ...] = ()
+        self._visits = set[str]()
         self._context = context
         self._worker: Connection | None = None
         self._cost: CostModel | None = None
@@ -154,11 +155,11 @@ class Entrant:
         return self._shape_key(shape, visit) in self._context.journal
 
     def time_shape(self, shape: Shape, visit: int, expected_s: float = 0.0) -> None:
-        """Add one visit's samples for a batch shape."""
-        message = TimeShape(*shape)
+        """Add one visit's samples for a batch shape, unless they were added before."""
         key = self._shape_key(shape, visit)
-        samples_s = self._once(key, lambda: self._ask(message, expected_s))
-        if samples_s:
+        samples_s = self._once(key, lambda: self._ask(TimeShape(*shape), expected_s))
+        if samples_s and key not in self._visits:  # it may have been dropped and revived
+            self._visits.add(key)
             self.cells.setdefault(shape, []).extend(samples_s)
             self._cost = None
 

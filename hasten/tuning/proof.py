@@ -90,7 +90,7 @@ def choose_finalists(
         best = min(accepted, key=lambda other: predicted[other], default=None)
         if best and not _needed(entrant, accepted, predicted):
             factor = predicted[entrant] / predicted[best]
-            entrant.end("dropped", f"predicted {factor:.2f}x slower than {best.label}")
+            entrant.end("dropped", f"predicted {factor:.3g}x slower than {best.label}")
             continue
         late = context.budget.spent_s + expected_s(context, entrant) > deadline_s
         # Without an exact one there is nothing that a lossy one must beat.

@@ -158,7 +158,7 @@ def _try(
     if not entrant.cells:
         entrant.end("dropped", "the budget left no time to time it; raise --budget")
     elif predicted_s * _WORTH_IT >= best_s:
-        times = f"{predicted_s / best_s:.2f}x the time of the best that was accepted"
+        times = f"{predicted_s / best_s:.3g}x the time of the best that was accepted"
         entrant.end("dropped", f"{spared} layers in fp32, predicted {times}")
     elif _too_late(context, entrant):
         entrant.end("dropped", "no time was left to prove its answers; raise --budget")

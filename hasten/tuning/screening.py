@@ -360,7 +360,7 @@ def _drop_hopeless(context: Context, first: Sequence[Entrant], settled: Sequence
         own = leaders[entrant.candidate.variant].screen_tokens_per_s or 0.0
         # Each variant keeps its own best: the report shows what a step down gains.
         if leader and speed * _LAYOUT_GAIN < own and entrant not in settled:
-            entrant.end("dropped", f"{best / speed:.1f}x slower than {leader.label}")
+            entrant.end("dropped", f"{best / speed:.3g}x slower than {leader.label}")
 
 
 def _follow(entrant: Entrant, first: Entrant) -> None:
@@ -408,11 +408,11 @@ def _drop_slower(running: Sequence[Entrant], settled: Sequence[Entrant], max_fli
         rival = place < _RIVALS and speed * _TIED >= own
         if place == 0 or rival or (near and place < most) or entrant in settled:
             continue
-        why = f"{best / speed:.2f}x slower than {ranked[0].label}"
+        why = f"{best / speed:.3g}x slower than {ranked[0].label}"
         if near:
             behind = "is slower"
             if not may_pass(entrant, max_flips):
-                behind = "changed more answers on the first texts"
+                behind = "flipped more labels on the first texts"
             why = f"only the {most} most promising {variant} candidates go on, and it {behind}"
         entrant.end("dropped", why)
 

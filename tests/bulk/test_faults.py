@@ -717,7 +717,7 @@ def test_a_run_that_is_asked_to_end_ends_and_goes_on(desk: Desk, sent: signal.Si
     assert "Traceback" not in said
     if sent is signal.SIGINT:
         assert process.returncode == 130
-        assert "What was done is kept; the same command continues." in said
+        assert "Finished work is kept; the same command continues." in said
     assert process.returncode != 0
     stored = receipts(output)
     done = desk.run(given, output, "--json")

@@ -101,7 +101,7 @@ def test_what_differs_comes_first_and_ratios_are_of_the_same_runs(
     ratio = found["Fake fp32", "arrival", "8"]
     assert ratio is not None
     assert ratio.estimate == pytest.approx(0.5, rel=0.1)
-    assert "No difference" in document.headline[0]  # the fastest is as fast as it was
+    assert "No significant difference" in document.headline[0]  # the fastest is as fast as it was
     assert "new was not finished" in document.notes[0]
     assert {f.name for f in document.figures} == {"ratios", "batch-size-both"}
     assert "A is old, B is new" in markdown.render(document)

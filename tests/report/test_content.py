@@ -11,7 +11,16 @@ import pytest
 from rich.console import Console
 
 from hasten.records import Candidate, Flip, Interval, Parity, Quality, Row, Tuning
-from hasten.report import command, compose, content, content_ladder, headline, markdown, terminal
+from hasten.report import (
+    command,
+    compose,
+    conditions,
+    content,
+    content_ladder,
+    headline,
+    markdown,
+    terminal,
+)
 from tests.scripted import Lab
 
 SLOW = {"call_s": 5e-3, "token_s": 1e-4}
@@ -60,8 +69,8 @@ def test_the_answer_comes_first(tuning: Tuning) -> None:
     assert ratio is not None
     assert first == (
         "Fastest: Fake bf16 (2 streams x 1 thread, batches planned by length). "
-        f"{ratio.estimate:.2f}x faster than Fake one text at a time "
-        f"(95 % interval {ratio.low:.2f}-{ratio.high:.2f})."
+        f"{content.number(ratio.estimate)}x faster than Fake one text at a time "
+        f"(95 % interval {content.number(ratio.low)}-{content.number(ratio.high)})."
     )
     told = " ".join(others)
     assert "x faster than Fake's own best, " in told
@@ -133,11 +142,11 @@ def test_reasons_call_candidates_as_tables_do(tuning: Tuning) -> None:
 
 
 def test_which_texts_judged_and_which_calibrated_add_up(tuning: Tuning) -> None:
-    lines = content.setting(replace(tuning, judged_texts=50, calibration_texts=10))
-    assert any("; 50 of them judged, 10 of them calibrated int8" in line for line in lines)
-    lines = content.setting(replace(tuning, judged_texts=100))
-    assert any("; 100 of them judged (60 different)" in line for line in lines)
-    assert not any("of them judged" in line for line in content.setting(tuning))
+    lines = conditions.of(replace(tuning, judged_texts=50, calibration_texts=10))
+    assert any("; 50 for evaluation, 10 for int8 calibration" in line for line in lines)
+    lines = conditions.of(replace(tuning, judged_texts=100))
+    assert any("; 100 for evaluation (60 different)" in line for line in lines)
+    assert not any("for evaluation" in line for line in conditions.of(tuning))
 
 
 def test_a_share_above_the_ceiling_is_shown_and_explained(tuning: Tuning) -> None:

@@ -68,8 +68,8 @@ def test_hover_says_what_a_run_was() -> None:
         "Format": "OpenVINO fp32 2x1",
         "Order": "arrival",
         "Batch size": "8",
-        "Time per text": "10 ms",
-        "Throughput": "100.0 texts/s",
+        "Time per text": "10.0 ms",
+        "Throughput": "100 texts/s",
         "Padding": "25.0% of the tokens",
         "Runs": "2",
     }
@@ -128,7 +128,7 @@ def test_agreement_is_seen_and_bounded() -> None:
     assert figure is not None
     first, second = figure.points
     assert (first["x"], first["x_high"], first["y"]) == (0.002, 0.0063, speed.estimate)
-    assert first["Flipped labels"] == "2 of 1,000 (at most 0.63%)"
+    assert first["Flipped labels"] == "2 of 1,000 (at most 0.63 %)"
     assert second["y"] == 2.0
     assert "y_low" not in second
     assert figure.x_rule == 0.01

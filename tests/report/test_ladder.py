@@ -16,7 +16,7 @@ from hasten.report import (
     command,
     comparison,
     compose,
-    content,
+    conditions,
     content_ladder,
     headline,
     markdown,
@@ -56,7 +56,7 @@ def test_the_ladder_goes_from_the_baseline_to_the_students_last_precision(tuning
     ]
     speeds = [float(row[2].split()[0]) for row in table.rows]
     assert speeds == sorted(speeds)
-    assert table.rows[-1][-1] == "1/60 ≤10.87%"
+    assert table.rows[-1][-1] == "1/60 ≤10.9 %"
     assert table.title == "scripted and its student small"
 
 
@@ -86,11 +86,11 @@ def test_the_head_names_both_models_with_their_weights(tuning: Tuning) -> None:
     assert "x faster than the original in Fake one text at a time" in first
     named = next(sentence for sentence in others if sentence.startswith("The original is"))
     assert named == (
-        "The original is scripted, Scripted, 0.0 M weights; "
+        "The original is scripted, Scripted, 0.001 M weights; "
         "the student is small, Scripted, 0.4 M weights."
     )
-    assert content.setting(tuning)[:2] == (
-        "Original: scripted, Scripted, 0.0 M weights",
+    assert conditions.of(tuning)[:2] == (
+        "Original: scripted, Scripted, 0.001 M weights",
         "Student: small, Scripted, 0.4 M weights",
     )
     assert compose.of(tuning, drawn=False).title == "small, tuned beside scripted"

@@ -28,7 +28,7 @@ def test_the_answer_gives_the_corrected_bound_and_says_for_how_many_it_holds(
     document = compose.of(with_winner(tuned(tmp_path), PARITY))
     told = " ".join(document.headline)
     assert "17 of 700 labels flipped: at most 4.41 % with 95 % confidence" in told
-    assert "could judge 9 candidates" in told
+    assert "corrected for 9 candidates" in told
     assert "one text at a time (14 flips)" in told
 
 

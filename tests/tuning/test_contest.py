@@ -317,7 +317,7 @@ def test_what_the_first_answers_speak_against_comes_after_the_others(tmp_path: P
     crowded = [row for row in tuning.rows if "most promising" in (row.reason or "")]
     (reason,) = {row.reason for row in crowded}
     assert reason == (
-        "only the 3 most promising int8 candidates go on, and it changed more answers on the "
+        "only the 3 most promising int8 candidates go on, and it flipped more labels on the "
         "first texts"
     )
 

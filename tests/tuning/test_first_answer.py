@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from hasten.errors import EndedEarly
-from hasten.records import Standing, Tuning
+from hasten.records import Candidate, Decided, Standing, Tuning
 from hasten.storage.journal import Journal
 from hasten.tuning import contest
+from hasten.tuning.entrant import Entrant
 from hasten.tuning.process import Connection
 from hasten.tuning.worker import Load, Message, RunTexts
 from tests.scripted import Lab
@@ -113,6 +114,30 @@ def test_the_layout_that_is_best_for_an_engine_is_tried_first_in_other_precision
     loads = [name for name, message in tried.messages if isinstance(message, Load)]
     lossy = [name for name in loads if "bf16" in name]
     assert lossy[0] == "fake-bf16-cpu-2x1"
+
+
+def test_the_end_of_the_search_is_told_before_its_result_is_saved(tmp_path: Path) -> None:
+    tried = lab(tmp_path / "whole")
+    tuning = tried.tune()
+    assert tried.events[-1] == Decided(tuning)
+    ended = lab(tmp_path / "ended")
+    early = ended_at(ended, len(tried.messages) - 1)
+    assert early.ended_early
+    assert ended.events[-1] == Decided(early)
+
+
+def test_a_visit_counts_once_for_a_candidate_that_was_dropped_and_revived(tmp_path: Path) -> None:
+    entrant = Entrant(Candidate("fake", "fp32", "cpu", 2, 1), lab(tmp_path).context())
+    entrant.prepare()
+    entrant.time_shape((8, 16), 0)
+    samples_s = list(entrant.cells[8, 16])
+    entrant.end("dropped", "no time", for_time=True)
+    entrant.revive()
+    entrant.time_shape((8, 16), 0)
+    assert entrant.cells[8, 16] == samples_s
+    entrant.time_shape((8, 16), 1)
+    assert len(entrant.cells[8, 16]) > len(samples_s)
+    entrant.close()
 
 
 def test_a_search_that_is_ended_gives_the_choice_that_stands(tmp_path: Path) -> None:
