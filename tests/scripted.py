@@ -93,7 +93,8 @@ class Lab:
         return contest.run(self.context(), baseline_engine="fake")
 
     def context(self) -> Context:
-        tokens = self.reference.tokenizer().encode(self.texts)
+        task = tasks.of(self.reference.info)
+        tokens = task.encode(self.reference.tokenizer(), self.texts)
         journal = Journal(self.folder / "results.jsonl", {"of": "test"}, self.engine.clock)
         return Context(
             settings=self.settings,
@@ -101,7 +102,7 @@ class Lab:
             engines={"fake": self.engine},
             versions={},
             info=self.reference.info,
-            task=tasks.get(self.reference.info.task),
+            task=task,
             reference=self.reference.folder,
             texts=self.texts,
             gold=None,

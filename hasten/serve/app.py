@@ -81,11 +81,13 @@ class _Offer:
     protocol: Protocol
     operation: Operation
 
-    def fields(self, given: object) -> int:
-        """How many of a body's fields the operation knows."""
+    def likeness(self, given: object) -> int:
+        """How many of a body's fields the operation knows, less those that it misses."""
         if self.operation.body is None or not isinstance(given, dict):
             return 0
-        return len(self.operation.body.model_fields.keys() & given.keys())
+        fields = self.operation.body.model_fields
+        missing = sum(field.is_required() and name not in given for name, field in fields.items())
+        return len(fields.keys() & given.keys()) - missing
 
 
 def _offers(known: Iterable[Protocol]) -> tuple[tuple[_Offer, ...], ...]:
@@ -158,7 +160,7 @@ def _endpoint(
         try:
             _require_key(request, serving.access)
             given = await _read(request, offers[0].operation, serving.access)
-            likely = sorted(offers, key=lambda offer: -offer.fields(given))
+            likely = sorted(offers, key=lambda offer: -offer.likeness(given))
             protocol = likely[0].protocol
             service = serving.named(request, given)
             name = service.name
@@ -185,7 +187,11 @@ def _endpoint(
 
 
 def _matching(likely: Sequence[_Offer], given: object) -> tuple[_Offer, object]:
-    """The first operation whose body this is, and the body; the likeliest says what is wrong."""
+    """The first operation whose body this is, and the body.
+
+    Raises:
+        Refusal: no operation's; it says what is wrong for those that are like it most.
+    """
     errors = []
     for offer in likely:
         if offer.operation.body is None:
@@ -193,10 +199,13 @@ def _matching(likely: Sequence[_Offer], given: object) -> tuple[_Offer, object]:
         try:
             return offer, offer.operation.body.model_validate(given)
         except ValidationError as error:
-            errors.append(error)
-    first = errors[0].errors(include_url=False, include_input=False)[0]
-    where = ".".join(map(str, first["loc"])) or "body"
-    raise Refusal(422, "validation", f"{where}: {first['msg']}")
+            if offer.likeness(given) == likely[0].likeness(given):
+                errors += error.errors(include_url=False, include_input=False)
+    fields = [next(iter(error["loc"]), "body") for error in errors]
+    messages = [
+        error["msg"] for error, field in zip(errors, fields, strict=True) if field == fields[0]
+    ]
+    raise Refusal(422, "validation", f"{fields[0]}: {', or: '.join(dict.fromkeys(messages))}")
 
 
 def _require_key(request: Request, access: Access) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvicorn
 from starlette.testclient import TestClient
 
-from hasten import hardware
+from hasten import hardware, tasks
+from hasten.records import ModelInfo
 from hasten.runtime import signature
 from hasten.serve.app import Access, create
 from hasten.serve.metrics import Metrics
@@ -17,23 +23,74 @@ from hasten.serve.service import Limits, Service
 from tests.scripted import INFO, Lab, save_bundle, save_reference
 
 EMBEDDER = replace(INFO, task="tensors", labels=(), output_names=("output",))
+TAGGER = replace(INFO, task="toy_tags", labels=("O", "PER", "LOC"))
+RANKER = replace(INFO, task="toy_pairs", labels=("same",))
+
+
+def saved_bundle(folder: Path, info: ModelInfo = INFO, **script: Any) -> Path:
+    """A bundle of the fake engine, tuned in virtual time."""
+    lab = Lab(folder / "lab", {"*": {"call_s": 1e-3}, **script}, precisions=("fp32",))
+    lab.hardware = hardware.detect()
+    lab.reference = save_reference(folder / "model", info)
+    if tasks.of(info).takes == "pairs":
+        lab.texts = tuple(zip(lab.texts, reversed(lab.texts), strict=True))
+    return save_bundle(folder / "bundle", lab, lab.tune())
 
 
 @pytest.fixture(scope="session")
 def scripted_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of the fake engine, tuned in virtual time. Read only."""
-    lab = Lab(tmp_path_factory.mktemp("lab"), {"*": {"call_s": 1e-3}}, precisions=("fp32",))
-    lab.hardware = hardware.detect()
-    return save_bundle(tmp_path_factory.mktemp("bundle") / "bundle", lab, lab.tune())
+    """Of a classifier. Read only."""
+    return saved_bundle(tmp_path_factory.mktemp("classifier"))
 
 
 @pytest.fixture(scope="session")
 def embedding_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same of a model that gives vectors."""
-    lab = Lab(tmp_path_factory.mktemp("lab"), {"*": {"call_s": 1e-3}}, precisions=("fp32",))
-    lab.hardware = hardware.detect()
-    lab.reference = save_reference(tmp_path_factory.mktemp("model") / "model", EMBEDDER)
-    return save_bundle(tmp_path_factory.mktemp("bundle") / "bundle", lab, lab.tune())
+    """Of a model that gives vectors. Read only."""
+    return saved_bundle(tmp_path_factory.mktemp("embedder"), EMBEDDER)
+
+
+@pytest.fixture(scope="module")
+def toy_tasks() -> Iterator[None]:
+    """Tasks that only tests have."""
+    here = str(Path(__file__).parents[1] / "toy" / "tasks")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks, "__path__", [*tasks.__path__, here])
+        yield
+
+
+@pytest.fixture(scope="module")
+def live(
+    toy_tasks: None,
+    scripted_bundle: Path,
+    embedding_bundle: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[str]:
+    """The address of a server with a model of each kind: news, vectors, tags and pairs."""
+    del toy_tasks
+    folder = tmp_path_factory.mktemp("toys")
+    folders = {
+        "news": scripted_bundle,
+        "vectors": embedding_bundle,
+        "tags": saved_bundle(folder / "tags", TAGGER, per_token=True),
+        "pairs": saved_bundle(folder / "pairs", RANKER),
+    }
+    models = {name: Service.open(name, bundle) for name, bundle in folders.items()}
+    with listening(create(models)) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def listening(application: Any) -> Iterator[str]:
+    """The application behind a socket of this machine, as `hasten serve` runs it."""
+    server = uvicorn.Server(uvicorn.Config(application, log_level="warning", access_log=False))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 @pytest.fixture(autouse=True)

@@ -192,7 +192,8 @@ async def _info(call: Call) -> Response:
     )
 
 
-def _refused(refusal: Refusal) -> Any:
+def refused(refusal: Refusal) -> Any:
+    """A refusal as TEI tells it."""
     kinds = {
         "validation": "Validation",
         "too_large": "Validation",
@@ -208,7 +209,7 @@ def _main(operation: Operation) -> Operation:
     return replace(operation, path="/", summary=f"{operation.summary} The model's main task.")
 
 
-_PREDICT = Operation(
+PREDICT = Operation(
     "POST",
     "/predict",
     "Classify texts.",
@@ -217,10 +218,10 @@ _PREDICT = Operation(
     {"inputs": "I like you."},
     answers.classifies,
 )
-_EMBED = Operation(
+EMBED = Operation(
     "POST", "/embed", "Embed texts.", _embed, Embed, {"inputs": ["I like you."]}, answers.embeds
 )
-_RERANK = Operation(
+RERANK = Operation(
     "POST",
     "/rerank",
     "Order texts by how well they fit a query.",
@@ -229,23 +230,24 @@ _RERANK = Operation(
     {"query": "What is hasten?", "texts": ["A server.", "I like you."]},
     answers.ranks,
 )
+SIMILARITY = Operation(
+    "POST",
+    "/similarity",
+    "Compare a sentence with others.",
+    _similarity,
+    Similarity,
+    {"inputs": {"source_sentence": "I like you.", "sentences": ["I love you."]}},
+    answers.ranks,
+)
 
 PROTOCOL = Protocol(
     "tei",
     "text-embeddings-inference",
     (
-        _PREDICT,
-        _EMBED,
-        _RERANK,
-        Operation(
-            "POST",
-            "/similarity",
-            "Compare a sentence with others.",
-            _similarity,
-            Similarity,
-            {"inputs": {"source_sentence": "I like you.", "sentences": ["I love you."]}},
-            answers.ranks,
-        ),
+        PREDICT,
+        EMBED,
+        RERANK,
+        SIMILARITY,
         Operation(
             "POST",
             "/tokenize",
@@ -256,7 +258,7 @@ PROTOCOL = Protocol(
         ),
         Operation("POST", "/decode", "Join tokens to text.", _decode, Decode, {"ids": [5, 6]}),
         Operation("GET", "/info", "What is served.", _info),
-        *map(_main, (_PREDICT, _EMBED, _RERANK)),
+        *map(_main, (PREDICT, EMBED, RERANK)),
     ),
-    _refused,
+    refused,
 )

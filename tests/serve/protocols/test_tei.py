@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
@@ -86,3 +87,23 @@ def test_info_names_labels_both_ways(client: TestClient) -> None:
     names = client.get("/info").json()["model_type"]["classifier"]
     assert names["id2label"]["1"] == "yes"
     assert names["label2id"] == {"no": 0, "yes": 1, "maybe": 2}
+
+
+def test_a_list_of_two_texts_is_one_pair(live: str) -> None:
+    one = httpx.post(f"{live}/models/pairs/predict", json={"inputs": ["a", "b"]}).json()
+    (same,) = httpx.post(f"{live}/models/pairs/predict", json={"inputs": [["a", "b"]]}).json()
+    assert one == same
+    single = httpx.post(f"{live}/models/pairs/predict", json={"inputs": "a"})
+    assert single.status_code == 422
+    assert '[["a", "b"], ["c", "d"]]' in single.json()["error"]
+
+
+def test_pairs_are_ranked_by_their_scores(live: str) -> None:
+    body = {"query": "b", "texts": ["a b c", "the team won", "b"]}
+    ranked = httpx.post(f"{live}/models/pairs/rerank", json=body).json()
+    assert httpx.post(f"{live}/models/pairs", json=body).json() == ranked
+    for one in ranked:
+        pair = {"inputs": ["b", body["texts"][one["index"]]]}
+        answer = httpx.post(f"{live}/models/pairs/predict", json=pair).json()
+        assert answer["similarity"] == pytest.approx(one["score"])
+    assert [one["score"] for one in ranked] == sorted([o["score"] for o in ranked], reverse=True)
