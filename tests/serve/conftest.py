@@ -49,32 +49,22 @@ def embedding_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved_bundle(tmp_path_factory.mktemp("embedder"), EMBEDDER)
 
 
-@pytest.fixture(scope="module")
-def toy_tasks() -> Iterator[None]:
-    """Tasks that only tests have."""
-    here = str(Path(__file__).parents[1] / "toy" / "tasks")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tasks, "__path__", [*tasks.__path__, here])
-        yield
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def live(
-    toy_tasks: None,
-    scripted_bundle: Path,
-    embedding_bundle: Path,
-    tmp_path_factory: pytest.TempPathFactory,
+    scripted_bundle: Path, embedding_bundle: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
     """The address of a server with a model of each kind: news, vectors, tags and pairs."""
-    del toy_tasks
     folder = tmp_path_factory.mktemp("toys")
-    folders = {
-        "news": scripted_bundle,
-        "vectors": embedding_bundle,
-        "tags": saved_bundle(folder / "tags", TAGGER, per_token=True),
-        "pairs": saved_bundle(folder / "pairs", RANKER),
-    }
-    models = {name: Service.open(name, bundle) for name, bundle in folders.items()}
+    toys = str(Path(__file__).parents[1] / "toy" / "tasks")
+    with pytest.MonkeyPatch.context() as patch:  # tasks are looked up where bundles are opened
+        patch.setattr(tasks, "__path__", [*tasks.__path__, toys])
+        folders = {
+            "news": scripted_bundle,
+            "vectors": embedding_bundle,
+            "tags": saved_bundle(folder / "tags", TAGGER, per_token=True),
+            "pairs": saved_bundle(folder / "pairs", RANKER),
+        }
+        models = {name: Service.open(name, bundle) for name, bundle in folders.items()}
     with listening(create(models)) as address:
         yield address
 
