@@ -227,6 +227,7 @@ def test_extras_are_there() -> None:
         "demo",
         "dev",
         "docs",
+        "interop",
         "onnx",
         "openvino",
         "ray",
