@@ -6,21 +6,21 @@ import asyncio
 import contextlib
 import hmac
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from hasten.serve import protocols
-from hasten.serve.calls import Call, Operation, Protocol, Refusal, refusal, reply
+from hasten.serve import document, protocols
+from hasten.serve.calls import Call, Operation, Refusal, refusal, reply
 from hasten.serve.health import routes as health_routes
 from hasten.serve.health import watching
 from hasten.serve.metrics import Metrics
+from hasten.serve.offers import Offer, by_path, likeliest, matching
 from hasten.serve.requests import Recorded, record_of, unless_left
 from hasten.serve.service import Service
 
@@ -61,47 +61,25 @@ def create(
             yield
         await asyncio.gather(*(service.drain(access.drain_s) for service in models.values()))
 
-    serving = _Serving(models, access, metrics, _offers(protocols.discover()))
+    serving = _Serving(models, access, metrics, by_path(protocols.discover()))
     routes = [
         Route(path, _endpoint(offers, serving), methods=[offers[0].operation.method])
         for offers in serving.offers
         for path in _paths(offers[0].operation.path)
     ]
     return Starlette(
-        routes=[*health_routes(models, metrics), *routes],
+        routes=[*health_routes(models, metrics), *routes, *_description(serving)],
         middleware=[Middleware(Recorded)],
         lifespan=lifespan,
+        exception_handlers={404: _no_route(serving)},
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Offer:
-    """An operation, and whose it is."""
-
-    protocol: Protocol
-    operation: Operation
-
-    def likeness(self, given: object) -> int:
-        """How many of a body's fields the operation knows, less those that it misses."""
-        if self.operation.body is None or not isinstance(given, dict):
-            return 0
-        fields = self.operation.body.model_fields
-        missing = sum(field.is_required() and name not in given for name, field in fields.items())
-        return len(fields.keys() & given.keys()) - missing
-
-
-def _offers(known: Iterable[Protocol]) -> tuple[tuple[_Offer, ...], ...]:
-    """The operations of each path, together."""
-    paths: dict[tuple[str, str], list[_Offer]] = {}
-    for protocol in known:
-        for one in protocol.operations:
-            paths.setdefault((one.method, one.path), []).append(_Offer(protocol, one))
-    return tuple(map(tuple, paths.values()))
 
 
 def _paths(path: str) -> tuple[str, ...]:
     """Where an operation is: at its path, and below each model's own."""
-    return (path,) if "{model}" in path else (path, f"/models/{{model}}{path.rstrip('/')}")
+    if "{model}" in path:
+        return (path,)
+    return (path, f"/models/{{model}}{path}", *(["/models/{model}"] if path == "/" else []))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +89,7 @@ class _Serving:
     models: Mapping[str, Service]
     access: Access
     metrics: Metrics
-    offers: tuple[tuple[_Offer, ...], ...]
+    offers: tuple[tuple[Offer, ...], ...]
 
     def named(self, request: Request, given: object) -> Service:
         """The model that the path or the body names; the first where neither does.
@@ -127,7 +105,7 @@ class _Serving:
             raise Refusal(404, "not_found", f"no model {name!r}; there are: {there}")
         return self.models[name]
 
-    def fitting(self, offers: Iterable[_Offer], service: Service) -> list[_Offer]:
+    def fitting(self, offers: Iterable[Offer], service: Service) -> list[Offer]:
         """Those that the model has.
 
         Raises:
@@ -151,7 +129,7 @@ class _Serving:
 
 
 def _endpoint(
-    offers: tuple[_Offer, ...], serving: _Serving
+    offers: tuple[Offer, ...], serving: _Serving
 ) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         begin = time.perf_counter()
@@ -160,11 +138,11 @@ def _endpoint(
         try:
             _require_key(request, serving.access)
             given = await _read(request, offers[0].operation, serving.access)
-            likely = sorted(offers, key=lambda offer: -offer.likeness(given))
+            likely = likeliest(offers, given)
             protocol = likely[0].protocol
             service = serving.named(request, given)
             name = service.name
-            offer, body = _matching(serving.fitting(likely, service), given)
+            offer, body = matching(serving.fitting(likely, service), given)
             protocol = offer.protocol
             serving.metrics.asked(name, protocol.name)
             record.update(model=name, protocol=protocol.name, path=offer.operation.path)
@@ -184,28 +162,6 @@ def _endpoint(
         return response
 
     return endpoint
-
-
-def _matching(likely: Sequence[_Offer], given: object) -> tuple[_Offer, object]:
-    """The first operation whose body this is, and the body.
-
-    Raises:
-        Refusal: no operation's; it says what is wrong for those that are like it most.
-    """
-    errors = []
-    for offer in likely:
-        if offer.operation.body is None:
-            return offer, None
-        try:
-            return offer, offer.operation.body.model_validate(given)
-        except ValidationError as error:
-            if offer.likeness(given) == likely[0].likeness(given):
-                errors += error.errors(include_url=False, include_input=False)
-    fields = [next(iter(error["loc"]), "body") for error in errors]
-    messages = [
-        error["msg"] for error, field in zip(errors, fields, strict=True) if field == fields[0]
-    ]
-    raise Refusal(422, "validation", f"{fields[0]}: {', or: '.join(dict.fromkeys(messages))}")
 
 
 def _require_key(request: Request, access: Access) -> None:
@@ -234,3 +190,27 @@ async def _read(request: Request, operation: Operation, access: Access) -> objec
                 f"the body is larger than the {access.body_bytes:,} bytes that are taken",
             )
     return operation.read(request.headers, bytes(read))
+
+
+def _description(serving: _Serving) -> list[Route]:
+    """What the server says of itself: for programs, and to try it out."""
+
+    async def openapi(_: Request) -> Response:
+        keyed = serving.access.api_key is not None
+        return reply(document.openapi(serving.offers, serving.models, keyed=keyed))
+
+    async def docs(_: Request) -> Response:
+        return Response(document.page(), media_type="text/html")
+
+    return [Route("/openapi.json", openapi), Route("/docs", docs)]
+
+
+def _no_route(serving: _Serving) -> Callable[[Request, Exception], Response]:
+    """The answer to a path that no protocol has."""
+
+    def answer(request: Request, _: Exception) -> Response:
+        paths = sorted({offers[0].operation.path for offers in serving.offers})
+        told = f"there is no {request.url.path}; there are: {', '.join(paths)}; /docs shows them"
+        return reply({"error": told}, 404)
+
+    return answer

@@ -24,7 +24,7 @@ from tests.scripted import INFO, Lab, save_bundle, save_reference
 
 EMBEDDER = replace(INFO, task="tensors", labels=(), output_names=("output",))
 TAGGER = replace(INFO, task="toy_tags", labels=("O", "PER", "LOC"))
-RANKER = replace(INFO, task="toy_pairs", labels=("same",))
+RANKER = replace(INFO, task="reranking", labels=("LABEL_0",))
 
 
 def saved_bundle(folder: Path, info: ModelInfo = INFO, **script: Any) -> Path:

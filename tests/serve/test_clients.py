@@ -114,3 +114,36 @@ class TestCohere:
         assert best.relevance_score >= second.relevance_score
         expected = httpx.post(f"{live}/models/pairs/rerank", json={"query": "b", "texts": TEXTS})
         assert [best.index, second.index] == [one["index"] for one in expected.json()[:2]]
+
+
+class TestTriton:
+    @pytest.fixture
+    def ask(self, live: str) -> Iterator[Any]:
+        triton = pytest.importorskip("tritonclient.http", reason="pip install 'hasten[interop]'")
+        with triton.InferenceServerClient(live.removeprefix("http://")) as client:
+            yield client
+
+    @pytest.mark.parametrize("binary", [True, False])
+    def test_inference(self, ask: Any, scripted_bundle: Path, binary: bool) -> None:
+        import tritonclient.http as triton
+
+        text = triton.InferInput("text", [3, 1], "BYTES")
+        text.set_data_from_numpy(np.array(TEXTS, object).reshape(3, 1), binary_data=binary)
+        wanted = [triton.InferRequestedOutput(name, binary) for name in ("logits", "label")]
+        found = ask.infer("news", [text], outputs=wanted, request_id="4")
+        with hasten.load(scripted_bundle) as predictor:
+            expected = predictor.outputs(TEXTS).values
+            labels = [one["label"] for one in predictor(TEXTS)]
+        np.testing.assert_allclose(found.as_numpy("logits"), expected, 1e-6)
+        names = [one.decode() if binary else one for one in found.as_numpy("label")]
+        assert names == labels
+        assert found.get_response()["id"] == "4"
+        assert ask.infer("news", [text]).as_numpy("scores").shape == (3, 3)
+
+    def test_metadata_and_health(self, ask: Any) -> None:
+        assert ask.is_server_live()
+        assert ask.is_server_ready()
+        assert ask.is_model_ready("pairs")
+        assert not ask.is_model_ready("other")
+        told = ask.get_model_metadata("pairs")
+        assert [one["name"] for one in told["inputs"]] == ["text", "text_pair"]
