@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,12 @@ def listening(application: Any) -> Iterator[str]:
         finally:
             server.should_exit = True
             thread.join()
+
+
+@pytest.fixture
+def listen() -> Callable[[Any], contextlib.AbstractContextManager[str]]:
+    """Puts an application behind a socket, and gives its address."""
+    return listening
 
 
 @pytest.fixture(autouse=True)

@@ -122,7 +122,7 @@ async def _infer(call: Call) -> Response:
     behind: list[bytes] = []
     for one in asked:
         values = tensors[one.name]
-        output = {
+        output: dict[str, Any] = {
             "name": one.name,
             "datatype": datatype(values),
             "shape": list(values.shape),
