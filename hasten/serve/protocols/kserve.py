@@ -207,12 +207,14 @@ async def _live(_: Call) -> Response:
     return reply({"live": True})
 
 
-async def _ready(_: Call) -> Response:
-    return reply({"ready": True})
+async def _ready(call: Call) -> Response:
+    ready = all(service.ready for service in call.models.values())
+    return reply({"ready": ready}, 200 if ready else 503)
 
 
 async def _model_ready(call: Call) -> Response:
-    return reply({"name": call.service.name, "ready": True})
+    ready = call.service.ready
+    return reply({"name": call.service.name, "ready": ready}, 200 if ready else 503)
 
 
 async def _model(call: Call) -> Response:
