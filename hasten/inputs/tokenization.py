@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hasten.errors import InputError, ModelError
+from hasten.inputs.pieces import Pieces
 from hasten.records import Text
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Tokens:
             a pair, in the one that it is from. None where they were not asked for.
         special: bool [total], whether a token is one that the tokenizer adds to every text; None
             where spans were not asked for.
+        pieces: how the tokens are written; None where spans were not asked for.
     """
 
     ids: NDArray[np.int32]
@@ -65,6 +67,7 @@ class Tokens:
     padding: Padding = _RIGHT
     spans: NDArray[np.int32] | None = None
     special: NDArray[np.bool_] | None = None
+    pieces: Pieces | None = None
 
     def __len__(self) -> int:
         return len(self.truncated)
@@ -94,6 +97,7 @@ class Tokens:
             self.padding,
             None if self.spans is None else self.spans[positions],
             None if self.special is None else self.special[positions],
+            self.pieces,
         )
 
     @classmethod
@@ -112,6 +116,7 @@ class Tokens:
             parts[0].padding,
             whole("spans"),
             whole("special"),
+            parts[0].pieces,
         )
 
     def pad(
@@ -290,6 +295,7 @@ class TextTokenizer:
             if spans
             else None,
             _flat((e.special_tokens_mask for e in encodings), total, np.bool_) if spans else None,
+            Pieces(self._tokenizer) if spans else None,
         )
 
     def _encode(self, texts: Sequence[Text], spans: bool) -> list[Any]:

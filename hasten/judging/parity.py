@@ -128,7 +128,7 @@ def compare(
         quality=quality(ours, theirs, sound[rows], task=task, labels=labels, gold=known),
         tries=tries,
         errors=errors(ours, theirs, task, known),
-        agreement=task.agreement(ours, theirs, [texts[row] for row in rows]),
+        agreement=task.agreement(ours, theirs, [texts[row] for row in rows], labels),
         demanded=task.demanded,
     )
 

@@ -191,8 +191,8 @@ def _supported_config(source: Path, options: Options, found: sentence_folder.Fou
         except Exception as error:  # unknown types, code of its own, values of another kind
             raise ModelError(
                 f"{source / 'config.json'} describes no model that transformers knows: {error}",
-                fix=f"Supported are its sequence classifiers ({_TESTED} are tested). Code that "
-                "comes with a model is never run: give it as package.module:factory.",
+                fix=f"Supported are its classifiers of texts and tokens ({_TESTED} are tested). "
+                "Code that comes with a model is never run: give it as package.module:factory.",
             ) from error
     named = ", ".join(config.architectures or ()) or f"no architecture ({config.model_type})"
     try:
@@ -204,8 +204,9 @@ def _supported_config(source: Path, options: Options, found: sentence_folder.Fou
         known = options.random_weights or tasks.is_claimed(config.to_dict())
     if not known:
         raise ModelError(
-            f"{source} holds {named}; supported are sequence classifiers: {_TESTED} are tested, "
-            "and whatever else AutoModelForSequenceClassification loads",
+            f"{source} holds {named}; supported are classifiers of texts and of tokens: {_TESTED} "
+            "are tested, and whatever else AutoModelForSequenceClassification or "
+            "AutoModelForTokenClassification loads",
             fix="Any other module can be given as package.module:factory with --task tensors, "
             "or its shape measured with --random-weights if transformers can classify with it.",
         )

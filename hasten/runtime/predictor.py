@@ -88,7 +88,8 @@ class Predictor:
                 1 answers each as it comes. Batches are planned in any case.
             padding: ignored; texts are padded to the longest of their batch.
             num_workers: ignored.
-            unknown: refused, with the names that there are.
+            unknown: settings of the task, for this call, such as ``aggregation_strategy``; others
+                are refused, with the names that there are.
 
         Returns:
             For each text, in the input's order, ``{"label": str, "score": float}``, or a list
@@ -102,6 +103,7 @@ class Predictor:
             EngineError: the engine failed.
         """
         del padding, num_workers
+        task, unknown = tasks.adjusted(self.task, unknown)
         arguments.refuse_unknown(unknown, type(self).__call__)
         arguments.check_arguments(None if top_k is _UNSET else top_k, truncation)
         alone = top_k is _UNSET
@@ -116,7 +118,7 @@ class Predictor:
             return [
                 answer
                 for encoded, outputs in runs
-                for answer in self.task.answers(
+                for answer in task.answers(
                     outputs,
                     self.bundle.model.labels,
                     encoded,

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hasten.errors import ChoiceError
-from hasten.plain import from_json
+from hasten.plain import from_json, to_json
 from hasten.records import ModelInfo
 from hasten.tasks._scores import FUNCTIONS, applied
 from hasten.tasks.base import Encoded, Objective, Task, token_rows
@@ -23,6 +23,7 @@ __all__ = [
     "Objective",
     "Outputs",
     "Task",
+    "adjusted",
     "applied",
     "as_numbers",
     "claiming",
@@ -71,6 +72,18 @@ def named(name: str, config: Mapping[str, Any]) -> Task:
         ModelError: the config asks for what the task does not have.
     """
     return get(name, type(get(name)).settings_of(config))
+
+
+def adjusted(task: Task, settings: Mapping[str, Any]) -> tuple[Task, dict[str, Any]]:
+    """The task with those of the settings that it has, and the others.
+
+    Raises:
+        ChoiceError: a setting cannot have that value.
+    """
+    own = to_json(task)
+    changed = {name: value for name, value in settings.items() if name in own}
+    others = {name: value for name, value in settings.items() if name not in own}
+    return (get(task.name, {**own, **changed}) if changed else task), others
 
 
 def of(info: ModelInfo) -> Task:

@@ -134,7 +134,8 @@ class Task(ABC):
             raise ModelError(
                 f"for {len(values)} texts the model returns {list(values.shape)}; a classifier "
                 f"returns [{len(values)}, labels]",
-                fix="To compare outputs of any shape as tensors, use --task tensors.",
+                fix="If it tags tokens, use --task token_classification. To compare outputs of "
+                "any shape as tensors, use --task tensors.",
             )
         return Outputs.of_rows(values.reshape(len(values), -1))
 
@@ -193,11 +194,11 @@ class Task(ABC):
     def changed_rows(self, outputs: Outputs, others: Outputs) -> NDArray[np.bool_]:
         """Whether each row decides otherwise, bool [rows]."""
         differ = self.decisions(outputs) != self.decisions(others)
-        rows: NDArray[np.bool_] = differ.reshape(len(differ), -1).any(axis=1)
+        rows: NDArray[np.bool_] = differ.any(axis=tuple(range(1, differ.ndim)))
         return rows
 
     def agreement(
-        self, outputs: Outputs, others: Outputs, texts: Sequence[Text]
+        self, outputs: Outputs, others: Outputs, texts: Sequence[Text], labels: Sequence[str]
     ) -> Mapping[str, float]:
         """Figures of its own on how far ``others`` keep the answers, by name; often none.
 
@@ -205,6 +206,7 @@ class Task(ABC):
             outputs: of n different texts.
             others: of the same texts, with equally many rows for each.
             texts: these texts.
+            labels: names of the k columns.
         """
         return {}
 

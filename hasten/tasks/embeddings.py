@@ -110,7 +110,7 @@ class Embeddings(Tensors):
         return np.stack(answers) if answers else np.empty((0, 0), np.float32)
 
     def agreement(
-        self, outputs: Outputs, others: Outputs, texts: Sequence[Text]
+        self, outputs: Outputs, others: Outputs, texts: Sequence[Text], labels: Sequence[str]
     ) -> Mapping[str, float]:
         """Cosines with the original's vectors, neighbours kept, and order of similarities."""
         ours, theirs = outputs.values, others.values

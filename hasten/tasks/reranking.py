@@ -67,7 +67,7 @@ class Reranking(Regression):
         return pa.table({"score": self.scores(outputs)[:, 0]})
 
     def agreement(
-        self, outputs: Outputs, others: Outputs, texts: Sequence[Text]
+        self, outputs: Outputs, others: Outputs, texts: Sequence[Text], labels: Sequence[str]
     ) -> Mapping[str, float]:
         """Of the queries with several texts; a query is the first text of a pair."""
         queries = [text[0] for text in texts]

@@ -38,7 +38,9 @@ def toy_tasks() -> Any:
 def tagger(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("tagger")
     save_tagger(folder / "model")
-    tuning = hasten.tune(folder / "model", texts=TEXTS, output=folder / "bundle", **QUICK)
+    tuning = hasten.tune(
+        folder / "model", texts=TEXTS, task="toy_tags", output=folder / "bundle", **QUICK
+    )
     return folder / "bundle", tuning
 
 

@@ -1,0 +1,160 @@
+"""A label for each token, as for named entities: softmax, the largest logit wins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasten.errors import ChoiceError, ModelError
+from hasten.inputs.tokenization import Batch
+from hasten.records import Text
+from hasten.tasks import _scores
+from hasten.tasks._entities import OUTSIDE, Strategy, entities, grouped, pieces_of, tagged
+from hasten.tasks._labels import unnamed
+from hasten.tasks.base import Encoded, Raw, Task, token_rows
+from hasten.tasks.outputs import Outputs
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class TokenClassification(Task):
+    """See the module's docstring.
+
+    ``aggregation_strategy`` says how tokens become entities, and ``ignore_labels`` which of them
+    are left out; both as in the pipeline.
+    """
+
+    aggregation_strategy: Strategy = "none"
+    ignore_labels: tuple[str, ...] = (OUTSIDE,)
+
+    name = "token_classification"
+    needs_spans = True
+    model_class = "AutoModelForTokenClassification"
+    pipeline = "token-classification"
+    objective = "softmax"
+    usual_columns = ("entities",)
+
+    @classmethod
+    def claims(cls, config: Mapping[str, Any]) -> bool:
+        return any("ForTokenClassification" in n for n in config.get("architectures") or ())
+
+    def gather(self, raw: Raw, batch: Batch) -> Outputs:
+        """A row for each token, without those that the tokenizer adds."""
+        values = raw["logits"]
+        if values.ndim != 3 or values.shape[2] < 2:
+            raise ModelError(
+                f"for {len(values)} texts the model returns {list(values.shape)}; one that tags "
+                f"tokens returns [{len(values)}, tokens, labels], with 2 labels or more",
+                fix="Leave --task out to take the task that the model's config.json names.",
+            )
+        return token_rows(values, batch)
+
+    def scores(self, outputs: Outputs) -> NDArray[np.float32]:
+        """Softmax."""
+        return _scores.softmax(outputs.values)
+
+    def answers(
+        self,
+        outputs: Outputs,
+        labels: Sequence[str],
+        encoded: Encoded,
+        top_k: int | None = 1,
+        *,
+        bare: bool = True,
+        function: str | None = None,
+        ranked: bool = True,
+    ) -> list[Any]:
+        """Those of ``transformers.pipeline("token-classification")``: a list for each text."""
+        if top_k != 1 or function is not None or not bare or not ranked:
+            raise ChoiceError(
+                "a model that tags tokens has no top_k, function_to_apply or return_all_scores",
+                fix="It takes aggregation_strategy and ignore_labels.",
+            )
+        if outputs.width != len(labels):
+            raise unnamed(outputs.values, labels)
+        scores, found = self.scores(outputs), []
+        for number in range(len(encoded.texts)):
+            rows = scores[outputs.offsets[number] : outputs.offsets[number + 1]]
+            words, pieces = tagged(encoded, number, rows), pieces_of(encoded)
+            each = entities(words, labels, self.aggregation_strategy, pieces)
+            found.append([e for e in each if self._kind(e) not in self.ignore_labels])
+        return found
+
+    @staticmethod
+    def _kind(entity: Mapping[str, Any]) -> Any:
+        return entity.get("entity", entity.get("entity_group"))
+
+    def table(self, outputs: Outputs, labels: Sequence[str], encoded: Encoded) -> pa.Table:
+        """``entities``, grouped (where no strategy is set, by "simple"), and single ``tokens``."""
+        import pyarrow as pa
+
+        strategy = self.aggregation_strategy
+        whole = replace(self, aggregation_strategy="simple" if strategy == "none" else strategy)
+        apart = replace(self, aggregation_strategy="none")
+        place = [("word", pa.string()), ("start", pa.int32()), ("end", pa.int32())]
+        score = ("score", pa.float32())
+        group = pa.list_(pa.struct([("entity_group", pa.string()), score, *place]))
+        token = pa.list_(pa.struct([("entity", pa.string()), score, ("index", pa.int32()), *place]))
+        return pa.table(
+            {
+                "entities": pa.array(whole.answers(outputs, labels, encoded), group),
+                "tokens": pa.array(apart.answers(outputs, labels, encoded), token),
+            }
+        )
+
+    def decisions(self, outputs: Outputs) -> NDArray[Any]:
+        """The label of each token: int64 [rows]."""
+        winners: NDArray[np.int64] = outputs.values.argmax(axis=1)
+        return winners
+
+    def agreement(
+        self, outputs: Outputs, others: Outputs, texts: Sequence[Text], labels: Sequence[str]
+    ) -> Mapping[str, float]:
+        """F1 of the entities against the original's, and how many tokens keep their labels."""
+        ours, theirs = self._entities(outputs, labels), self._entities(others, labels)
+        counted = len(ours) + len(theirs)
+        changed = self.changed_rows(outputs, others)
+        return {
+            "entity F1": 2 * len(ours & theirs) / counted if counted else 1.0,
+            "tokens with the same label": 1 - float(changed.mean()) if len(changed) else 1.0,
+        }
+
+    def margins(self, outputs: Outputs, others: Outputs) -> NDArray[np.float64]:
+        """Logit of the label that wins minus that of the one in ``others``, of the surest token."""
+        rows, logits = np.arange(len(outputs.values)), outputs.values.astype(np.float64)
+        own, other = self.decisions(outputs), self.decisions(others)
+        return outputs.max(logits[rows, own] - logits[rows, other])
+
+    def sureness(self, outputs: Outputs) -> NDArray[np.float64]:
+        """The largest logit minus the second largest, of the least sure token."""
+        ranked = np.sort(outputs.values.astype(np.float64), axis=1)
+        return outputs.min(ranked[:, -1] - ranked[:, -2])
+
+    def describe(self, output: NDArray[np.float32], labels: Sequence[str]) -> str:
+        """Entities with the numbers of their tokens, from 1."""
+        found = self._entities(Outputs.of_counts(output, [len(output)]), labels)
+        named = (
+            f"{kind} (token {begin + 1})" if end == begin + 1 else f"{kind} ({begin + 1}-{end})"
+            for _, begin, end, kind in sorted(found)
+        )
+        return ", ".join(named) or "no entity"
+
+    def _entities(self, outputs: Outputs, labels: Sequence[str]) -> set[tuple[int, int, int, str]]:
+        """Text, first token, end and kind of every entity, grouped by "simple"."""
+        tags = [labels[winner] for winner in self.decisions(outputs).tolist()]
+        bounds = zip(outputs.offsets.tolist(), outputs.offsets[1:].tolist(), strict=False)
+        return {
+            (text, begin, end, kind)
+            for text, (first, last) in enumerate(bounds)
+            for begin, end, kind in grouped(tags[first:last])
+            if kind not in self.ignore_labels
+        }
+
+
+TASK = TokenClassification
