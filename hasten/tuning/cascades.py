@@ -47,7 +47,7 @@ _EXAMPLES = 20
 
 @dataclass(frozen=True)
 class Found:
-    """All cascades that were looked at, or why there are none."""
+    """All cascades that were tested, or why there are none."""
 
     entrants: tuple[CascadeEntrant, ...] = ()
     reason: str | None = None
@@ -80,7 +80,7 @@ class CascadeEntrant(Entrant):
         return cascade.predicted_s - cascade.alone_s[0] if cascade.predicted_s else 0.0
 
     def load_message(self) -> LoadCascade:
-        """What tells a worker to load all stages."""
+        """The message that makes a worker load all stages."""
         loads = [stage.load_message() for stage in self._stages]
         return LoadCascade(
             tuple(load for load in loads if isinstance(load, Load)),
@@ -147,7 +147,7 @@ def stages_of(tuning: Tuning, context: Context) -> list[NewStage]:
 
 
 def drop_others(entrants: Sequence[Entrant]) -> None:
-    """Leave lossy candidates to cascades, as ``--cascade-only`` asks."""
+    """Drop lossy candidates that are not cascades, as ``--cascade-only`` asks."""
     for entrant in entrants:
         candidate = entrant.candidate
         if entrant.in_play and not candidate.exact and not candidate.then:
@@ -155,7 +155,7 @@ def drop_others(entrants: Sequence[Entrant]) -> None:
 
 
 def _why_none(context: Context, exact: Entrant | None) -> str | None:
-    """Why there can be no cascade at all, if so."""
+    """Why no cascade is possible; None if one is."""
     if not context.settings.cascade:
         return "--no-cascade"
     if not context.task.decides:
@@ -182,9 +182,9 @@ class _Search:
     truth: Outputs
 
     def most_promising(self, entrants: Sequence[Entrant]) -> list[Entrant]:
-        """First stages, chosen by their speed and by calibration texts: no judged text has a say.
+        """First stages, chosen by their speed and by calibration texts, never by the judged texts.
 
-        Kept in the journal, since how many the judged texts test must not change with a resume.
+        Kept in the journal: a resumed run must test as many cascades on the judged texts.
         """
         exact_s = _predicted_s(self.context, self.exact)
         expected: dict[Entrant, float] = {}
@@ -206,7 +206,10 @@ class _Search:
         return [named[label] for label in chosen]
 
     def _expected_share(self, entrant: Entrant) -> float | None:
-        """The share to defer, so that no calibration text flips; one more, as they are few."""
+        """The share to defer so that no calibration text flips, counting one text more than seen.
+
+        None where the candidate fails on the calibration texts.
+        """
         reading = self._first_look(entrant)
         if reading is None:
             return None
@@ -332,7 +335,7 @@ class _Search:
 
 
 def _most_tested(context: Context) -> int:
-    """How many cascades so many texts can test; each further one takes more of them."""
+    """How many cascades these texts can test; each further one needs more of them."""
     different, allowed = len(set(context.texts)), context.settings.max_flips
     enough = [n for n in range(1, MOST_TESTED + 1) if not too_few_texts(different, allowed, n)]
     return max(enough, default=1)
@@ -345,7 +348,7 @@ def _run_the_best(
     truth: Outputs,
     deadline_s: float,
 ) -> None:
-    """Start the cascades that are predicted to win, and see that they answer as was computed."""
+    """Start the cascades that are predicted to win, and count their flips end to end."""
     rival = _fastest(rivals, context)
     assert rival
     rival_s = _predicted_s(context, rival)
@@ -388,7 +391,7 @@ def _prove_end_to_end(context: Context, entrant: CascadeEntrant, truth: Outputs)
 
 
 def _can_be_first(entrant: Entrant) -> bool:
-    """Whether it answers, faster than nothing is known of, and is lossy."""
+    """Whether it is lossy, runs, has been timed, and has been compared with the original."""
     able = entrant.status not in ("failed", "unavailable") and not entrant.out_of_time
     return able and not entrant.candidate.exact and bool(entrant.cells and entrant.parity)
 

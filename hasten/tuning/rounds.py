@@ -33,8 +33,8 @@ _ENOUGH_TEXTS = 500
 _MOST_ROUNDS = 15
 # Rounds are predicted to about 10 %; the budget is kept within 20 %.
 _GRACE = 1.1
-_FEWEST_ROUNDS = 3  # of which there still is an interval
-# Rather a little over the budget than all of it spent for nothing; it is kept within 20 %.
+_FEWEST_ROUNDS = 3  # fewer give no interval
+# Going a little over the budget is better than spending all of it without a result.
 _OVERRUN = 0.15
 # Starting all workers again, warm-up aside, takes at most this part of the time for the rounds.
 _RESTART_SHARE = 0.25
@@ -53,7 +53,7 @@ class Heat:
     all_shapes_s: float
     """Each batch shape once on every stream, for all texts."""
     aside: bool = False
-    """Whether it only shows what another way of batching makes of the favourite."""
+    """Whether it only compares another batching strategy of the favourite."""
 
     @property
     def name(self) -> str:
@@ -74,9 +74,9 @@ class Heat:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """How much the time holds: the first ``heats`` of those wanted, rounds, texts in each round.
+    """What fits into the time: the first ``heats`` of those wanted, rounds, and texts a round.
 
-    The rounds are shared out over ``processes`` starts of every worker.
+    The rounds are divided among ``processes`` starts of every worker.
     """
 
     heats: int
@@ -87,10 +87,10 @@ class Fit:
 
 @dataclass
 class Rounds:
-    """Rounds in the making, and what came of them.
+    """The planned rounds, and what has been measured of them.
 
-    A round is one line of the journal: an interrupted one is run again as a whole, so that no
-    candidate's half of it is compared with what another hour gave a rival.
+    A round is one line of the journal. An interrupted one is run again as a whole, so that all
+    candidates of a round are measured within minutes of each other.
     """
 
     context: Context
@@ -131,7 +131,7 @@ class Rounds:
             if key not in journal:
                 if self._begins_process(number, rounds) or not running:
                     process, running = process + 1, True
-                    self._start_anew(number)
+                    self._restart_workers(number)
                 self._drop_what_does_not_fit(number, rounds)
             found = journal.once(key, lambda: self._measure(number, rounds, process))  # noqa: B023
             process = found["process"]
@@ -144,8 +144,8 @@ class Rounds:
         processes = min(self.fit.processes, rounds)
         return number == 0 or number * processes // rounds > (number - 1) * processes // rounds
 
-    def _start_anew(self, number: int) -> None:
-        """Let all workers go; those of the first round have just been started for the proof."""
+    def _restart_workers(self, number: int) -> None:
+        """End all workers; a first round keeps those that the proof has just started."""
         for heat in self.heats if number else ():
             heat.entrant.close()
 
@@ -170,7 +170,7 @@ class Rounds:
         return {"process": process, "ceilings": ceilings, "runs": runs}
 
     def _take(self, number: int, found: dict[str, Any]) -> None:
-        """Hand a round's runs to the candidates; heats that had no run in it are over."""
+        """Hand a round's runs to the candidates, and drop the heats that it did not run."""
         if found["ceilings"]:
             self.ceilings[found["process"]] = found["ceilings"]
         self.heats = [heat for heat in self.heats if heat.name in found["runs"]]
@@ -178,9 +178,9 @@ class Rounds:
             heat.entrant.take(heat.strategy, found["runs"][heat.name], number, found["process"])
 
     def _rounds_left(self, rounds: int) -> int:
-        """How many rounds there can be after all, now that one has shown what a round takes.
+        """How many rounds fit, now that the first one has shown how long a round takes.
 
-        Kept in the journal, since a resume has other time left.
+        Kept in the journal, since a resumed run has a different time left.
         """
         contest = [heat for heat in self.heats if not heat.aside and heat.entrant.in_play]
         round_s = sum(heat.expected_s(self.fit.texts) for heat in contest)
@@ -197,7 +197,7 @@ class Rounds:
         return int(self.context.journal.once(f"rounds:{self.stage}", fit))
 
     def _drop_what_does_not_fit(self, number: int, rounds: int) -> None:
-        """Give the comparisons of strategies up when the time from this round on runs short."""
+        """Drop the comparisons of strategies when the remaining time is too short for them."""
         budget, texts = self.context.budget, self.fit.texts
         begun = [later for later in range(number, rounds) if self._begins_process(later, rounds)]
         full_s = sum(heat.expected_s(texts) for heat in self.heats) * (rounds - number)
@@ -215,7 +215,7 @@ def plan(context: Context, finalists: Sequence[Entrant], baseline: Entrant) -> R
         BudgetError: the time left does not hold the rounds over even a few texts.
     """
     entries = _entries(context, finalists, baseline)
-    # Kept in the journal: what fits depends on the time left, which a resume does not repeat.
+    # Kept in the journal: what fits depends on the time left, which differs in a resumed run.
     fit = from_json(Fit, context.journal.once("finals", lambda: _fit(context, entries)))
     gauge = Gauge(context, baseline.candidate, finalists)
     return Rounds(context, baseline, entries[: fit.heats], fit, gauge)
@@ -297,7 +297,7 @@ def _heat(context: Context, entrant: Entrant, strategy: Strategy) -> Heat:
 
 
 def _processes(heats: Sequence[Heat], time_s: float, rounds: int) -> int:
-    """How often the workers can be started for the rounds; once, where it is not three times."""
+    """How often the workers are started for the rounds: at least three times, or once."""
     most = 1 + int(_RESTART_SHARE * time_s / starts_s(heats))
     processes = min(most, _MOST_PROCESSES, rounds)
     return processes if processes >= _FEWEST_PROCESSES else 1
@@ -342,8 +342,8 @@ def _must_run(entries: Sequence[Heat]) -> int:
 def _fit(context: Context, entries: Sequence[Heat]) -> Fit:
     """How many heats, over how many texts and rounds, the time left holds.
 
-    Comparisons of strategies are given up for more texts, finalists only for the fewest. There
-    are at least as many rounds as the settings say.
+    Comparisons of strategies are dropped to have plenty of texts, finalists only to have the
+    fewest that are allowed. There are at least as many rounds as the settings say.
     """
     budget, rounds, most = context.budget, context.settings.rounds, len(context.texts)
     fewest, plenty = min(FEWEST_TEXTS, most), min(_PLENTY_OF_TEXTS, most)

@@ -1,8 +1,8 @@
 """Reading less: the best candidates once more, with long texts cut at fewer tokens.
 
-A cut candidate runs the artifact of one that reads whole texts, at the same cost per shape: what it
-would gain is predicted before anything is started. What it would flip is looked at on calibration
-texts, the long ones among them, before the judged texts prove it like any lossy candidate.
+A truncated candidate runs the artifact of one that reads whole texts, at the same cost per shape,
+so its speed-up is predicted before anything is started. Its flips are first counted on calibration
+texts, above all the long ones; then the judged texts prove it like any lossy candidate.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ _STEP, _SHORTEST = 8, 16  # tokens
 def tries_less(settings: Settings) -> bool:
     """Whether candidates that cut long texts are among what is tried.
 
-    Who asks for fp32 alone asks for exact answers.
+    ``--precisions fp32`` asks for exact answers, so it excludes them.
     """
     return not settings.whole_texts and settings.precisions != ("fp32",)
 
 
 def truncated(context: Context, entrants: Sequence[Entrant], truth: Outputs) -> list[Entrant]:
-    """Candidates that read less, out of the best that read whole texts.
+    """Truncated variants of the best candidates.
 
-    The fastest exact one is tried at the lengths worth it, from the longest down to the first that
-    flips too much on calibration texts; the best of every lossy variant then at the longest and
-    the shortest length that did not.
+    The fastest exact one is tried at the lengths worth trying, from the longest down, until one
+    flips too many calibration texts. The best of every lossy variant is then tried at the longest
+    and the shortest length that passed.
 
     Args:
         context: the tune.
@@ -50,8 +50,8 @@ def truncated(context: Context, entrants: Sequence[Entrant], truth: Outputs) -> 
         truth: the original's outputs.
 
     Returns:
-        Everything that was tried, refused or not; nothing where there are no calibration texts, or
-        where texts have not one row of outputs each, as where every token is labelled.
+        Everything that was tried, refused or not; nothing without calibration texts, or where a
+        text does not have exactly one row of outputs, as in token classification.
     """
     best = _best_of_each(context, entrants)
     exact = [entrant for entrant in best if entrant.candidate.exact]
@@ -75,8 +75,8 @@ def truncated(context: Context, entrants: Sequence[Entrant], truth: Outputs) -> 
 def lengths_worth_trying(context: Context, whole: Entrant) -> list[int]:
     """The lengths at which a candidate is predicted to gain :data:`GAINS`, the longest first.
 
-    They follow from the judged texts' own lengths and the candidate's cost table: where few tokens
-    lie beyond a length, cutting there gains nothing, and it is not tried.
+    They follow from the lengths of the judged texts and the candidate's cost table: a length that
+    few texts exceed gains nothing and is not tried.
     """
     best = screening.best_plan(context, whole)
     assert best, f"{whole.label} has not been timed"
@@ -92,7 +92,7 @@ def lengths_worth_trying(context: Context, whole: Entrant) -> list[int]:
 
 @dataclass(frozen=True)
 class _Look:
-    """What cut candidates answer to calibration texts; ``exact`` gives the right answers."""
+    """Evaluates truncated candidates on calibration texts, against the answers of ``exact``."""
 
     context: Context
     exact: Entrant
@@ -100,7 +100,7 @@ class _Look:
     truth: Outputs
 
     def at(self, whole: Entrant, tokens: int) -> Entrant:
-        """The candidate that cuts what ``whole`` reads, started and looked at."""
+        """The variant of ``whole`` that reads ``tokens`` tokens, started and evaluated."""
         context, entrant = self.context, _cut(self.context, whole, tokens)
         screening.prepare_all(
             context, [entrant], self.truth, part="prepare truncated", beside=self.beside
@@ -116,9 +116,10 @@ class _Look:
         return entrant
 
     def _at_long_texts(self, entrant: Entrant, tokens: int) -> None:
-        """Refuse what flips too much for the share of texts that it cuts.
+        """Refuse a candidate whose flips among cut texts exceed ``--max-flips`` of all texts.
 
-        Few texts of the first look are cut at all. These are, and say more with as many.
+        The first evaluation has few long texts. Here every text is cut, so that as many texts
+        show more.
         """
         context = self.context
         begin = context.answered_texts
