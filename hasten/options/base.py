@@ -42,7 +42,7 @@ class Option:
 
     Attributes:
         help: what it is for; other options are written as on the command line.
-        default: what it is unless something else than None or nothing is given.
+        default: its value where it is left out, None or an empty list.
         check: refuses values, and returns the others as records hold them.
         field: the field of a record that holds the value, where it has another name.
         panel: the part of the command's help in which it stands.

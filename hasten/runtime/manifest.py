@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -107,10 +107,10 @@ def read(folder: Path) -> Sealed:
             f"{' and '.join(map(str, READABLE))}",
             fix="Install the version of hasten that wrote it, or tune again.",
         )
-    digest_ = digest(raw)
-    if raw.pop("sha256", None) != digest_:
-        raise BundleError(f"{path} has been altered: its SHA-256 is not its own", fix=_AGAIN)
-    return Sealed(_understood(path, raw), raw, digest_)
+    found = digest(raw)
+    if raw.pop("sha256", None) != found:
+        raise BundleError(f"{path} has been altered: its SHA-256 does not match", fix=_AGAIN)
+    return Sealed(_understood(path, raw), raw, found)
 
 
 def _parsed(path: Path) -> dict[str, Any]:
@@ -221,7 +221,7 @@ def _files(folder: Path) -> Iterator[str]:
             yield path.relative_to(folder).as_posix()
 
 
-def _hashed(folder: Path, names: Mapping[str, File] | list[str]) -> list[str]:
+def _hashed(folder: Path, names: Iterable[str]) -> list[str]:
     # Hashing releases the interpreter's lock, so it goes as fast as the cores and the disk.
     with ThreadPoolExecutor() as pool:
         return list(pool.map(lambda name: _sha256(folder / name), names))

@@ -33,6 +33,9 @@ The same integer kernels give the same integers, and what is left is rounding, b
 saturation, another kernel's way of rounding or a damaged scale move outputs by far more.
 """
 
+_ROUNDED_OTHERWISE = 1
+"""Flipped labels that rounding explains: of 32 texts, hardly more than one is so undecided."""
+
 
 def check(
     probes: Probes,
@@ -116,10 +119,6 @@ def _compared(
     task: Task,
 ) -> Parity:
     return compare(expected, outputs, task=task, labels=info.labels, texts=probes.texts)
-
-
-_ROUNDED_OTHERWISE = 1
-"""Flipped labels that rounding explains: of 32 texts, hardly more than one is so undecided."""
 
 
 class Memory:

@@ -202,7 +202,7 @@ def _put_in_place(unfinished: Path, folder: Path) -> None:
 
 
 def _sweep(folder: Path, kind: str) -> None:
-    """Remove what is of this kind beside ``folder``, if it holds a file of ours that says so."""
+    """Remove folders of this kind that an earlier save of ``folder`` left beside it."""
     for path in folder.parent.glob(f".{glob.escape(folder.name)}.{'[0-9a-f]' * 8}.{kind}"):
         if path.is_dir() and any((path / name).is_file() for name in (_MARKER, MANIFEST)):
             shutil.rmtree(path, ignore_errors=True)

@@ -128,7 +128,7 @@ class Stages:
         for stage in bundle.stages:
             missing = engines.get(stage.plan.candidate.engine).missing()
             if missing:
-                raise _named(missing, bundle, stage)
+                raise _with_stage(missing, bundle, stage)
         self._close = ExitStack()
         with ExitStack() as undo:
             undo.callback(self.close)
@@ -201,7 +201,8 @@ class Stages:
         self._close.close()
 
 
-def _named(missing: Unavailable, bundle: bundles.Bundle, stage: bundles.Stage) -> Unavailable:
+def _with_stage(missing: Unavailable, bundle: bundles.Bundle, stage: bundles.Stage) -> Unavailable:
+    """Say which stage needs the missing engine, where there are several."""
     if len(bundle.stages) == 1:
         return missing
     number = bundle.stages.index(stage) + 1

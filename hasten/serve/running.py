@@ -73,6 +73,7 @@ class Job:
     Attributes:
         texts: what was sent.
         tokens: of the texts, as stage 1 reads them.
+        settle: is called with None once all texts are answered, or with the error.
         found: of each text the outputs of its batch and its place there, once it has run.
         stages: which stage answered.
         left: how many outputs are missing.
@@ -110,7 +111,7 @@ class Job:
 
 
 Held = tuple[Job, Waiting]
-"""A text of a batch, and whose it is."""
+"""A text of a batch, with the request that it belongs to."""
 
 
 class Cores:
@@ -175,6 +176,11 @@ class Runner:
         max_queue_s: seconds of work that may wait.
         on_batch: is told of every batch, on a stream's thread.
         clock: seconds.
+
+    Attributes:
+        tokenizing: the threads that tokenize.
+        last_answer_s: when a batch last ended without an error, by ``clock``.
+        drifts: how often texts were found to be unlike those that proved the bundle.
     """
 
     def __init__(
@@ -321,7 +327,7 @@ class Runner:
 
     def _halve(self, stage: int, batch: Sequence[Held], error: Exception) -> None:
         if len(batch) == 1:
-            self._fail(batch, _ours(error))
+            self._fail(batch, _shown(error))
             return
         with self._changed:
             batch = [(job, text) for job, text in batch if text.request in self._jobs]
@@ -378,7 +384,7 @@ class Runner:
         try:
             tokens = self.tokenizing.encode([job.texts[t.place] for job, t in batch], stage)
         except Exception as error:  # noqa: BLE001 - nobody waits for this call
-            self._fail(batch, _ours(error))
+            self._fail(batch, _shown(error))
             return
         for place, (job, text) in enumerate(batch):
             job.later[text.place] = (tokens, place)
@@ -402,7 +408,7 @@ def _scheduled(loaded: LoadedStage) -> Stage:
     return Stage(loaded.cost or CostModel(_UNMEASURED), largest, plan.max_batch_latency_s)
 
 
-def _ours(error: Exception) -> HastenError:
+def _shown(error: Exception) -> HastenError:
     """An error whose message may be shown; what is unexpected goes into the log."""
     if isinstance(error, HastenError):
         return error

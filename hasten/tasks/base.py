@@ -29,7 +29,7 @@ Raw: TypeAlias = Mapping[str, NDArray[np.float32]]
 """A session's outputs by name, each with the batch along its first axis."""
 
 Objective: TypeAlias = Literal["softmax", "sigmoid", "squared"]
-"""What a student is trained on: the divergence of one choice, or of many, or a distance."""
+"""A student's loss: divergence of one softmax, of a sigmoid for each label, or squared distance."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,7 +85,7 @@ class Task(ABC):
     """What figures of :meth:`agreement` must reach, by name, where a candidate is lossy."""
 
     problem_type: ClassVar[str | None] = None
-    """What ``config.json`` says of such a model under this name, if anything."""
+    """The ``problem_type`` of such a model in ``config.json``, if it has one."""
 
     wraps_single: ClassVar[bool] = False
     """Whether ``transformers.pipeline`` puts the answer to a plain text into a list."""
@@ -255,7 +255,7 @@ class Task(ABC):
         return None
 
     def values(self, names: Sequence[str], columns: int) -> NDArray[np.float64] | None:
-        """The right numbers of each text, float64 [n, columns]; None where labels are no numbers.
+        """The right numbers of each text, float64 [n, columns]; None unless labels are numbers.
 
         Raises:
             InputError: a label is not a number, or there is not one for every column.
