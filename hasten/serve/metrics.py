@@ -36,9 +36,9 @@ class Metrics:
         self._requests = counter("request_count", "Requests.", "protocol")
         self._failures = counter("request_failure", "Requests that were refused or failed.", "kind")
         self._successes = counter("request_success", "Requests that were answered.")
-        self._request_s = histogram("request_duration_seconds", "From body to answer.", _SECONDS)
+        self._request_s = histogram("request_duration_seconds", "From request to answer.", _SECONDS)
         self._tokenize_s = histogram(
-            "request_tokenization_duration_seconds", "Until the tokens were there.", _SECONDS
+            "request_tokenization_duration_seconds", "Until the texts are tokenized.", _SECONDS
         )
         self._queue_s = histogram(
             "request_queue_duration_seconds", "Until the first text ran.", _SECONDS
@@ -50,7 +50,7 @@ class Metrics:
         self._batch_size = histogram("batch_size", "Texts of a batch.", _SIZES, "stage")
         self._batch_tokens = histogram("batch_tokens", "Tokens of a batch.", _TOKENS, "stage")
         self._padding = histogram("batch_padding_ratio", "Padding of a batch.", _SHARES, "stage")
-        self._batch_failures = counter("batch_failure", "Batches that the engine refused.", "stage")
+        self._batch_failures = counter("batch_failure", "Batches on which the engine failed.", "stage")
         self._texts = counter("stage_texts", "Texts that a stage has run.", "stage")
         self._handed_on = counter("stage_handed_on", "Texts that it was not sure of.", "stage")
         self._ready = self._gauge("ready", "Whether the model answers: 1 or 0.")
