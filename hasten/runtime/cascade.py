@@ -6,7 +6,6 @@ stage 2, and so on; the last stage answers what reaches it.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -86,12 +85,14 @@ class CascadePipeline(Pipeline):
 
 def _joined(before: PipelineRun, after: PipelineRun, between_s: float) -> PipelineRun:
     """Both runs' times; texts, tokens and padding are those of stage 1, which had all texts."""
-    predicted_s = (before.predicted_s or math.nan) + (after.predicted_s or math.nan)
+    predicted_s = None
+    if before.predicted_s is not None and after.predicted_s is not None:
+        predicted_s = before.predicted_s + after.predicted_s
     return replace(
         before,
         total_s=before.total_s + between_s + after.total_s,
         tokenize_s=before.tokenize_s + after.tokenize_s,
         plan_s=before.plan_s + after.plan_s,
         batch_latency_s=before.batch_latency_s + after.batch_latency_s,
-        predicted_s=None if math.isnan(predicted_s) else predicted_s,
+        predicted_s=predicted_s,
     )

@@ -14,8 +14,6 @@ from hasten.runtime.predictor import Predictor
 from hasten.serve.calls import Call, Refusal
 from hasten.serve.service import Answered
 
-_EMBEDDERS = {"tensors", "embeddings"}
-
 
 def reads_pairs(predictor: Predictor) -> bool:
     """Whether the model reads a text and its pair."""
@@ -29,8 +27,8 @@ def classifies(predictor: Predictor) -> bool:
 
 
 def embeds(predictor: Predictor) -> bool:
-    """Whether the model gives every text a vector."""
-    return predictor.task.name in _EMBEDDERS
+    """Whether the model gives every text a vector: numbers without labels that decide nothing."""
+    return not predictor.task.has_labels and not predictor.task.decides
 
 
 def ranks(predictor: Predictor) -> bool:

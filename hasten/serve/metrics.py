@@ -50,7 +50,7 @@ class Metrics:
         self._batch_size = histogram("batch_size", "Texts of a batch.", _SIZES, "stage")
         self._batch_tokens = histogram("batch_tokens", "Tokens of a batch.", _TOKENS, "stage")
         self._padding = histogram("batch_padding_ratio", "Padding of a batch.", _SHARES, "stage")
-        self._batch_failures = counter("batch_failure", "Batches on which the engine failed.", "stage")
+        self._batch_failures = counter("batch_failure", "Batches that failed.", "stage")
         self._texts = counter("stage_texts", "Texts that a stage has run.", "stage")
         self._handed_on = counter("stage_handed_on", "Texts that it was not sure of.", "stage")
         self._ready = self._gauge("ready", "Whether the model answers: 1 or 0.")

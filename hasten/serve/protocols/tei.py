@@ -162,9 +162,8 @@ def _tokens(encoding: Any) -> list[dict[str, Any]]:
 
 async def _decode(call: Call) -> Response:
     body: Decode = call.body
-    lists = [[one] if isinstance(one, int) else one for one in body.ids]
-    if not any(isinstance(one, list) for one in body.ids):
-        lists = [[number for one in lists for number in one]]
+    ids: Any = body.ids
+    lists = ids if ids and isinstance(ids[0], list) else [ids]
     decoded = await call.service.vocabulary.decode(lists, skip_special=body.skip_special_tokens)
     return reply(decoded)
 
