@@ -220,10 +220,9 @@ class Work:
         """The answers, once all batches have run."""
         predictor = self._model.predictor
         outputs, order = self._outputs()
-        finite = ~outputs.any(~np.isfinite(outputs.values).all(axis=1))
         # Where each row's outputs are; -1, the last entry, for rows that could not be read.
         found = np.append(order, -1)[self.places]
-        answered = (found >= 0) & np.append(finite, False)[found]
+        answered = (found >= 0) & np.append(outputs.finite, False)[found]
         errors = self._all_errors(~answered)
         table = predictor.task.table(
             outputs.select(found[answered]),

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby
+from itertools import count, groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -199,7 +199,7 @@ class Runner:
         self._scheduler = Scheduler([_scheduled(stage) for stage in stages], max_queue_s)
         self._watch = Watch([stage.stage.hands_on for stage in stages])
         self._jobs: dict[int, Job] = {}
-        self._numbers = iter(range(2**62))
+        self._numbers = count()
         self._changed = threading.Condition()
         self._cores = Cores(stages)
         self._closing = False

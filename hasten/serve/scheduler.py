@@ -18,6 +18,7 @@ import math
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,7 +94,7 @@ class Scheduler:
         self._max_queue_s = max_queue_s
         self._queues: list[list[Waiting]] = [[] for _ in stages]
         self._now_s = 0.0  # virtual: how far the texts whose turn it was have got
-        self._numbers = iter(range(2**62))
+        self._numbers = count()
         self._backlog_s = 0.0
         self._reserved_s = 0.0
 
