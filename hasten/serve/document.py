@@ -13,9 +13,9 @@ from hasten.serve.service import Service
 _REFUSALS = {
     "404": "The model does not have this, or there is no such model.",
     "413": "The request is larger than what is taken.",
-    "422": "The body is no request; the answer says what is wrong.",
+    "422": "The body is not a valid request; the answer says what is wrong.",
     "429": "Too much work waits; Retry-After says when to ask again.",
-    "503": "The server is not ready, or shuts down.",
+    "503": "The server is shutting down.",
     "504": "No answer within the deadline.",
 }
 
