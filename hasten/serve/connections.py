@@ -1,4 +1,4 @@
-"""Connections that end where the other side is too slow, and a server that ends in order."""
+"""Connections that are closed where the client is too slow, and a server that ends in order."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 PATIENCE_S = 8.0
-"""How often connections are looked at: what is too slow is closed by the second look."""
+"""How often connections are checked: a slow one is closed at the second check, at the latest."""
 
 _FEWEST_BYTES = 8 * 1024
-"""Between two looks, at least so much of an unfinished request must come."""
+"""How much of an unfinished request must arrive between two checks."""
 
 
 class Connection(HttpToolsProtocol):
-    """A connection that is closed where a request or the reading of a response takes for ever.
+    """A connection that is closed where the client sends or reads too slowly.
 
-    A connection on which no request has begun, or one of which less than 8 KiB came in 8 s, ties
-    up memory and a socket; so does a client that does not read its response. A connection that
-    waits for its answer, or for its next request, is not concerned.
+    A connection on which no request has begun, or on which less than 8 KiB of one came in 8 s,
+    ties up memory and a socket; so does a client that does not read its response. A connection
+    that waits for its answer, or for its next request, stays open.
     """
 
-    _look: asyncio.TimerHandle | None = None
+    _timer: asyncio.TimerHandle | None = None
     _received = 0
     _receiving = True
     _stuck = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._look = self.loop.call_later(PATIENCE_S, self.look)
+        self._timer = self.loop.call_later(PATIENCE_S, self.check)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._look:
-            self._look.cancel()
+        if self._timer:
+            self._timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -56,8 +56,8 @@ class Connection(HttpToolsProtocol):
         super().pause_writing()
         self._stuck = False
 
-    def look(self) -> None:
-        """Close the connection if too little has happened since the last look."""
+    def check(self) -> None:
+        """Close the connection if too little has happened since the last check."""
         writing = self.transport.get_write_buffer_size()
         paused = self.flow.write_paused
         slow = self._receiving and self._received < _FEWEST_BYTES
@@ -65,15 +65,15 @@ class Connection(HttpToolsProtocol):
             self.transport.abort()
             return
         self._received, self._stuck = 0, paused
-        self._look = self.loop.call_later(PATIENCE_S, self.look)
+        self._timer = self.loop.call_later(PATIENCE_S, self.check)
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which refuses and answers in order before it ends.
+    """uvicorn that answers what it has taken before it ends.
 
-    At the first SIGTERM or SIGINT, ``drain`` runs while new requests are still accepted, so that
-    they are told where nothing else is listening; then the server ends with status 0. The second
-    signal ends it at once. SIGHUP runs ``reload``.
+    At the first SIGTERM or SIGINT, ``drain`` runs while connections are still accepted, so that
+    new requests are refused with 503 and not by a closed port; then the server ends with status
+    0. The second signal ends it at once. SIGHUP runs ``reload``.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Whether the server lives, whether it is ready, and what it counts.
 
-Alive is a process whose event loop turns. Ready is one whose models have answered recently: where
-nobody asks, a text of its own (a canary) is run through each.
+The process is alive while its event loop runs, and ready while its models have answered recently.
+Where no requests come, a text of the server's own (a canary) is run through each model.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ def routes(models: Mapping[str, Service], metrics: Metrics) -> list[Route]:
 
 @contextlib.asynccontextmanager
 async def watching(models: Mapping[str, Service]) -> AsyncIterator[None]:
-    """Run canaries: one before the first request, and then wherever nobody asks."""
+    """Run canaries: one before the first request, and then wherever no requests come."""
 
-    async def sing() -> None:
+    async def run_canaries() -> None:
         await asyncio.gather(*(service.canary() for service in models.values()))
 
     async def watch() -> None:
         while True:
             pauses_s = [service.limits.silence_s / 3 for service in models.values()]
             await asyncio.sleep(min(pauses_s))
-            await sing()
+            await run_canaries()
 
-    await sing()
+    await run_canaries()
     watcher = asyncio.create_task(watch())
     try:
         yield

@@ -32,7 +32,7 @@ _PATIENCE_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What came of one load.
+    """The outcome of one load.
 
     Attributes:
         clients: of a closed loop; of an open one, the connections that were needed.
@@ -59,7 +59,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where requests go: bytes of a request for a text."""
+    """Where requests go, and how a text becomes the bytes of one."""
 
     host: str
     port: int

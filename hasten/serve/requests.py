@@ -1,4 +1,4 @@
-"""What is done with every request: an id, a line in the log, and an eye on who asked.
+"""What is done with every request: an id, a line in the log, and an end where the client leaves.
 
 Lines hold ids, durations and counts; never a text, a key, or a path that a client made up.
 """
@@ -43,7 +43,7 @@ class Record(dict[str, Any]):
 
 
 def record_of(scope: Scope) -> Record:
-    """The record of a request; one that nobody reads where :class:`Recorded` is not there."""
+    """The record of a request; a new one that is not logged where :class:`Recorded` is missing."""
     found: Record = scope.get(_KEY) or Record()
     return found
 

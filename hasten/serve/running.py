@@ -174,7 +174,7 @@ class Runner:
         name: for the threads' names and the log.
         stages: of the bundle.
         max_queue_s: seconds of work that may wait.
-        on_batch: is told of every batch, on a stream's thread.
+        on_batch: is called with every batch, on a stream's thread.
         clock: seconds.
 
     Attributes:

@@ -94,7 +94,7 @@ class Service:
         name: what callers call the model.
         predictor: the loaded bundle, which the service closes in the end.
         limits: what it takes.
-        on_batch: is told of every batch, on a stream's thread.
+        on_batch: is called with every batch, on a stream's thread.
         clock: seconds.
     """
 

@@ -296,7 +296,7 @@ def test_a_connection_on_which_a_request_does_not_advance_is_closed(sent: bytes)
             writer.write(sent)
             while not connections or connections[0]._received < len(sent):  # noqa: ASYNC110
                 await asyncio.sleep(0)
-            connections[0].look()
+            connections[0].check()
             with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
                 await reader.readexactly(1)
             await closed(writer)
@@ -312,9 +312,9 @@ def test_a_client_that_does_not_read_is_closed_and_one_that_waits_is_not() -> No
             writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
             while not connections or not connections[0].flow.write_paused:  # noqa: ASYNC110
                 await asyncio.sleep(0)
-            connections[0].look()
+            connections[0].check()
             assert not connections[0].transport.is_closing()
-            connections[0].look()
+            connections[0].check()
             assert connections[0].transport.is_closing()
             await closed(writer)
 
