@@ -88,8 +88,7 @@ class Predictor:
                 1 answers each as it comes. Batches are planned in any case.
             padding: ignored; texts are padded to the longest of their batch.
             num_workers: ignored.
-            unknown: settings of the task, for this call, such as ``aggregation_strategy``; others
-                are refused, with the names that there are.
+            unknown: settings of the task, such as ``aggregation_strategy``; others are refused.
 
         Returns:
             For each text, in the input's order, ``{"label": str, "score": float}``, or a list
@@ -107,7 +106,6 @@ class Predictor:
         arguments.refuse_unknown(unknown, type(self).__call__)
         arguments.check_arguments(None if top_k is _UNSET else top_k, truncation)
         alone = top_k is _UNSET
-        bare = alone and not return_all_scores
         if function_to_apply is not None:
             tasks.applied(function_to_apply, np.zeros((1, 1), np.float32))
         if top_k is _UNSET:
@@ -123,7 +121,7 @@ class Predictor:
                     self.bundle.model.labels,
                     encoded,
                     top_k,
-                    bare=bare,
+                    bare=alone and not return_all_scores,
                     function=function_to_apply,
                     ranked=not return_all_scores,
                 )
