@@ -11,7 +11,7 @@ from hasten.serve.offers import Offer
 from hasten.serve.service import Service
 
 _REFUSALS = {
-    "404": "The model does not have this, or there is no such model.",
+    "404": "The model does not have this operation, or is unknown.",
     "413": "The request is larger than what is taken.",
     "422": "The body is not a valid request; the answer says what is wrong.",
     "429": "Too much work waits; Retry-After says when to ask again.",
