@@ -44,7 +44,8 @@ Task = Annotated[
     str | None,
     Option(
         "What the outputs mean, where config.json does not say: single_label, multi_label, "
-        "regression, pair_classification, reranking, token_classification or tensors.",
+        "regression, pair_classification, reranking, token_classification, "
+        "embeddings or tensors.",
         panel=MODEL,
     ),
 ]

@@ -135,6 +135,10 @@ def _endpoint(
         begin = time.perf_counter()
         record = record_of(request.scope)
         name, protocol = next(iter(serving.models)), offers[0].protocol
+        if offers[0].operation.probe:
+            return await offers[0].operation.handler(
+                Call(serving.models[name], None, request, serving.models)
+            )
         try:
             _require_key(request, serving.access)
             given = await _read(request, offers[0].operation, serving.access)

@@ -103,6 +103,8 @@ class Operation:
         example: a body, for the document.
         fits: whether a model has this operation.
         read: the JSON value of a body, which :attr:`body` then checks.
+        probe: whether it asks after the server and not after a model: it needs no key, and is
+            answered while the server ends.
     """
 
     method: str
@@ -113,6 +115,7 @@ class Operation:
     example: Any = None
     fits: Callable[[Predictor], bool] = anything
     read: Callable[[Headers, bytes], Any] = read_json
+    probe: bool = False
 
 
 @dataclass(frozen=True, slots=True)

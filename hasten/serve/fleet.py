@@ -60,7 +60,7 @@ class Fleet(Mapping[str, Service]):
         old = self._services[name]
         try:
             fresh = await asyncio.to_thread(self._opening, name, self._folders[name])
-        except HastenError as error:
+        except (HastenError, OSError) as error:
             log.error("%s stays as it was: %s", name, error)  # noqa: TRY400 - it is no surprise
             self._metrics.replaced(name, "refused")
             return
@@ -69,6 +69,11 @@ class Fleet(Mapping[str, Service]):
             await asyncio.to_thread(fresh.close)
             return
         await fresh.canary()
+        if not fresh.ready:
+            log.error("%s stays as it was: the new bundle does not answer", name)
+            self._metrics.replaced(name, "refused")
+            await asyncio.to_thread(fresh.close)
+            return
         self._services[name] = fresh
         self._metrics.serving(name, fresh)
         self._metrics.replaced(name, "done")

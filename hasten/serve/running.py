@@ -203,6 +203,7 @@ class Runner:
         self._changed = threading.Condition()
         self._cores = Cores(stages)
         self._closing = False
+        self._ended: BaseException | None = None
         self._began: dict[int, float] = {}
         self.last_answer_s = -math.inf
         self.drifts = 0
@@ -246,9 +247,15 @@ class Runner:
             self._scheduler.release(cost_s)
 
     def admit(self, job: Job) -> int:
-        """Let a request's texts wait; the number names it in :meth:`leave`."""
+        """Let a request's texts wait; the number names it in :meth:`leave`.
+
+        Raises:
+            Exception: the one that the runner was closed with.
+        """
         lengths = np.maximum(job.tokens.lengths, 1).tolist()
         with self._changed:
+            if self._ended:
+                raise self._ended
             number = next(self._numbers)
             self._jobs[number] = job
             self._scheduler.admit(number, lengths, self._clock())
@@ -265,7 +272,7 @@ class Runner:
     def close(self, error: BaseException) -> bool:
         """End the threads; requests that wait get the error. False where a batch hangs."""
         with self._changed:
-            self._closing = True
+            self._closing, self._ended = True, error
             for number, job in self._jobs.items():
                 self._scheduler.cancel(number)
                 job.settle(error)

@@ -252,8 +252,11 @@ class Service:
 
     def _encode(self, texts: tuple[Text, ...], truncate: bool) -> Tokens:
         tokens = self._runner.tokenizing.encode(texts)
-        seen = sum(map(_characters, texts)) / max(int(tokens.lengths.sum()), 1)
-        self._characters_per_token += 0.02 * (max(seen, 0.5) - self._characters_per_token)
+        whole = np.flatnonzero(~tokens.truncated).tolist()  # of the others, the end was not read
+        if whole:
+            read = sum(_characters(texts[place]) for place in whole)
+            seen = read / max(int(tokens.lengths[whole].sum()), 1)
+            self._characters_per_token += 0.02 * (max(seen, 0.5) - self._characters_per_token)
         if not truncate:
             self._require_short(texts, tokens)
         return tokens

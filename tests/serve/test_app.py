@@ -66,7 +66,8 @@ def test_only_who_has_the_key_is_answered(scripted_bundle: Path) -> None:
         assert client.post("/predict", json={"inputs": "a"}).status_code == 401
         headers = {"Authorization": "Bearer secret"}
         assert client.post("/predict", json={"inputs": "a"}, headers=headers).status_code == 200
-        assert client.get("/health").status_code == 200
+        for probe in ("/health", "/v2/health/live", "/v2/health/ready"):
+            assert client.get(probe).status_code == 200
 
 
 def test_what_no_queue_could_hold_is_too_large(scripted_bundle: Path) -> None:

@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 
 from hasten.cli import app as cli
 from hasten.engines.fake import Script
-from hasten.errors import ChoiceError
+from hasten.errors import ChoiceError, EngineError
 from hasten.runtime.manifest import digest
 from hasten.serve import server
 from hasten.serve.app import create
@@ -237,6 +237,27 @@ def test_a_bundle_that_cannot_be_loaded_changes_nothing(
     asyncio.run(served.reload())
     assert served["news"] is old
     assert "news stays as it was" in caplog.text
+    assert 'replacements_total{model="news",outcome="refused"} 1.0' in metrics.text().decode()
+    old.close()
+
+
+def test_a_bundle_that_does_not_answer_changes_nothing(
+    scripted_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = tmp_path / "current"
+    link.symlink_to(scripted_bundle)
+    metrics = Metrics()
+    served = fleet(link, metrics)
+    old = served["news"]
+    link.unlink()
+    link.symlink_to(other_bundle(scripted_bundle, tmp_path / "new", call_s=2e-3))
+
+    async def fails(self: Service, *_: Any, **__: Any) -> Any:
+        raise EngineError("no answer")
+
+    monkeypatch.setattr(Service, "answer", fails)
+    asyncio.run(served.reload())
+    assert served["news"] is old
     assert 'replacements_total{model="news",outcome="refused"} 1.0' in metrics.text().decode()
     old.close()
 

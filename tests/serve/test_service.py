@@ -194,6 +194,25 @@ def test_a_request_that_is_refused_leaves_no_reservation(scripted_bundle: Path) 
         assert service.backlog_s == 0.0
 
 
+def test_texts_that_are_cut_do_not_move_the_estimate_of_their_tokens(
+    scripted_bundle: Path,
+) -> None:
+    with opened(scripted_bundle) as service:
+        before = service._characters_per_token
+        asyncio.run(service.answer(["ba " * 100_000]))
+        assert service._characters_per_token == before
+        asyncio.run(service.answer(["ba ke"]))
+        assert service._characters_per_token != before
+
+
+def test_a_request_that_comes_as_the_threads_end_is_told(scripted_bundle: Path) -> None:
+    with opened(scripted_bundle) as service:
+        tokens = service._runner.tokenizing.encode(("a",))
+        service._runner.close(Draining())
+        with pytest.raises(Draining):
+            asyncio.run(service._run(("a",), tokens))
+
+
 def test_draining_answers_what_was_taken_and_refuses_the_rest(scripted_bundle: Path) -> None:
     with opened(scripted_bundle) as service:
         gate = Gate(service)

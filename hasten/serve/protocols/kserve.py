@@ -278,8 +278,8 @@ PROTOCOL = Protocol(
     "KServe v2",
     (
         Operation("GET", "/v2", "What the server is.", _server),
-        Operation("GET", "/v2/health/live", "Whether the server runs.", _live),
-        Operation("GET", "/v2/health/ready", "Whether the server answers.", _ready),
+        Operation("GET", "/v2/health/live", "Whether the server runs.", _live, probe=True),
+        Operation("GET", "/v2/health/ready", "Whether the server answers.", _ready, probe=True),
         *_MODEL,
         *map(_versioned, _MODEL),
     ),
