@@ -135,7 +135,7 @@ class Predictor:
             return [answer] if wrapped else answer
         given = arguments.listed(texts, pairs=pairs)
         if given is not None:
-            return self.task.together(answers(given))
+            return self.task.together(answers(given), self.bundle.columns)
         return arguments.answered(arguments.streamed(texts, pairs=pairs), answers, batch_size)
 
     def table(self, texts: Sequence[Text] | pa.Array | pa.ChunkedArray) -> pa.Table:

@@ -235,8 +235,13 @@ class Task(ABC):
     def describe(self, output: NDArray[np.float32], labels: Sequence[str]) -> str:
         """The answer for one text in words; ``output`` has its rows, float32 [rows, k]."""
 
-    def together(self, answers: list[Any]) -> Any:
-        """The answers to several texts, as a caller gets them."""
+    def together(self, answers: list[Any], width: int) -> Any:
+        """The answers to several texts, perhaps none, as a caller gets them.
+
+        Args:
+            answers: one a text.
+            width: how many numbers a row of the model's outputs has.
+        """
         return answers
 
     def gold(self, names: Sequence[str], labels: Sequence[str]) -> NDArray[Any] | None:

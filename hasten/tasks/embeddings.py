@@ -105,9 +105,9 @@ class Embeddings(Tensors):
         """The vectors, float32 [numbers] each; the other arguments have no meaning."""
         return list(outputs.values)
 
-    def together(self, answers: list[Any]) -> NDArray[np.float32]:
-        """The vectors as ``SentenceTransformer.encode`` returns them, float32 [n, numbers]."""
-        return np.stack(answers) if answers else np.empty((0, 0), np.float32)
+    def together(self, answers: list[Any], width: int) -> NDArray[np.float32]:
+        """The vectors as ``SentenceTransformer.encode`` returns them, float32 [n, width]."""
+        return np.array(answers, np.float32).reshape(len(answers), width)
 
     def agreement(
         self, outputs: Outputs, others: Outputs, texts: Sequence[Text], labels: Sequence[str]

@@ -316,7 +316,7 @@ def test_a_width_that_was_rounded_is_told(
     assert "feed-forward units: 32 of 64 (40 requested" in told.out
     assert "attention heads: 1 of 2" in told.out
     assert "MB less)" in told.out
-    assert "of new texts contain one" in told.err
+    assert "of new texts have one" in told.err
     assert "transformers 4 can" in told.err
 
 

@@ -49,7 +49,7 @@ def test_a_worker_exports_loads_and_measures(tmp_path: Path) -> None:
     assert bench.worker.call(TimeShape(2, 8), PATIENCE_S) == (0.25,)
     strategy = Strategy("arrival", 1)
     run = bench.worker.call(RunTexts((2, 0), strategy, outputs=True), PATIENCE_S)
-    assert run.outputs.shape == (2, 3)
+    assert run.outputs.values.shape == (2, 3)
     assert run.batch_latency_s == (0.25, 0.25)
     assert ballast.all()
     bench.worker.close()
