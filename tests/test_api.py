@@ -25,6 +25,7 @@ from hasten.records import Briefing, Progress
 from hasten.report import stored
 from hasten.runtime import bundle
 from hasten.tuning import job
+from hasten.tuning.texts import choose_texts
 from tests.tiny import save_tiny, tiny_texts
 
 TEXTS = tiny_texts(40)
@@ -380,7 +381,7 @@ def test_lengths_of_many_texts_are_profiled_on_a_sample(
 
     monkeypatch.setattr(job, "_MOST_PROFILED", 30)
     reference = prepare(str(model), tmp_path / "reference")
-    chosen = job.choose_texts(reference, TEXTS, None, Settings(texts=10))
+    chosen = choose_texts(reference, TEXTS, None, Settings(texts=10))
     assert chosen.profile.texts == 30
     assert len(chosen.texts) == 10
     assert set(chosen.texts) <= set(TEXTS)
@@ -395,23 +396,23 @@ def test_calibration_texts_are_held_apart(model: Path, tmp_path: Path) -> None:
 
     reference = prepare(str(model), tmp_path / "reference")
     texts = [*tiny_texts(300, seed=5), *tiny_texts(20, seed=5)]  # twenty come twice
-    chosen = job.choose_texts(reference, texts, None, Settings())
+    chosen = choose_texts(reference, texts, None, Settings())
     assert len(chosen.calibration) == 96  # three in ten
     assert not set(chosen.calibration) & set(chosen.texts)
     assert abs(chosen.calibration_lengths.mean() - chosen.tokens.lengths.mean()) < 2
-    again = job.choose_texts(reference, texts, None, Settings())
+    again = choose_texts(reference, texts, None, Settings())
     assert again.digest == chosen.digest
-    fewer = job.choose_texts(reference, texts, None, Settings(calibration=40))
+    fewer = choose_texts(reference, texts, None, Settings(calibration=40))
     assert len(fewer.calibration) == 40
     for settings in (Settings(precisions=("fp32",)), Settings(integers=False)):
-        assert job.choose_texts(reference, texts, None, settings).calibration == ()
-    few = job.choose_texts(reference, texts[:100], None, Settings())
+        assert choose_texts(reference, texts, None, settings).calibration == ()
+    few = choose_texts(reference, texts[:100], None, Settings())
     assert few.calibration == ()
     assert len(few.texts) == 100
-    copies = job.choose_texts(reference, ["the same"] * 200, None, Settings())
+    copies = choose_texts(reference, ["the same"] * 200, None, Settings())
     assert copies.calibration == ()
     assert len(copies.texts) == 200
     # Each of the frequent texts may be drawn once; if most are, too little would be left.
-    frequent = job.choose_texts(reference, texts[:150] * 4, None, Settings())
+    frequent = choose_texts(reference, texts[:150] * 4, None, Settings())
     assert not set(frequent.calibration) & set(frequent.texts)
     assert len(frequent.calibration) == 45

@@ -41,7 +41,7 @@ MUTATORS = {"clear", "pop", "popitem", "putenv", "setdefault", "unsetenv", "upda
 
 # Older than the rule, and on their way out. A name that is needed no longer fails its test.
 LONG_FUNCTIONS: set[str] = set()
-LONG_FILES = {"job", "sources"}
+LONG_FILES: set[str] = set()
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

@@ -22,6 +22,7 @@ from hasten.models import prepare
 from hasten.records import Briefing, Progress, Settings
 from hasten.tuning import job
 from hasten.tuning.job import Job, Source
+from hasten.tuning.texts import Texts, choose_texts
 from tests.tiny import save_tiny, tiny_texts
 
 TEXTS = tiny_texts(400)
@@ -190,9 +191,7 @@ def test_texts_that_made_a_student_do_not_keep_others_from_calibrating(
     reference = prepare(original, tmp_path / "reference")
     texts = list(dict.fromkeys(tiny_texts(400, seed=5)))[:300]
     made = texts[::3][:overlap]
-    chosen = job.choose_texts(
-        reference, texts, None, Settings(), frozenset(map(corpus.digest, made))
-    )
+    chosen = choose_texts(reference, texts, None, Settings(), frozenset(map(corpus.digest, made)))
     # Three in ten are held apart, beginning with those that judge nothing anyway.
     assert set(made) <= set(chosen.calibration)
     assert len(chosen.calibration) == len(set(chosen.calibration)) == overlap + free
@@ -201,7 +200,7 @@ def test_texts_that_made_a_student_do_not_keep_others_from_calibrating(
     np.testing.assert_array_equal(
         chosen.calibration_lengths, reference.tokenizer().encode(chosen.calibration).lengths
     )
-    fewer = job.choose_texts(
+    fewer = choose_texts(
         reference, texts, None, Settings(calibration=40), frozenset(map(corpus.digest, made))
     )
     assert len(fewer.calibration) == 40
@@ -214,9 +213,9 @@ def test_texts_that_made_a_student_leave_copies_and_few_others_to_judge(
     reference = prepare(original, tmp_path / "reference")
     texts = list(dict.fromkeys(tiny_texts(400, seed=5)))
 
-    def chosen(given: list[str], made: list[str], **settings: Any) -> job.Texts:
+    def chosen(given: list[str], made: list[str], **settings: Any) -> Texts:
         seen = frozenset(map(corpus.digest, made))
-        return job.choose_texts(reference, given, None, Settings(**settings), seen)
+        return choose_texts(reference, given, None, Settings(**settings), seen)
 
     # Of the file that made it: what is left judges, however many might calibrate.
     whole = chosen(texts[:200], texts[:160])
