@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, TypedDict, get_args
 
 import pytest
 import typer.main
 
-from hasten import api, cli, exports
+from hasten import api, cli, exports, tasks
 from hasten.bulk import run
 from hasten.errors import ChoiceError
 from hasten.options import (
@@ -26,6 +26,7 @@ from hasten.options import (
     defined,
     documented,
     record,
+    shared,
 )
 from hasten.records import Settings
 
@@ -173,3 +174,9 @@ def test_a_subpackage_does_not_hide_the_function_of_its_name() -> None:
     assert hasten.compress is api.compress
     assert hasten.report is api.report
     assert hasten.demo is api.demo
+
+
+def test_the_help_of_task_names_every_task() -> None:
+    """Options lie below the tasks, so their help cannot list them by itself."""
+    (option,) = (item for item in get_args(shared.Task) if isinstance(item, Option))
+    assert all(name in option.help for name in tasks.names())

@@ -8,7 +8,7 @@ from typing import Annotated, TypedDict
 from hasten.options.base import Option
 from hasten.options.checks import names, one_of, whole_number
 from hasten.options.choices import ON_ERROR
-from hasten.options.shared import FilePath
+from hasten.options.shared import FilePath, Trust
 
 
 class PredictOptions(TypedDict, total=False):
@@ -61,14 +61,7 @@ class PredictOptions(TypedDict, total=False):
             metavar="ADDRESS",
         ),
     ]
-    trust: Annotated[
-        bool,
-        Option(
-            "Accept an artifact that can run code when loaded.",
-            False,
-            flags=("--trust", "--trust-bundle"),
-        ),
-    ]
+    trust: Trust
 
 
 class ReportOptions(TypedDict, total=False):

@@ -6,7 +6,7 @@ from typing import Annotated, TypedDict
 
 from hasten.options.base import Option
 from hasten.options.checks import duration, number, one_of, whole_number
-from hasten.options.shared import FilePath
+from hasten.options.shared import FilePath, Trust
 
 ACCESS = "Access"
 LIMITS = "Limits"
@@ -86,14 +86,7 @@ class ServeOptions(TypedDict, total=False):
     dry_run: Annotated[
         bool, Option("Load and prove the bundles, run a text through each, and exit.", False)
     ]
-    trust: Annotated[
-        bool,
-        Option(
-            "Accept an artifact that can run code when loaded.",
-            False,
-            flags=("--trust", "--trust-bundle"),
-        ),
-    ]
+    trust: Trust
 
 
 class LoadTestOptions(TypedDict, total=False):

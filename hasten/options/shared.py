@@ -36,6 +36,14 @@ Tokenizer = Annotated[
         panel=MODEL,
     ),
 ]
+Trust = Annotated[
+    bool,
+    Option(
+        "Accept an artifact that can run code when loaded.",
+        False,
+        flags=("--trust", "--trust-bundle"),
+    ),
+]
 Weights = Annotated[
     FilePath | None,
     Option("A state_dict (.pt, .safetensors) for a factory's module.", panel=MODEL),
