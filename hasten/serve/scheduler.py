@@ -76,7 +76,6 @@ class Waiting:
     request: int = field(compare=False)
     place: int = field(compare=False)
     stage: int = field(compare=False, default=0)
-    arrived_s: float = field(compare=False, default=0.0)
 
 
 class Scheduler:
@@ -138,19 +137,18 @@ class Scheduler:
         """Give back what :meth:`reserve` gave."""
         self._reserved_s -= cost_s
 
-    def admit(self, request: int, lengths: Sequence[int], now_s: float) -> None:
+    def admit(self, request: int, lengths: Sequence[int]) -> None:
         """Let all texts of a request wait, the longest first among themselves.
 
         Args:
             request: a number that names the request.
             lengths: tokens of each text, at least 1.
-            now_s: the time.
         """
         turn_s = self._now_s
         costs_s = self._stages[0].alone_s(lengths)
         for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
             number = next(self._numbers)
-            self._wait(Waiting(lengths[place], turn_s, number, request, place, 0, now_s))
+            self._wait(Waiting(lengths[place], turn_s, number, request, place))
             turn_s += float(costs_s[place])
 
     def hand_on(self, texts: Iterable[Waiting], stage: int, lengths: Sequence[int]) -> None:

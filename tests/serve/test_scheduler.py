@@ -33,7 +33,7 @@ def drained(one: Scheduler) -> list[tuple[Waiting, ...]]:
 
 def test_nothing_waits_for_company() -> None:
     one = scheduler()
-    one.admit(1, [12], 0.0)
+    one.admit(1, [12])
     assert [text.request for text in one.next_batch()] == [1]
     assert one.next_batch() == ()
 
@@ -41,17 +41,17 @@ def test_nothing_waits_for_company() -> None:
 def test_neighbours_of_like_length_share_a_batch_with_the_text_whose_turn_it_is() -> None:
     one = scheduler()
     for request, length in enumerate([500, 9, 10, 11, 480]):
-        one.admit(request, [length], 0.0)
+        one.admit(request, [length])
     batches = [{text.request for text in batch} for batch in drained(one)]
     assert batches == [{0, 4}, {1, 2, 3}]
 
 
 def test_single_texts_pass_a_large_list_and_do_not_starve_it() -> None:
     one = scheduler()
-    one.admit(0, [64] * 500, 0.0)
+    one.admit(0, [64] * 500)
     served = []
     for request in range(1, 41):
-        one.admit(request, [512], 0.0)  # another length: no company for the list
+        one.admit(request, [512])  # another length: no company for the list
         served.append({text.request for text in one.next_batch()})
     assert {0} in served
     assert any(request > 0 for batch in served for request in batch)
@@ -61,16 +61,16 @@ def test_single_texts_pass_a_large_list_and_do_not_starve_it() -> None:
 
 def test_few_texts_are_shared_out_among_idle_streams() -> None:
     one = scheduler()
-    one.admit(1, [16] * 6, 0.0)
+    one.admit(1, [16] * 6)
     assert [len(one.next_batch(idle_streams=2)) for _ in range(2)] == [3, 2]
 
 
 def test_where_the_stage_whose_turn_it_is_has_no_stream_nothing_overtakes_it() -> None:
     one = scheduler(stages=2)
-    one.admit(1, [10], 0.0)
+    one.admit(1, [10])
     (old,) = one.next_batch()
     one.hand_on([old], 1, [10])
-    one.admit(2, [10], 1.0)
+    one.admit(2, [10])
     assert one.next_batch([1, 0]) == ()
     assert [text.request for text in one.next_batch([1, 1])] == [1]
 
@@ -86,18 +86,18 @@ def test_a_reservation_takes_room_until_it_is_released() -> None:
 
 def test_what_is_handed_on_goes_before_newer_texts() -> None:
     one = scheduler(stages=2)
-    one.admit(1, [10], 0.0)
+    one.admit(1, [10])
     (old,) = one.next_batch()
-    one.admit(2, [512] * 3, 1.0)
+    one.admit(2, [512] * 3)
     one.next_batch()
-    one.admit(3, [10], 2.0)
+    one.admit(3, [10])
     one.hand_on([old], 1, [10])
     assert [(text.request, text.stage) for text in one.next_batch()] == [(1, 1)]
 
 
 def test_a_batch_keeps_to_the_limit_but_a_long_text_runs_alone() -> None:
     one = Scheduler([stage(max_batch_latency_s=0.02)], 1e9)
-    one.admit(1, [64] * 20 + [512], 0.0)
+    one.admit(1, [64] * 20 + [512])
     costs = [CostModel(TABLE).cost_s(len(b), max(t.length for t in b)) for b in drained(one)]
     assert max(costs[1:]) <= 0.02
     assert costs[0] == pytest.approx(0.03)
@@ -107,7 +107,7 @@ def test_a_request_is_refused_whole() -> None:
     one = scheduler(max_queue_s=0.5)
     cost_s = one.expected_s([64] * 100)
     one.require_room(cost_s)
-    one.admit(1, [64] * 100, 0.0)
+    one.admit(1, [64] * 100)
     with pytest.raises(Overloaded) as refused:
         one.require_room(0.5)
     assert refused.value.retry_after_s == pytest.approx(one.backlog_s)
@@ -118,7 +118,7 @@ def test_a_request_is_refused_whole() -> None:
 @given(st.lists(st.integers(1, 600), min_size=1, max_size=80), st.integers(1, 4))
 def test_every_text_runs_once(lengths: list[int], streams: int) -> None:
     one = scheduler()
-    one.admit(7, lengths, 0.0)
+    one.admit(7, lengths)
     places = []
     while batch := one.next_batch(streams):
         assert len(batch) <= 32
@@ -144,7 +144,7 @@ class Serving(RuleBasedStateMachine):
         except (Overloaded, TooLarge):
             return
         self.requests += 1
-        self.one.admit(self.requests, lengths, 0.0)
+        self.one.admit(self.requests, lengths)
         self.waiting |= {(self.requests, place) for place in range(len(lengths))}
 
     @rule(streams=st.integers(1, 3), unsure=st.booleans())
