@@ -97,11 +97,9 @@ def _rows_of_a_shard(bundle: Bundle) -> int:
 
 def _row_s(stage: Stage) -> float:
     """Seconds for a typical row; 0 where nothing was measured."""
-    table = stage.plan.cost_table
-    if table is None:
-        return 0.0
+    cost = CostModel.of(stage.plan)
     batch, length = _TYPICAL
-    return CostModel(table, stage.plan.candidate.streams).cost_s(batch, length) / batch
+    return cost.cost_s(batch, length) / batch if cost else 0.0
 
 
 def _shares(bundle: Bundle) -> Iterator[tuple[Stage, float]]:

@@ -77,6 +77,14 @@ class Tokens:
         """Tokens of each text, special tokens included: int64 [n]."""
         return np.diff(self.offsets)
 
+    @property
+    def columns(self) -> NDArray[np.int64]:
+        """Columns that each text needs in a batch, int64 [n]: its tokens, but at least one.
+
+        Some tokenizers make no token of an empty text.
+        """
+        return np.maximum(self.lengths, 1)
+
     def select(self, indices: ArrayLike) -> Tokens:
         """The texts at ``indices``, in that order; an index may come twice.
 
@@ -172,7 +180,7 @@ class Batch:
         return {name: make[name]() for name in names}
 
     def input_ids(self, pad_token_id: int) -> NDArray[np.int64]:
-        """Token ids, with ``pad_token_id`` where there is no text: int64 [batch, length]."""
+        """Token ids, ``pad_token_id`` at padded positions: int64 [batch, length]."""
         return _filled(self.mask, self.tokens.ids[self.positions], pad_token_id)
 
     def token_types(self) -> NDArray[np.int64]:

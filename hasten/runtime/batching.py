@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hasten.records import CostTable, Strategy
+from hasten.records import CostTable, Plan, Strategy
 from hasten.runtime.makespan import Problem, Schedule, improved, run_s
 
 TOKEN_BUDGETS = (256, 512, 1024, 2048, 4096, 8192)
@@ -54,6 +54,11 @@ class CostModel:
         self._lengths = np.array(table.lengths, dtype=np.float64)
         self._table = _monotone(_filled(self._batch_sizes, self._lengths, table.latency_s))
         self._grid = self._computed(table.batch_sizes[-1], table.lengths[-1])
+
+    @classmethod
+    def of(cls, plan: Plan) -> CostModel | None:
+        """The costs that a plan was made with; None where they were not measured."""
+        return cls(plan.cost_table, plan.candidate.streams) if plan.cost_table else None
 
     def cost_s(self, batch_size: int, length: int) -> float:
         """Seconds for one batch of ``batch_size`` texts padded to ``length`` tokens.

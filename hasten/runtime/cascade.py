@@ -9,13 +9,17 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hasten.records import HandsOn, Plan, Strategy, Text
 from hasten.runtime.batching import CostModel
 from hasten.runtime.pipeline import Clock, Pipeline, PipelineRun
-from hasten.runtime.stages import handed_on, replaced
+from hasten.runtime.stages import Passed, handed_on, pass_on
+from hasten.tasks import Outputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +29,6 @@ class NextStage:
     pipeline: Pipeline
     plan: Plan
     takes: HandsOn
-
-    @property
-    def cost(self) -> CostModel | None:
-        """The measured costs that its batches are planned by."""
-        table = self.plan.cost_table
-        return CostModel(table, self.plan.candidate.streams) if table else None
 
 
 class CascadePipeline(Pipeline):
@@ -47,7 +45,7 @@ class CascadePipeline(Pipeline):
         clock: Clock = time.perf_counter,
     ) -> None:
         super().__init__(first.tokenizer, first.streams, clock=clock)
-        self._further = [(stage, stage.cost) for stage in further]
+        self._further = [(stage, CostModel.of(stage.plan)) for stage in further]
 
     def run(
         self,
@@ -57,24 +55,23 @@ class CascadePipeline(Pipeline):
         max_batch_latency_s: float | None = None,
     ) -> PipelineRun:
         """Answer all texts, stage 1 by ``strategy``; the others have plans of their own."""
-        part = whole = super().run(texts, strategy, cost, max_batch_latency_s)
-        outputs, left = whole.outputs, np.arange(len(texts))
-        for stage, stage_cost in self._further:
+        first = partial(
+            super().run, strategy=strategy, cost=cost, max_batch_latency_s=max_batch_latency_s
+        )
+        chosen_s = 0.0
+
+        def hand_on(stage: NextStage, outputs: Outputs) -> NDArray[np.int64]:
+            nonlocal chosen_s
             begin = self._clock()
-            unsure = handed_on(self.streams.task, part.outputs, stage.takes)
-            chosen_s = self._clock() - begin
-            if len(unsure) == 0:
-                return replace(whole, outputs=outputs, total_s=whole.total_s + chosen_s)
-            left = left[unsure]
-            part = stage.pipeline.run(
-                [texts[index] for index in left.tolist()],
-                stage.plan.strategy,
-                stage_cost,
-                max_batch_latency_s=stage.plan.max_batch_latency_s,
-            )
-            outputs = replaced(outputs, left, part.outputs)
-            whole = _joined(whole, part, chosen_s)
-        return replace(whole, outputs=outputs)
+            unsure = handed_on(self.streams.task, outputs, stage.takes)
+            chosen_s += self._clock() - begin
+            return unsure
+
+        further = [
+            (partial(hand_on, stage), partial(_run, stage, cost)) for stage, cost in self._further
+        ]
+        passed = pass_on(texts, first, further)
+        return _joined(passed, chosen_s)
 
     def close(self) -> None:
         """Release all models and their threads."""
@@ -83,16 +80,21 @@ class CascadePipeline(Pipeline):
             stage.pipeline.close()
 
 
-def _joined(before: PipelineRun, after: PipelineRun, between_s: float) -> PipelineRun:
-    """Both runs' times; texts, tokens and padding are those of stage 1, which had all texts."""
-    predicted_s = None
-    if before.predicted_s is not None and after.predicted_s is not None:
-        predicted_s = before.predicted_s + after.predicted_s
+def _run(stage: NextStage, cost: CostModel | None, texts: Sequence[Text]) -> PipelineRun:
+    limit_s = stage.plan.max_batch_latency_s
+    return stage.pipeline.run(texts, stage.plan.strategy, cost, max_batch_latency_s=limit_s)
+
+
+def _joined(passed: Passed, between_s: float) -> PipelineRun:
+    """All runs' times; texts, tokens and padding are those of stage 1, which had all texts."""
+    runs = passed.runs
+    predicted_s = [run.predicted_s for run in runs if run.predicted_s is not None]
     return replace(
-        before,
-        total_s=before.total_s + between_s + after.total_s,
-        tokenize_s=before.tokenize_s + after.tokenize_s,
-        plan_s=before.plan_s + after.plan_s,
-        batch_latency_s=before.batch_latency_s + after.batch_latency_s,
-        predicted_s=predicted_s,
+        runs[0],
+        outputs=passed.outputs,
+        total_s=sum(run.total_s for run in runs) + between_s,
+        tokenize_s=sum(run.tokenize_s for run in runs),
+        plan_s=sum(run.plan_s for run in runs),
+        batch_latency_s=tuple(chain.from_iterable(run.batch_latency_s for run in runs)),
+        predicted_s=sum(predicted_s) if len(predicted_s) == len(runs) else None,
     )

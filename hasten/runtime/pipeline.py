@@ -50,7 +50,8 @@ class PipelineRun:
     def without_texts(self, *, outputs: bool) -> PipelineRun:
         """The same run without tokens, and unless they are wanted, without outputs."""
         kept = self.outputs if outputs else self.outputs.select([])
-        return replace(self, encoded=self.encoded.select([]), outputs=kept)
+        encoded = replace(self.encoded.select([]), pieces=None)  # they hold a whole tokenizer
+        return replace(self, encoded=encoded, outputs=kept)
 
 
 class Streams:
@@ -198,7 +199,7 @@ class Pipeline:
         begin = self._clock()
         tokens = self.task.encode(self.tokenizer, texts)
         tokenized = self._clock()
-        lengths = _columns(tokens)
+        lengths = tokens.columns
         batches = plan(lengths, strategy, cost, max_batch_latency_s=max_batch_latency_s)
         planned = self._clock()
         outputs, batch_latency_s = self.streams.run(tokens, batches)
@@ -224,7 +225,7 @@ class Pipeline:
         max_batch_latency_s: float | None = None,
     ) -> set[tuple[int, int]]:
         """The batch shapes, texts by tokens, in which :meth:`run` would answer ``texts``."""
-        lengths = _columns(self.task.encode(self.tokenizer, texts))
+        lengths = self.task.encode(self.tokenizer, texts).columns
         batches = plan(lengths, strategy, cost, max_batch_latency_s=max_batch_latency_s)
         return shapes(lengths, batches)
 
@@ -247,11 +248,3 @@ class Pipeline:
             padding_share=0.0,
             predicted_s=None,
         )
-
-
-def _columns(tokens: Tokens) -> NDArray[np.int64]:
-    """Columns that each text needs in a batch, int64 [texts]: its tokens, but at least one.
-
-    Some tokenizers make no token of an empty text.
-    """
-    return np.maximum(tokens.lengths, 1)

@@ -18,7 +18,7 @@ from hasten.runtime import arguments
 from hasten.runtime import bundle as bundles
 from hasten.runtime.stages import Stages
 from hasten.runtime.watch import Watch
-from hasten.tasks import Encoded, Outputs
+from hasten.tasks import Encoded, Form, Outputs
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -111,20 +111,20 @@ class Predictor:
         if top_k is _UNSET:
             top_k = None if return_all_scores else 1
 
+        form = Form(
+            top_k,
+            bare=alone and not return_all_scores,
+            function=function_to_apply,
+            ranked=not return_all_scores,
+        )
+
         def answers(some: Sequence[Text]) -> list[Any]:
+            labels = self.bundle.model.labels
             runs = self._runs(some, truncation=truncation, max_length=max_length)
             return [
                 answer
                 for encoded, outputs in runs
-                for answer in task.answers(
-                    outputs,
-                    self.bundle.model.labels,
-                    encoded,
-                    top_k,
-                    bare=alone and not return_all_scores,
-                    function=function_to_apply,
-                    ranked=not return_all_scores,
-                )
+                for answer in task.answers(outputs, labels, encoded, form)
             ]
 
         pairs = self.task.takes == "pairs"

@@ -8,10 +8,10 @@ is the case without a threshold. The stages take turns, each on all the cores th
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +53,45 @@ def handed_on(task: Task, outputs: Outputs, rule: HandsOn | None) -> NDArray[np.
     return np.flatnonzero(~sure)
 
 
-def replaced(outputs: Outputs, places: NDArray[np.int64], later: Outputs) -> Outputs:
+@dataclass(frozen=True, slots=True, eq=False)
+class Passed:
+    """Texts that went from stage to stage: their outputs, which stage answered, and each run.
+
+    ``stages`` is int64 [n], from 0. ``runs`` ends where no text was handed on.
+    """
+
+    outputs: Outputs
+    stages: NDArray[np.int64]
+    runs: tuple[PipelineRun, ...]
+
+
+Run = Callable[[Sequence[Text]], PipelineRun]
+HandOn = Callable[[Outputs], NDArray[np.int64]]
+
+
+def pass_on(texts: Sequence[Text], first: Run, further: Sequence[tuple[HandOn, Run]]) -> Passed:
+    """Run all texts through the first stage, and what each hands on through the next.
+
+    Args:
+        texts: at least one.
+        first: runs stage 1.
+        further: for each later stage, which texts the one before hands on, and what runs them.
+    """
+    runs = [first(texts)]
+    outputs = runs[0].outputs
+    stages, left = np.zeros(len(texts), np.int64), np.arange(len(texts))
+    for hand_on, run in further:
+        unsure = hand_on(runs[-1].outputs)
+        if not len(unsure):
+            break
+        left = left[unsure]
+        runs.append(run([texts[index] for index in left.tolist()]))
+        outputs = _replaced(outputs, left, runs[-1].outputs)
+        stages[left] += 1
+    return Passed(outputs, stages, tuple(runs))
+
+
+def _replaced(outputs: Outputs, places: NDArray[np.int64], later: Outputs) -> Outputs:
     """``outputs`` with those of ``later`` at ``places``, in that order."""
     order = np.arange(len(outputs))
     order[places] = len(outputs) + np.arange(len(later))
@@ -64,11 +102,10 @@ class LoadedStage:
     """One stage, ready for texts."""
 
     def __init__(self, stage: bundles.Stage, streams: Streams) -> None:
-        candidate, table = stage.plan.candidate, stage.plan.cost_table
         self.stage = stage
         self.streams = streams
         self.task = streams.task
-        self.cost = CostModel(table, candidate.streams) if table else None
+        self.cost = CostModel.of(stage.plan)
         self._pipelines: dict[int, Pipeline] = {}
 
     def tokenizer(self, max_length: int | None = None) -> TextTokenizer:
@@ -92,10 +129,9 @@ class LoadedStage:
 
     def plan(self, tokens: Tokens) -> Batches:
         """Texts in batches, by the plan that was measured."""
-        lengths = np.maximum(tokens.lengths, 1)  # some tokenizers make nothing of an empty text
         chosen = self.stage.plan
         limit_s = chosen.max_batch_latency_s
-        return plan(lengths, chosen.strategy, self.cost, max_batch_latency_s=limit_s)
+        return plan(tokens.columns, chosen.strategy, self.cost, max_batch_latency_s=limit_s)
 
     def encode(self, texts: Sequence[Text], max_length: int | None = None) -> Tokens:
         """Tokens of ``texts``, as :meth:`run` makes them."""
@@ -181,20 +217,12 @@ class Stages:
             InputError: a text cannot be encoded.
             EngineError: an engine failed.
         """
-        run = self.first.run(texts, max_length)
-        part = outputs = run.outputs
-        answered = np.zeros(len(texts), np.int64)
-        left = np.arange(len(texts))
-        for stage, following in pairwise(self.loaded):
-            unsure = stage.hands_on(part)
-            if not len(unsure):
-                break
-            left = left[unsure]
-            part = following.run([texts[i] for i in left.tolist()], max_length).outputs
-            outputs = replaced(outputs, left, part)
-            answered[left] += 1
-        counts = np.bincount(answered, minlength=len(self.loaded))
-        return Answered(outputs, run.encoded, answered, tuple(counts.tolist()))
+        runs = [partial(stage.run, max_length=max_length) for stage in self.loaded]
+        hand_on = [stage.hands_on for stage in self.loaded[:-1]]
+        passed = pass_on(texts, runs[0], list(zip(hand_on, runs[1:], strict=True)))
+        counts = np.bincount(passed.stages, minlength=len(self.loaded))
+        encoded = passed.runs[0].encoded
+        return Answered(passed.outputs, encoded, passed.stages, tuple(counts.tolist()))
 
     def close(self) -> None:
         """Release all models and their threads. It may be called more than once."""

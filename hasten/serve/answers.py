@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from hasten.runtime.predictor import Predictor
 from hasten.serve.calls import Call, Refusal
 from hasten.serve.service import Answered
+from hasten.tasks import Form
 
 
 def reads_pairs(predictor: Predictor) -> bool:
@@ -47,16 +48,9 @@ def classified(
 ) -> list[Any]:
     """The labels of each text, as ``transformers.pipeline`` names them."""
     predictor = call.service.predictor
-    answers: list[Any] = predictor.task.answers(
-        answered.outputs,
-        predictor.bundle.model.labels,
-        answered.encoded,
-        top_k,
-        bare=False,
-        function=function,
-        ranked=ranked,
-    )
-    return answers
+    form = Form(top_k, bare=False, function=function, ranked=ranked)
+    labels = predictor.bundle.model.labels
+    return predictor.task.answers(answered.outputs, labels, answered.encoded, form)
 
 
 async def embedded(

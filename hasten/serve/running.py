@@ -252,13 +252,13 @@ class Runner:
         Raises:
             Exception: the one that the runner was closed with.
         """
-        lengths = np.maximum(job.tokens.lengths, 1).tolist()
+        lengths = job.tokens.columns.tolist()
         with self._changed:
             if self._ended:
                 raise self._ended
             number = next(self._numbers)
             self._jobs[number] = job
-            self._scheduler.admit(number, lengths, self._clock())
+            self._scheduler.admit(number, lengths)
             self._changed.notify(len(lengths))
         return number
 

@@ -14,12 +14,14 @@ from hasten.errors import ChoiceError
 from hasten.plain import from_json, to_json
 from hasten.records import ModelInfo
 from hasten.tasks._scores import FUNCTIONS, applied
-from hasten.tasks.base import Encoded, Objective, Task, token_rows
+from hasten.tasks.base import DEFAULT_FORM, Encoded, Form, Objective, Task, token_rows
 from hasten.tasks.outputs import Outputs
 
 __all__ = [
+    "DEFAULT_FORM",
     "FUNCTIONS",
     "Encoded",
+    "Form",
     "Objective",
     "Outputs",
     "Task",

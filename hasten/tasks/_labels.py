@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasten.errors import InputError, ModelError
-from hasten.tasks import _scores
-from hasten.tasks.base import Encoded, Task
+from hasten.tasks import DEFAULT_FORM, _scores
+from hasten.tasks.base import Encoded, Form, Task
 from hasten.tasks.outputs import Outputs
 
 if TYPE_CHECKING:
@@ -35,17 +35,12 @@ class Labelled(Task):
         outputs: Outputs,
         labels: Sequence[str],
         encoded: Encoded,
-        top_k: int | None = 1,
-        *,
-        bare: bool = True,
-        function: str | None = None,
-        ranked: bool = True,
+        form: Form = DEFAULT_FORM,
     ) -> list[Any]:
         """Those of ``transformers.pipeline("text-classification")``."""
-        scores = (
-            self.scores(outputs) if function is None else _scores.applied(function, outputs.values)
-        )
-        return named(scores, labels, top_k, bare=bare, ranked=ranked)
+        if form.function is None:
+            return named(self.scores(outputs), labels, form)
+        return named(_scores.applied(form.function, outputs.values), labels, form)
 
 
 def classifies(config: Mapping[str, Any]) -> bool:
@@ -92,24 +87,21 @@ def _activation(config: Mapping[str, Any]) -> str | None:
 def named(
     scores: NDArray[np.float32],
     labels: Sequence[str],
-    top_k: int | None,
-    *,
-    bare: bool,
-    ranked: bool,
+    form: Form,
 ) -> list[LabelScore | list[LabelScore]]:
     """Name the scores, best first; of equal ones the first label, as the pipeline does."""
     if scores.shape[1] != len(labels):
         raise unnamed(scores, labels)
     order = np.argsort(-scores, axis=1, kind="stable")
-    if not ranked:
+    if not form.ranked:
         order = np.broadcast_to(np.arange(len(labels)), scores.shape)
-    order = order[:, :top_k]
+    order = order[:, : form.top_k]
     best = np.take_along_axis(scores, order, axis=1).tolist()
     rows: list[list[LabelScore]] = [
         [{"label": labels[i], "score": score} for i, score in zip(row, row_scores, strict=True)]
         for row, row_scores in zip(order.tolist(), best, strict=True)
     ]
-    return [row[0] for row in rows] if bare and top_k == 1 else list(rows)
+    return [row[0] for row in rows] if form.bare and form.top_k == 1 else list(rows)
 
 
 def by_label(scores: NDArray[np.float32], labels: Sequence[str]) -> pa.Array:

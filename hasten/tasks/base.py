@@ -45,6 +45,29 @@ class Encoded:
         return Encoded([self.texts[index] for index in chosen], self.tokens.select(chosen))
 
 
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How labels are returned: what callers of ``transformers.pipeline`` can ask for.
+
+    Attributes:
+        top_k: how many labels to return for a text, best first; None for all.
+        bare: with ``top_k=1``, one dict a text, as the pipeline gives when it is called without
+            ``top_k``. False: a list with one dict, as it gives for ``top_k=1``.
+        function: one of :data:`hasten.tasks.FUNCTIONS`, which makes scores of the outputs instead
+            of the task's own.
+        ranked: best first; False: in the order of the labels.
+    """
+
+    top_k: int | None = 1
+    bare: bool = True
+    function: str | None = None
+    ranked: bool = True
+
+
+DEFAULT_FORM = Form()
+"""The best label alone, as the pipeline gives it for a list of texts."""
+
+
 @dataclass(frozen=True)
 class Task(ABC):
     """How a model is run for one kind of answer, and how its outputs are read.
@@ -159,11 +182,7 @@ class Task(ABC):
         outputs: Outputs,
         labels: Sequence[str],
         encoded: Encoded,
-        top_k: int | None = 1,
-        *,
-        bare: bool = True,
-        function: str | None = None,
-        ranked: bool = True,
+        form: Form = DEFAULT_FORM,
     ) -> list[Any]:
         """One answer a text, as ``transformers.pipeline`` gives it for a list of texts.
 
@@ -171,12 +190,7 @@ class Task(ABC):
             outputs: of n texts.
             labels: names of the k columns.
             encoded: these n texts.
-            top_k: how many labels to return for a text, best first; None for all.
-            bare: with ``top_k=1``, one dict a text, as the pipeline gives when it is called
-                without ``top_k``. False: a list with one dict, as it gives for ``top_k=1``.
-            function: one of :data:`hasten.tasks.FUNCTIONS`, which makes scores of the outputs
-                instead of the task's own.
-            ranked: best first; False: in the order of the labels.
+            form: which labels are returned, and how, where the task returns any.
 
         Raises:
             ModelError: there is not one label for every column.

@@ -14,8 +14,8 @@ from hasten.errors import ModelError
 from hasten.inputs.tokenization import TextTokenizer, Tokens
 from hasten.plain import from_json
 from hasten.records import Text
-from hasten.tasks import _vectors
-from hasten.tasks.base import Encoded
+from hasten.tasks import DEFAULT_FORM, _vectors
+from hasten.tasks.base import Encoded, Form
 from hasten.tasks.outputs import Outputs
 from hasten.tasks.tensors import Tensors
 
@@ -96,13 +96,9 @@ class Embeddings(Tensors):
         outputs: Outputs,
         labels: Sequence[str],
         encoded: Encoded,
-        top_k: int | None = 1,
-        *,
-        bare: bool = True,
-        function: str | None = None,
-        ranked: bool = True,
+        form: Form = DEFAULT_FORM,
     ) -> list[NDArray[np.float32]]:
-        """The vectors, float32 [numbers] each; the other arguments have no meaning."""
+        """The vectors, float32 [numbers] each; the form has no meaning."""
         return list(outputs.values)
 
     def together(self, answers: list[Any], width: int) -> NDArray[np.float32]:

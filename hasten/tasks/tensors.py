@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hasten.tasks.base import Encoded
+from hasten.tasks.base import DEFAULT_FORM, Encoded, Form
 from hasten.tasks.outputs import Outputs
 from hasten.tasks.regression import Regression
 
@@ -48,13 +48,9 @@ class Tensors(Regression):
         outputs: Outputs,
         labels: Sequence[str],
         encoded: Encoded,
-        top_k: int | None = 1,
-        *,
-        bare: bool = True,
-        function: str | None = None,
-        ranked: bool = True,
+        form: Form = DEFAULT_FORM,
     ) -> list[Any]:
-        """The vectors as lists of float; the other arguments have no meaning."""
+        """The vectors as lists of float; the form has no meaning."""
         vectors: list[Any] = outputs.values.tolist()
         return vectors
 

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from hasten.errors import ChoiceError, ModelError
 from hasten.inputs.tokenization import Batch
 from hasten.records import Text
-from hasten.tasks import _scores
+from hasten.tasks import DEFAULT_FORM, _scores
 from hasten.tasks._entities import OUTSIDE, Strategy, entities, grouped, pieces_of, tagged
 from hasten.tasks._labels import unnamed
-from hasten.tasks.base import Encoded, Raw, Task, token_rows
+from hasten.tasks.base import Encoded, Form, Raw, Task, token_rows
 from hasten.tasks.outputs import Outputs
 
 if TYPE_CHECKING:
@@ -64,14 +64,10 @@ class TokenClassification(Task):
         outputs: Outputs,
         labels: Sequence[str],
         encoded: Encoded,
-        top_k: int | None = 1,
-        *,
-        bare: bool = True,
-        function: str | None = None,
-        ranked: bool = True,
+        form: Form = DEFAULT_FORM,
     ) -> list[Any]:
         """Those of ``transformers.pipeline("token-classification")``: a list for each text."""
-        if top_k != 1 or function is not None or not bare or not ranked:
+        if form != DEFAULT_FORM:
             raise ChoiceError(
                 "a model that tags tokens has no top_k, function_to_apply or return_all_scores",
                 fix="It takes aggregation_strategy and ignore_labels.",

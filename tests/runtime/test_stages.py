@@ -203,7 +203,8 @@ def test_texts_unlike_the_proved_ones_are_noticed_once(
         with pytest.warns(UserWarning, match=r"stage 1 handed on 299 of 299 texts .*6\.0%"):
             predictor.outputs(TEXTS[:100])
         for _ in range(4):
-            predictor.outputs(TEXTS)
+            predictor.outputs(TEXTS)  # a second warning would be an error
+        assert predictor.stats.answered == (0, 299 + 4 * len(TEXTS))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hasten.models import prepare
 from hasten.models.folder import ModelFolder
 from hasten.models.module import load_original
 from hasten.records import Text
-from hasten.tasks import Encoded, Outputs
+from hasten.tasks import Encoded, Form, Outputs
 
 
 class Original:
@@ -31,7 +31,7 @@ class Original:
 
     def answers(self, texts: Sequence[Text], **options: Any) -> list[Any]:
         outputs, encoded = self.outputs(texts)
-        found: list[Any] = self.task.answers(outputs, self.info.labels, encoded, **options)
+        found: list[Any] = self.task.answers(outputs, self.info.labels, encoded, Form(**options))
         return found
 
     def table(self, texts: Sequence[Text]) -> Any:

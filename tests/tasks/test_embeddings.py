@@ -91,7 +91,7 @@ def test_its_agreement_is_in_the_tasks_own_terms(tuned: Any) -> None:
     parity = tuning.chosen.parity
     assert parity.agreement["mean cosine"] == pytest.approx(1)
     assert parity.demanded["nearest neighbours kept"] == 0.95
-    assert parity.agreement["Spearman of similarities"] == pytest.approx(1, abs=1e-2)
+    assert parity.agreement["Spearman of similarities"] == pytest.approx(1, abs=1e-3)
     assert "mean cosine" in (bundle / "report.md").read_text(encoding="utf-8")
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hasten import tasks
 from hasten.errors import ChoiceError, InputError, ModelError
-from hasten.tasks import Encoded, Outputs
+from hasten.tasks import Encoded, Form, Outputs
 
 LABELS = ("sport", "business", "tech")
 NAMES = ("single_label", "multi_label", "regression", "tensors")
@@ -73,7 +73,8 @@ class TestAnswers:
             answers = tasks.get(name).answers(Outputs.of_rows(outputs), LABELS, NO_TEXTS)
         else:
             task = tasks.get(name)
-            answers = task.answers(Outputs.of_rows(outputs), LABELS, NO_TEXTS, top_k, bare=False)
+            form = Form(top_k, bare=False)
+            answers = task.answers(Outputs.of_rows(outputs), LABELS, NO_TEXTS, form)
         assert answers == expected  # to the last bit
 
     @pytest.mark.parametrize("problem_type", [None, *PROBLEM_TYPES.values()])
@@ -92,8 +93,8 @@ class TestAnswers:
 
     def test_bare_means_nothing_for_more_than_one_label(self) -> None:
         task, outputs = tasks.get("single_label"), rows([0.0, 2.0, 1.0])
-        assert task.answers(outputs, LABELS, NO_TEXTS, 2) == task.answers(
-            outputs, LABELS, NO_TEXTS, 2, bare=False
+        assert task.answers(outputs, LABELS, NO_TEXTS, Form(2)) == task.answers(
+            outputs, LABELS, NO_TEXTS, Form(2, bare=False)
         )
 
     def test_tensors_are_lists_of_numbers(self) -> None:

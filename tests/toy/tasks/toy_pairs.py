@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hasten.tasks import Encoded, Outputs, Task
+from hasten.tasks import DEFAULT_FORM, Encoded, Form, Outputs, Task
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,7 +32,7 @@ class ToyPairs(Task):
         return outputs.values
 
     def answers(
-        self, outputs: Outputs, labels: Sequence[str], encoded: Encoded, *_: Any, **__: Any
+        self, outputs: Outputs, labels: Sequence[str], encoded: Encoded, form: Form = DEFAULT_FORM
     ) -> list[Any]:
         return [
             {"pair": list(pair), "similarity": float(value)}

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasten.inputs.tokenization import Batch
-from hasten.tasks import Encoded, Outputs, Task, token_rows
+from hasten.tasks import DEFAULT_FORM, Encoded, Form, Outputs, Task, token_rows
 from hasten.tasks.base import Raw
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class ToyTags(Task):
         return scores
 
     def answers(
-        self, outputs: Outputs, labels: Sequence[str], encoded: Encoded, *_: Any, **__: Any
+        self, outputs: Outputs, labels: Sequence[str], encoded: Encoded, form: Form = DEFAULT_FORM
     ) -> list[Any]:
         tokens = encoded.tokens
         assert tokens.spans is not None
