@@ -379,7 +379,7 @@ def test_lengths_of_many_texts_are_profiled_on_a_sample(
     from hasten.models import prepare
     from hasten.records import Settings
 
-    monkeypatch.setattr(job, "_MOST_PROFILED", 30)
+    monkeypatch.setattr("hasten.tuning.texts._MOST_PROFILED", 30)
     reference = prepare(str(model), tmp_path / "reference")
     chosen = choose_texts(reference, TEXTS, None, Settings(texts=10))
     assert chosen.profile.texts == 30
