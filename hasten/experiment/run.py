@@ -31,10 +31,10 @@ from hasten.runtime.batching import CostModel
 from hasten.tasks import Outputs
 from hasten.tuning import candidates, ceiling, choose, original, proof, screening
 from hasten.tuning.context import Context
-from hasten.tuning.entrant import Entrant
 from hasten.tuning.finals import table_lengths
 from hasten.tuning.rounds import ARRIVAL
 from hasten.tuning.screening import message_for
+from hasten.tuning.trial import Trial
 from hasten.tuning.worker import RunTexts
 
 _FIRST_SHAPE_VISIT = 10  # those before are the screen's
@@ -65,12 +65,12 @@ class Experiment:
     context: Context
     wanted: Wanted
     save: Save
-    baseline: Entrant
-    entrants: list[Entrant]
+    baseline: Trial
+    trials: list[Trial]
     unavailable: list[Row]
-    formats: list[Entrant] = field(default_factory=list)
-    singles: dict[Entrant, Entrant] = field(default_factory=dict)
-    refusals: dict[Entrant, str] = field(default_factory=dict)
+    formats: list[Trial] = field(default_factory=list)
+    singles: dict[Trial, Trial] = field(default_factory=dict)
+    refusals: dict[Trial, str] = field(default_factory=dict)
     ceilings: dict[int, ceiling.Found] = field(default_factory=dict)
     complete: bool = False
 
@@ -93,9 +93,9 @@ class Experiment:
         )
         if not possible:
             raise choose.no_candidate(unavailable)
-        baseline = Entrant(candidates.baseline(hardware, settings, baseline_engine), context)
-        entrants = [Entrant(candidate, context) for candidate in possible]
-        return cls(context, wanted, save, baseline, entrants, unavailable)
+        baseline = Trial(candidates.baseline(hardware, settings, baseline_engine), context)
+        trials = [Trial(candidate, context) for candidate in possible]
+        return cls(context, wanted, save, baseline, trials, unavailable)
 
     def run(self) -> Bench:
         """Measure everything that the journal does not hold yet.
@@ -106,14 +106,14 @@ class Experiment:
         """
         try:
             truth = original.answers(self.context, self.baseline, _any_time)
-            screening.prepare_all(self.context, self.entrants, truth)
-            screening.time_shapes(self.context, [self.baseline, *self.entrants])
+            screening.prepare_all(self.context, self.trials, truth)
+            screening.time_shapes(self.context, [self.baseline, *self.trials])
             self._keep_fastest_layouts()
             self.save(self.bench())
             self._measure_all(truth)
         finally:
-            for entrant in (self.baseline, *self.entrants, *self.singles.values()):
-                entrant.close()
+            for trial in (self.baseline, *self.trials, *self.singles.values()):
+                trial.close()
         self.complete = True
         bench = self.bench()
         self.save(bench)
@@ -122,7 +122,7 @@ class Experiment:
     def bench(self) -> Bench:
         """All that is known so far."""
         context = self.context
-        others = [e.row() for e in self.entrants if e not in self.formats]
+        others = [e.row() for e in self.trials if e not in self.formats]
         return Bench(
             model=context.info,
             profile=context.profile,
@@ -132,7 +132,7 @@ class Experiment:
             lengths=self._lengths(),
             versions=context.versions,
             baseline=self.baseline.row(),
-            formats=tuple(self._format(entrant) for entrant in self.formats),
+            formats=tuple(self._format(trial) for trial in self.formats),
             others=(*others, *self.unavailable),
             ceilings=ceiling.ceilings(self.ceilings),
             elapsed_s=context.budget.spent_s,
@@ -144,18 +144,18 @@ class Experiment:
 
     def _keep_fastest_layouts(self) -> None:
         """Of each format, the streams and threads that suit the texts."""
-        best: dict[str, tuple[float, Entrant]] = {}
-        for entrant in self.entrants:
-            plan = screening.best_plan(self.context, entrant) if entrant.in_play else None
-            if plan and plan[1] < best.get(entrant.candidate.format, (math.inf,))[0]:
-                best[entrant.candidate.format] = (plan[1], entrant)
-        self.formats = [entrant for _, entrant in sorted(best.values(), key=lambda pair: pair[0])]
+        best: dict[str, tuple[float, Trial]] = {}
+        for trial in self.trials:
+            plan = screening.best_plan(self.context, trial) if trial.in_play else None
+            if plan and plan[1] < best.get(trial.candidate.format, (math.inf,))[0]:
+                best[trial.candidate.format] = (plan[1], trial)
+        self.formats = [trial for _, trial in sorted(best.values(), key=lambda pair: pair[0])]
         if not self.formats:
-            raise choose.no_candidate([entrant.row() for entrant in self.entrants])
-        for entrant in self.entrants:
-            if entrant.in_play and entrant not in self.formats:
-                layout = best[entrant.candidate.format][1].candidate.layout
-                entrant.end("dropped", f"slower on these texts than its layout {layout}")
+            raise choose.no_candidate([trial.row() for trial in self.trials])
+        for trial in self.trials:
+            if trial.in_play and trial not in self.formats:
+                layout = best[trial.candidate.format][1].candidate.layout
+                trial.end("dropped", f"slower on these texts than its layout {layout}")
 
     def _measure_all(self, truth: Outputs) -> None:
         self._prove(truth)
@@ -191,24 +191,24 @@ class Experiment:
             gauge.close()
 
     def _texts(self, ceilings: Callable[[], ceiling.Found] = dict) -> Series:
-        heats = [self._heat(entrant, strategy) for entrant, strategy in self._entries()]
+        heats = [self._heat(trial, strategy) for trial, strategy in self._entries()]
         return Series(self.context, "texts", heats, self.context.settings.rounds, ceilings)
 
-    def _heat(self, entrant: Entrant, strategy: Strategy) -> Heat:
-        message = self._message(entrant, strategy)
-        expected_s = screening.predicted_s(self.context, entrant, strategy)
-        return Heat(entrant, lambda _: message, expected_s)
+    def _heat(self, trial: Trial, strategy: Strategy) -> Heat:
+        message = self._message(trial, strategy)
+        expected_s = screening.predicted_s(self.context, trial, strategy)
+        return Heat(trial, lambda _: message, expected_s)
 
     def _measure_singles(self) -> None:
         """One text at a time, as somebody who waits for each answer."""
         if not self._wants("latency"):
             return
-        for entrant in (self.baseline, *self.formats):
-            entrant.close()  # a process that waits still holds its memory
+        for trial in (self.baseline, *self.formats):
+            trial.close()  # a process that waits still holds its memory
         self.singles = {e: single for e in self.formats if (single := self._single(e))}
         heats = [
-            Heat(single, self._single_texts, screening.predicted_s(self.context, entrant, ARRIVAL))
-            for entrant, single in self.singles.items()
+            Heat(single, self._single_texts, screening.predicted_s(self.context, trial, ARRIVAL))
+            for trial, single in self.singles.items()
         ]
         for _ in Series(self.context, "latency", heats, self.context.settings.rounds).run():
             self.save(self.bench())
@@ -217,33 +217,33 @@ class Experiment:
         """Compare the answers to all texts, padded; a format that is refused is still measured."""
         settings = self.context.settings
         strategy = Strategy("sorted", max(settings.batch_sizes))
-        tries = proof.fix_tries(self.context, self.entrants)
-        for entrant in self.formats:
-            self.context.tell("proof", f"{entrant.label}: {len(self.context.texts)} texts")
-            ways = proof.batchings(self.context, entrant, strategy)
+        tries = proof.fix_tries(self.context, self.trials)
+        for trial in self.formats:
+            self.context.tell("proof", f"{trial.label}: {len(self.context.texts)} texts")
+            ways = proof.batchings(self.context, trial, strategy)
             what = f"parity-{strategy.batch_size}"
-            parity = entrant.prove(what, ways, truth, tries=tries.of(entrant))
+            parity = trial.prove(what, ways, truth, tries=tries.of(trial))
             reason = parity and verdict(
                 parity,
-                exact=entrant.candidate.exact,
+                exact=trial.candidate.exact,
                 max_flips=settings.max_flips,
                 strict=settings.strict,
             )
             if reason:
-                self.refusals[entrant] = reason
+                self.refusals[trial] = reason
 
     def _judge(self) -> None:
         """Each format's best run against the baseline's, and against the machine."""
         flops = sum(self.context.info.flops(int(length)) for length in self.context.lengths)
         reference = self.baseline.row().main
-        for entrant in self.formats:
-            runs = [run for run in entrant.row().runs if run.strategy.name == "arrival"]
-            if not runs or not entrant.in_play:
+        for trial in self.formats:
+            runs = [run for run in trial.row().runs if run.strategy.name == "arrival"]
+            if not runs or not trial.in_play:
                 continue
             best = min(runs, key=lambda run: run.total.median_s)
-            entrant.ratio_to_baseline = speed_up(reference, best, seed=self.context.settings.seed)
-            entrant.ceiling_share = ceiling.share(
-                self.ceilings, entrant.candidate, best, best.rounds, flops
+            trial.ratio_to_baseline = speed_up(reference, best, seed=self.context.settings.seed)
+            trial.ceiling_share = ceiling.share(
+                self.ceilings, trial.candidate, best, best.rounds, flops
             )
 
     # --- what they need -------------------------------------------------------------------
@@ -273,9 +273,9 @@ class Experiment:
         first = self._shapes_of_texts()
         return [shape for shape in self._shapes() if shape not in first]
 
-    def _message(self, entrant: Entrant, strategy: Strategy) -> RunTexts:
+    def _message(self, trial: Trial, strategy: Strategy) -> RunTexts:
         indices = tuple(range(len(self.context.texts)))
-        return message_for(self.context, entrant, indices, strategy=strategy)
+        return message_for(self.context, trial, indices, strategy=strategy)
 
     def _single_texts(self, number: int) -> RunTexts:
         count = min(grid.SINGLE_CALLS_A_RUN, len(self.context.texts))
@@ -283,34 +283,34 @@ class Experiment:
         sample = stratified_sample(self.context.lengths, count, seed)
         return RunTexts(tuple(map(int, sample)), ARRIVAL, one_by_one=True)
 
-    def _entries(self) -> list[tuple[Entrant, Strategy]]:
+    def _entries(self) -> list[tuple[Trial, Strategy]]:
         sizes = self.context.settings.batch_sizes
-        heats: list[tuple[Entrant, Strategy]] = []
+        heats: list[tuple[Trial, Strategy]] = []
         if self._wants("batch-size", "order"):
             heats.append((self.baseline, ARRIVAL))
         if self._wants("batch-size"):
-            heats += [(entrant, s) for entrant in self.formats for s in grid.arrival(sizes)]
+            heats += [(trial, s) for trial in self.formats for s in grid.arrival(sizes)]
         if self._wants("order"):
-            for entrant in self._running()[:1]:  # the fastest format alone: each takes as long
-                heats += [(entrant, strategy) for strategy in grid.arrival(sizes)]
-                heats += [(entrant, strategy) for strategy in grid.orders(sizes)]
+            for trial in self._running()[:1]:  # the fastest format alone: each takes as long
+                heats += [(trial, strategy) for strategy in grid.arrival(sizes)]
+                heats += [(trial, strategy) for strategy in grid.orders(sizes)]
         return [heat for heat in dict.fromkeys(heats) if heat[0].in_play]
 
-    def _running(self) -> list[Entrant]:
+    def _running(self) -> list[Trial]:
         """The formats that have not failed, the fastest first."""
-        return [entrant for entrant in self.formats if entrant.in_play]
+        return [trial for trial in self.formats if trial.in_play]
 
-    def _single(self, entrant: Entrant) -> Entrant | None:
+    def _single(self, trial: Trial) -> Trial | None:
         """The same format with one stream on all its threads, which is best for one text."""
-        layout = (1, entrant.candidate.intra_op_num_threads * entrant.candidate.streams)
-        for known in self.entrants:
+        layout = (1, trial.candidate.intra_op_num_threads * trial.candidate.streams)
+        for known in self.trials:
             candidate = known.candidate
             if (
-                candidate.format == entrant.candidate.format
+                candidate.format == trial.candidate.format
                 and (candidate.streams, candidate.intra_op_num_threads) == layout
                 and known.status not in ("failed", "refused")
             ):
-                single = Entrant(candidate, self.context)
+                single = Trial(candidate, self.context)
                 single.prepare()
                 return single
         return None
@@ -320,10 +320,10 @@ class Experiment:
         running = self._running()
         found = dict.fromkeys(self.wanted.experiments, 0.0)
         for name, shapes in (("order", self._shapes_of_texts()), ("length", self._other_shapes())):
-            for entrant in running:
-                new = [s for s in shapes if not entrant.has_timed(s, _FIRST_SHAPE_VISIT)]
+            for trial in running:
+                new = [s for s in shapes if not trial.has_timed(s, _FIRST_SHAPE_VISIT)]
                 if new:
-                    found[name] += grid.shapes_s(new, _cost(entrant))
+                    found[name] += grid.shapes_s(new, _cost(trial))
         texts = self._texts()
         missing = texts.missing()
         for heat in texts.heats:
@@ -332,21 +332,21 @@ class Experiment:
             found["batch-size" if arrives else "order"] += runs * heat.expected_s
         if self._wants("latency"):
             calls = self.context.settings.rounds * grid.SINGLE_CALLS_A_RUN
-            for entrant in running:
-                one_s = _cost(entrant).cost_s(1, self.context.profile.p50)
-                load_s = entrant.start_up.load_s if entrant.start_up else 0.0
+            for trial in running:
+                one_s = _cost(trial).cost_s(1, self.context.profile.p50)
+                load_s = trial.start_up.load_s if trial.start_up else 0.0
                 found["latency"] += calls * one_s + load_s
         return {name: seconds for name, seconds in found.items() if seconds}
 
-    def _format(self, entrant: Entrant) -> Format:
+    def _format(self, trial: Trial) -> Format:
         shapes = tuple(
-            ShapeTime(size, length, Measurement(tuple(entrant.cells[size, length])))
+            ShapeTime(size, length, Measurement(tuple(trial.cells[size, length])))
             for size, length in self._shapes()
-            if (size, length) in entrant.cells
+            if (size, length) in trial.cells
         )
-        single = self.singles.get(entrant)
+        single = self.singles.get(trial)
         return Format(
-            entrant.row(), shapes, single.row() if single else None, self.refusals.get(entrant)
+            trial.row(), shapes, single.row() if single else None, self.refusals.get(trial)
         )
 
 
@@ -355,7 +355,7 @@ def _any_time(context: Context, pass_s: float) -> None:
     del context, pass_s
 
 
-def _cost(entrant: Entrant) -> CostModel:
-    model = entrant.cost_model()
-    assert model, f"{entrant.label} has not been timed"
+def _cost(trial: Trial) -> CostModel:
+    model = trial.cost_model()
+    assert model, f"{trial.label} has not been timed"
     return model

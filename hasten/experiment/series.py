@@ -11,7 +11,7 @@ from typing import Any
 
 from hasten.plain import to_json
 from hasten.tuning.context import Context
-from hasten.tuning.entrant import Entrant
+from hasten.tuning.trial import Trial
 from hasten.tuning.worker import RunTexts
 
 
@@ -19,7 +19,7 @@ from hasten.tuning.worker import RunTexts
 class Heat:
     """One entry of every round: a candidate, and what it runs in the round of a given number."""
 
-    entrant: Entrant
+    trial: Trial
     message: Callable[[int], RunTexts]
     expected_s: float
 
@@ -27,7 +27,7 @@ class Heat:
     def key(self) -> str:
         """Unique among the heats; the journal knows them by it."""
         message = self.message(0)
-        return f"{self.entrant.label} {_name(message)} {len(message.indices)}"
+        return f"{self.trial.label} {_name(message)} {len(message.indices)}"
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Series:
             number += 1
 
     def _due(self) -> list[Heat]:
-        running = [heat for heat in self.heats if heat.entrant.in_play]
+        running = [heat for heat in self.heats if heat.trial.in_play]
         lacking = [heat for heat in running if self._done[heat.key] < self.rounds]
         if not lacking:
             return []
@@ -81,11 +81,11 @@ class Series:
         turn = number % len(due)
         for heat in (*due[turn:], *due[:turn]):
             # The baseline may be a format as well, which then runs once for both.
-            if heat.entrant.in_play and heat.key not in runs:
+            if heat.trial.in_play and heat.key not in runs:
                 message = heat.message(number)
-                what = f"{heat.entrant.label}, {message.strategy.label}"
+                what = f"{heat.trial.label}, {message.strategy.label}"
                 self.context.tell(self.name, f"run {number + 1}: {what}")
-                runs[heat.key] = heat.entrant.attempt(message, heat.expected_s)
+                runs[heat.key] = heat.trial.attempt(message, heat.expected_s)
         return {"more": more, "runs": runs}
 
     def _take(self, number: int, found: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -93,7 +93,7 @@ class Series:
         for heat in self.heats:
             if heat.key in found["runs"]:
                 strategy = heat.message(number).strategy
-                heat.entrant.take(strategy, found["runs"][heat.key], number, process=0)
+                heat.trial.take(strategy, found["runs"][heat.key], number, process=0)
         more: Mapping[str, Any] = found["more"]
         return more
 

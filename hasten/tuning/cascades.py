@@ -33,7 +33,7 @@ from hasten.runtime.saving import NewStage
 from hasten.tasks import Outputs
 from hasten.tuning import proof, screening
 from hasten.tuning.context import Context
-from hasten.tuning.entrant import Batching, Entrant
+from hasten.tuning.trial import Batching, Trial
 from hasten.tuning.worker import Load, LoadCascade, RunTexts
 
 MOST_TESTED = 3
@@ -49,17 +49,17 @@ _EXAMPLES = 20
 class Found:
     """All cascades that were tested, or why there are none."""
 
-    entrants: tuple[CascadeEntrant, ...] = ()
+    trials: tuple[CascadeTrial, ...] = ()
     reason: str | None = None
 
 
-class CascadeEntrant(Entrant):
+class CascadeTrial(Trial):
     """A cascade in the contest: its stages, and what its test says."""
 
     def __init__(
         self,
         context: Context,
-        stages: Sequence[Entrant],
+        stages: Sequence[Trial],
         cascade: Cascade,
         further: Sequence[FurtherStage],
     ) -> None:
@@ -102,25 +102,25 @@ class CascadeEntrant(Entrant):
         return replace(super().row(), cascade=self.cascade, cost_table=None)
 
 
-def find(context: Context, entrants: Sequence[Entrant], truth: Outputs) -> Found:
+def find(context: Context, trials: Sequence[Trial], truth: Outputs) -> Found:
     """Test the most promising cascades, and start those that are predicted to win.
 
     Args:
         context: the tune.
-        entrants: all candidates, proved, refused and repaired.
+        trials: all candidates, proved, refused and repaired.
         truth: the original's outputs.
     """
-    exact = _fastest([e for e in entrants if e.in_play and e.candidate.exact and e.parity], context)
+    exact = _fastest([e for e in trials if e.in_play and e.candidate.exact and e.parity], context)
     reason = _why_none(context, exact)
     if reason or exact is None:
         return Found(reason=reason)
     search = _Search(context, exact, truth)
-    firsts = search.most_promising(entrants)
+    firsts = search.most_promising(trials)
     if not firsts:
         return Found(reason="no lossy candidate is predicted to be faster than the best exact one")
     deadline_s = context.budget.deadline("cascades")
     tested = [search.test(first, len(firsts), deadline_s) for first in firsts]
-    rivals = [e for e in entrants if e.in_play and e.parity]
+    rivals = [e for e in trials if e.in_play and e.parity]
     if context.settings.cascade_only:
         rivals = [exact]
     _run_the_best(context, tested, rivals, truth, deadline_s)
@@ -146,15 +146,15 @@ def stages_of(tuning: Tuning, context: Context) -> list[NewStage]:
     ]
 
 
-def drop_others(entrants: Sequence[Entrant]) -> None:
+def drop_others(trials: Sequence[Trial]) -> None:
     """Drop lossy candidates that are not cascades, as ``--cascade-only`` asks."""
-    for entrant in entrants:
-        candidate = entrant.candidate
-        if entrant.in_play and not candidate.exact and not candidate.then:
-            entrant.end("dropped", "--cascade-only uses lossy candidates in cascades alone")
+    for trial in trials:
+        candidate = trial.candidate
+        if trial.in_play and not candidate.exact and not candidate.then:
+            trial.end("dropped", "--cascade-only uses lossy candidates in cascades alone")
 
 
-def _why_none(context: Context, exact: Entrant | None) -> str | None:
+def _why_none(context: Context, exact: Trial | None) -> str | None:
     """Why no cascade is possible; None if one is."""
     if not context.settings.cascade:
         return "--no-cascade"
@@ -178,52 +178,52 @@ class _Search:
     """Cascades that end in ``exact``; ``truth`` are the original's outputs."""
 
     context: Context
-    exact: Entrant
+    exact: Trial
     truth: Outputs
 
-    def most_promising(self, entrants: Sequence[Entrant]) -> list[Entrant]:
+    def most_promising(self, trials: Sequence[Trial]) -> list[Trial]:
         """First stages, chosen by their speed and by calibration texts, never by the judged texts.
 
         Kept in the journal: a resumed run must test as many cascades on the judged texts.
         """
         exact_s = _predicted_s(self.context, self.exact)
-        expected: dict[Entrant, float] = {}
-        best: dict[str, Entrant] = {}
-        for entrant in _by_time([e for e in entrants if _can_be_first(e)], self.context):
-            best.setdefault(entrant.candidate.format, entrant)
-        for entrant in best.values():
-            alone_s = _predicted_s(self.context, entrant)
-            deferred = self._expected_share(entrant)
+        expected: dict[Trial, float] = {}
+        best: dict[str, Trial] = {}
+        for trial in _by_time([e for e in trials if _can_be_first(e)], self.context):
+            best.setdefault(trial.candidate.format, trial)
+        for trial in best.values():
+            alone_s = _predicted_s(self.context, trial)
+            deferred = self._expected_share(trial)
             if deferred is not None and alone_s + deferred * exact_s < exact_s:
-                expected[entrant] = alone_s + deferred * exact_s
-        ranked = sorted(expected, key=lambda entrant: expected[entrant])
+                expected[trial] = alone_s + deferred * exact_s
+        ranked = sorted(expected, key=lambda trial: expected[trial])
 
         def labels() -> list[str]:
-            return [entrant.label for entrant in ranked[: _most_tested(self.context)]]
+            return [trial.label for trial in ranked[: _most_tested(self.context)]]
 
         chosen = self.context.journal.once("cascades", labels)
-        named = {entrant.label: entrant for entrant in entrants}
+        named = {trial.label: trial for trial in trials}
         return [named[label] for label in chosen]
 
-    def _expected_share(self, entrant: Entrant) -> float | None:
+    def _expected_share(self, trial: Trial) -> float | None:
         """The share to defer so that no calibration text flips, counting one text more than seen.
 
         None where the candidate fails on the calibration texts.
         """
-        reading = self._first_look(entrant)
+        reading = self._first_look(trial)
         if reading is None:
             return None
         surest = reading.flipped.max()
         return (1 + int((reading.sureness <= surest).sum())) / (1 + len(reading))
 
-    def _first_look(self, entrant: Entrant) -> StageAnswers | None:
+    def _first_look(self, trial: Trial) -> StageAnswers | None:
         context = self.context
         look = screening.first_look(context)
-        reading = entrant.reading("probe", Batching("probe", (look,)), self.truth)
+        reading = trial.reading("probe", Batching("probe", (look,)), self.truth)
         texts = [context.all_texts[index] for index in look.indices]
         return worst([reading], texts) if reading else None
 
-    def test(self, first: Entrant, tries: int, deadline_s: float) -> CascadeEntrant:
+    def test(self, first: Trial, tries: int, deadline_s: float) -> CascadeTrial:
         """The cascade of one first stage, with the boldest threshold that its test allows."""
         context = self.context
         if not first.has_proved("parity"):  # its answers are not known yet
@@ -236,7 +236,7 @@ class _Search:
             if not first.in_play:
                 first.close()
 
-    def _tested(self, first: Entrant, tries: int) -> CascadeEntrant:
+    def _tested(self, first: Trial, tries: int) -> CascadeTrial:
         context = self.context
         context.tell("cascades", f"{first.label}, then {self.exact.label}")
         calibration = self._first_look(first)
@@ -250,12 +250,12 @@ class _Search:
             return self._ended(first, "failed", first.reason or "a stage gave no answers")
         return self._planned(first, found) if found.chosen else self._refused(first, found)
 
-    def _depends_on_batch(self, entrant: Entrant) -> bool:
-        engine = self.context.engines[entrant.candidate.engine]
-        return engine.depends_on_batch(entrant.candidate)
+    def _depends_on_batch(self, trial: Trial) -> bool:
+        engine = self.context.engines[trial.candidate.engine]
+        return engine.depends_on_batch(trial.candidate)
 
     def _certified(
-        self, first: Entrant, thresholds: NDArray[np.float64], tries: int, *, every_batching: bool
+        self, first: Trial, thresholds: NDArray[np.float64], tries: int, *, every_batching: bool
     ) -> CascadeProof | None:
         """The test over the judged texts; None where a stage fails to answer them."""
         context = self.context
@@ -270,7 +270,7 @@ class _Search:
             stages.append(worst(known, context.texts))
         return certify(stages, thresholds, max_flips=context.settings.max_flips, tries=tries)
 
-    def _refused(self, first: Entrant, found: CascadeProof) -> CascadeEntrant:
+    def _refused(self, first: Trial, found: CascadeProof) -> CascadeTrial:
         step = found.steps[0]
         reason = (
             f"{step.flips} of {found.compared} labels flip even where it answers only "
@@ -279,16 +279,16 @@ class _Search:
         return self._ended(first, "refused", reason, found)
 
     def _ended(
-        self, first: Entrant, status: Status, reason: str, found: CascadeProof | None = None
-    ) -> CascadeEntrant:
+        self, first: Trial, status: Status, reason: str, found: CascadeProof | None = None
+    ) -> CascadeTrial:
         """A cascade that is not run."""
         nothing = CascadeProof((), 0, 0, self.context.settings.max_flips)
         cascade = Cascade(found or nothing)
-        entrant = CascadeEntrant(self.context, (first, self.exact), cascade, ())
-        entrant.end(status, reason, for_time=reason == proof.NO_TIME_TO_PROVE)
-        return entrant
+        trial = CascadeTrial(self.context, (first, self.exact), cascade, ())
+        trial.end(status, reason, for_time=reason == proof.NO_TIME_TO_PROVE)
+        return trial
 
-    def _planned(self, first: Entrant, found: CascadeProof) -> CascadeEntrant:
+    def _planned(self, first: Trial, found: CascadeProof) -> CascadeTrial:
         """The cascade at the chosen threshold, with the time that the cost tables predict."""
         context, chosen = self.context, found.chosen
         assert chosen
@@ -303,7 +303,7 @@ class _Search:
         examples = tuple(shortened(context.texts[index]) for index in unsure.tolist())
         alone_s = tuple(_predicted_s(context, stage) for stage in (first, self.exact))
         cascade = Cascade(found, alone_s[0] + later_s, alone_s, len(context.texts), examples)
-        return CascadeEntrant(context, (first, self.exact), cascade, (further,))
+        return CascadeTrial(context, (first, self.exact), cascade, (further,))
 
     def _further(
         self, below: float, deferred: NDArray[np.int64], found: CascadeProof
@@ -343,8 +343,8 @@ def _most_tested(context: Context) -> int:
 
 def _run_the_best(
     context: Context,
-    tested: Sequence[CascadeEntrant],
-    rivals: Sequence[Entrant],
+    tested: Sequence[CascadeTrial],
+    rivals: Sequence[Trial],
     truth: Outputs,
     deadline_s: float,
 ) -> None:
@@ -353,58 +353,58 @@ def _run_the_best(
     assert rival
     rival_s = _predicted_s(context, rival)
     started = 0
-    for entrant in sorted(tested, key=lambda each: each.cascade.predicted_s or 0.0):
-        predicted_s = entrant.cascade.predicted_s
-        if not entrant.in_play or predicted_s is None:
+    for trial in sorted(tested, key=lambda each: each.cascade.predicted_s or 0.0):
+        predicted_s = trial.cascade.predicted_s
+        if not trial.in_play or predicted_s is None:
             continue
-        if not entrant.further[0].takes.handed and not context.settings.cascade_only:
-            entrant.end("dropped", "its first stage is sure enough of every text to answer alone")
+        if not trial.further[0].takes.handed and not context.settings.cascade_only:
+            trial.end("dropped", "its first stage is sure enough of every text to answer alone")
         elif predicted_s >= rival_s:
             slower = f"predicted {predicted_s / rival_s:.2f}x slower than {rival.label}"
-            share = entrant.further[0].share
-            entrant.end("dropped", f"it defers {share:.1%} of the texts: {slower}")
+            share = trial.further[0].share
+            trial.end("dropped", f"it defers {share:.1%} of the texts: {slower}")
         elif started == MOST_RUN:
-            entrant.end("dropped", f"{MOST_RUN} faster cascades were run")
+            trial.end("dropped", f"{MOST_RUN} faster cascades were run")
         elif context.budget.spent_s + predicted_s > deadline_s and started:
-            entrant.end("dropped", proof.NO_TIME_TO_PROVE, for_time=True)
+            trial.end("dropped", proof.NO_TIME_TO_PROVE, for_time=True)
         else:
             started += 1
-            _prove_end_to_end(context, entrant, truth)
+            _prove_end_to_end(context, trial, truth)
 
 
-def _prove_end_to_end(context: Context, entrant: CascadeEntrant, truth: Outputs) -> None:
+def _prove_end_to_end(context: Context, trial: CascadeTrial, truth: Outputs) -> None:
     """Compare the cascade's own answers with the original's, as those of any candidate."""
 
     def refusal(parity: Parity) -> str | None:
         return verdict(parity, exact=False, max_flips=context.settings.max_flips, strict=True)
 
-    context.tell("cascades", f"{entrant.label}: {len(context.texts)} texts, end to end")
-    entrant.prepare()
+    context.tell("cascades", f"{trial.label}: {len(context.texts)} texts, end to end")
+    trial.prepare()
     everything = tuple(range(len(context.texts)))
-    message = screening.message_for(context, entrant, everything, outputs=True)
-    way = Batching("plan", (message,), entrant.cascade.predicted_s or 0.0)
-    tries = entrant.cascade.proof.tries
-    parity = entrant.prove("parity", [way], truth, tries=tries, refusal=refusal)
+    message = screening.message_for(context, trial, everything, outputs=True)
+    way = Batching("plan", (message,), trial.cascade.predicted_s or 0.0)
+    tries = trial.cascade.proof.tries
+    parity = trial.prove("parity", [way], truth, tries=tries, refusal=refusal)
     reason = parity and refusal(parity)
     if reason:
-        entrant.end("refused", f"end to end, {reason}")
+        trial.end("refused", f"end to end, {reason}")
 
 
-def _can_be_first(entrant: Entrant) -> bool:
+def _can_be_first(trial: Trial) -> bool:
     """Whether it is lossy, runs, has been timed, and has been compared with the original."""
-    able = entrant.status not in ("failed", "unavailable") and not entrant.out_of_time
-    return able and not entrant.candidate.exact and bool(entrant.cells and entrant.parity)
+    able = trial.status not in ("failed", "unavailable") and not trial.out_of_time
+    return able and not trial.candidate.exact and bool(trial.cells and trial.parity)
 
 
-def _predicted_s(context: Context, entrant: Entrant) -> float:
-    best = screening.best_plan(context, entrant)
-    assert best, f"{entrant.label} has not been timed"
+def _predicted_s(context: Context, trial: Trial) -> float:
+    best = screening.best_plan(context, trial)
+    assert best, f"{trial.label} has not been timed"
     return best[1]
 
 
-def _by_time(entrants: Sequence[Entrant], context: Context) -> list[Entrant]:
-    return sorted(entrants, key=lambda entrant: _predicted_s(context, entrant))
+def _by_time(trials: Sequence[Trial], context: Context) -> list[Trial]:
+    return sorted(trials, key=lambda trial: _predicted_s(context, trial))
 
 
-def _fastest(entrants: Sequence[Entrant], context: Context) -> Entrant | None:
-    return next(iter(_by_time([e for e in entrants if e.cells], context)), None)
+def _fastest(trials: Sequence[Trial], context: Context) -> Trial | None:
+    return next(iter(_by_time([e for e in trials if e.cells], context)), None)

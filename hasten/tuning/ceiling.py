@@ -10,8 +10,8 @@ from dataclasses import replace
 from hasten.errors import EngineError
 from hasten.records import Candidate, Ceiling, EndToEnd
 from hasten.tuning.context import Context
-from hasten.tuning.entrant import Entrant
 from hasten.tuning.process import Connection
+from hasten.tuning.trial import Trial
 from hasten.tuning.worker import MeasureCeiling
 
 log = logging.getLogger(__name__)
@@ -23,10 +23,10 @@ Found = Mapping[str, float]
 class Gauge:
     """Measures the fastest matrix products, in processes of its own, whenever it is asked."""
 
-    def __init__(self, context: Context, baseline: Candidate, entrants: Sequence[Entrant]) -> None:
-        """Prepare for the precisions and devices of ``entrants``; no process starts yet."""
+    def __init__(self, context: Context, baseline: Candidate, trials: Sequence[Trial]) -> None:
+        """Prepare for the precisions and devices of ``trials``; no process starts yet."""
         self._context = context
-        candidates = [baseline, *(entrant.candidate for entrant in entrants)]
+        candidates = [baseline, *(trial.candidate for trial in trials)]
         # No engine multiplies plain matrices of 8-bit integers, so int8 has no ceiling.
         self._probes = {
             f"{c.precision}:{c.device}": replace(baseline, precision=c.precision, device=c.device)

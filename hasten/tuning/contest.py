@@ -24,7 +24,7 @@ from hasten.tuning import (
     truncation,
 )
 from hasten.tuning.context import Context
-from hasten.tuning.entrant import Entrant
+from hasten.tuning.trial import Trial
 
 _OF_THE_ORIGINAL = ("export", "start", "shape")
 """What is measured before the original has answered all texts, by the first word of its key."""
@@ -58,9 +58,9 @@ def run(context: Context, *, baseline_engine: str = "torch_eager") -> Tuning:
         # Unknown labels are the user's mistake: say so before anything is measured.
         context.task.gold(context.gold, context.info.labels)
         context.task.values(context.gold, context.info.output_width)
-    baseline = Entrant(candidates.baseline(hardware, settings, baseline_engine), context)
-    entrants = [Entrant(candidate, context) for candidate in possible]
-    contest = _Contest(context, baseline, entrants, unavailable)
+    baseline = Trial(candidates.baseline(hardware, settings, baseline_engine), context)
+    trials = [Trial(candidate, context) for candidate in possible]
+    contest = _Contest(context, baseline, trials, unavailable)
     try:
         tuning = contest.run()
         context.report(Decided(tuning))
@@ -70,8 +70,8 @@ def run(context: Context, *, baseline_engine: str = "torch_eager") -> Tuning:
         tuning = result.ended(context, contest.standing, early=True)
         context.report(Decided(tuning))
     finally:
-        for entrant in [baseline, *contest.entrants]:
-            entrant.close()
+        for trial in [baseline, *contest.trials]:
+            trial.close()
     return tuning
 
 
@@ -80,12 +80,12 @@ class _Contest:
     """One search: who takes part, and what stands so far."""
 
     context: Context
-    baseline: Entrant
-    entrants: list[Entrant]
+    baseline: Trial
+    trials: list[Trial]
     unavailable: list[Row]
-    settled: list[Entrant] = field(default_factory=list)
+    settled: list[Trial] = field(default_factory=list)
     """The exact candidates that the first answer is chosen from."""
-    accepted: list[Entrant] = field(default_factory=list)
+    accepted: list[Trial] = field(default_factory=list)
     """Those of them whose answers are proved."""
     standing: Tuning | None = None
     no_cascade: str | None = None
@@ -93,7 +93,7 @@ class _Contest:
 
     def run(self) -> Tuning:
         truth = original.answers(self.context, self.baseline, _check_budget)
-        _refuse_unprovable(self.context, self.entrants, truth)
+        _refuse_unprovable(self.context, self.trials, truth)
         self._find_first_answer(truth)
         finalists = self._find_finalists(truth)
         try:
@@ -113,7 +113,7 @@ class _Contest:
     def _find_first_answer(self, truth: Outputs) -> None:
         """Prove and time the exact candidates that start quickly, so that a choice stands early."""
         context = self.context
-        self.settled = [entrant for entrant in self.entrants if self._is_prompt(entrant)]
+        self.settled = [trial for trial in self.trials if self._is_prompt(trial)]
         if not self.settled:
             return
         with context.budget.early():
@@ -123,9 +123,9 @@ class _Contest:
             early = rounds.plan_early(context, self.accepted, self.baseline)
             if early:
                 self._let_stand(early, truth)
-        for entrant in self.settled:
-            if entrant.out_of_time:
-                entrant.revive()
+        for trial in self.settled:
+            if trial.out_of_time:
+                trial.revive()
 
     def _let_stand(self, early: rounds.Rounds, truth: Outputs) -> None:
         try:
@@ -134,83 +134,83 @@ class _Contest:
             return  # batches are too slow, as far as these few rounds tell
         finally:
             # Rounds of another hour are not compared with the final ones.
-            for entrant in (self.baseline, *self.accepted):
-                entrant.forget_rounds()
+            for trial in (self.baseline, *self.accepted):
+                trial.forget_rounds()
         ratio, now_s = tuning.chosen.ratio_to_baseline, tuning.elapsed_s
         first = FirstAnswer(tuning.plan.candidate, now_s, ratio)
         self.standing = replace(tuning, first_answer=first)
         self.context.report(Standing(self.standing))
 
-    def _find_finalists(self, truth: Outputs) -> list[Entrant]:
+    def _find_finalists(self, truth: Outputs) -> list[Trial]:
         """Everybody else is tried, and the accepted are lined up with the choice that stands."""
         context = self.context
-        rest = [e for e in self.entrants if e.in_play and e not in self.accepted]
+        rest = [e for e in self.trials if e.in_play and e not in self.accepted]
         # Lossy ones first where an exact choice stands: what is exact and left took too long, or
         # takes long to start. Without one, the exact come first, or there may be no answer.
         stands = bool(self.accepted)
-        rest.sort(key=lambda entrant: entrant.candidate.exact == stands)
+        rest.sort(key=lambda trial: trial.candidate.exact == stands)
         if rest:
-            known = [entrant for entrant in self.settled if entrant not in rest]
+            known = [trial for trial in self.settled if trial not in rest]
             screening.first_looks(context, rest, self.baseline, truth, known)
-            finals.measure_tables(context, [entrant for entrant in rest if entrant.in_play])
-        self.entrants += truncation.truncated(context, self.entrants, truth)
-        repairable = repair.repairable(context, self.entrants)
-        tries = proof.fix_tries(context, self.entrants, repairable, repair.ATTEMPTS)
-        accepted = proof.choose_finalists(context, self.entrants, truth, tries)
-        repaired = repair.repair(context, self.entrants, accepted, truth, tries)
-        self.entrants += repaired
-        found = cascades.find(context, self.entrants, truth)
-        self.entrants += found.entrants
+            finals.measure_tables(context, [trial for trial in rest if trial.in_play])
+        self.trials += truncation.truncated(context, self.trials, truth)
+        repairable = repair.repairable(context, self.trials)
+        tries = proof.fix_tries(context, self.trials, repairable, repair.ATTEMPTS)
+        accepted = proof.choose_finalists(context, self.trials, truth, tries)
+        repaired = repair.repair(context, self.trials, accepted, truth, tries)
+        self.trials += repaired
+        found = cascades.find(context, self.trials, truth)
+        self.trials += found.trials
         self.no_cascade = found.reason
         if context.settings.cascade_only:
-            cascades.drop_others(self.entrants)
-        may_win = [*accepted, *repaired, *found.entrants]
+            cascades.drop_others(self.trials)
+        may_win = [*accepted, *repaired, *found.trials]
         finalists = self._with_standing(finals.line_up(context, may_win))
         if not finalists:
-            raise choose.no_candidate([entrant.row() for entrant in self.entrants])
+            raise choose.no_candidate([trial.row() for trial in self.trials])
         return finalists
 
-    def _time(self, timed: rounds.Rounds, finalists: Sequence[Entrant], truth: Outputs) -> Tuning:
+    def _time(self, timed: rounds.Rounds, finalists: Sequence[Trial], truth: Outputs) -> Tuning:
         context = self.context
         timed.run()
-        for entrant in finalists:
-            entrant.keep_probes(screening.probe(context))
+        for trial in finalists:
+            trial.keep_probes(screening.probe(context))
         result.judge(context, finalists, self.baseline, timed)
         return result.decide(
             context,
             self.baseline,
-            self.entrants,
+            self.trials,
             self.unavailable,
             timed,
             constant=is_constant(truth),
         )
 
-    def _with_standing(self, finalists: list[Entrant]) -> list[Entrant]:
+    def _with_standing(self, finalists: list[Trial]) -> list[Trial]:
         """The same, with the choice that stands among the first two: it is what is to be beaten."""
         if self.standing is None:
             return finalists
         stands = self.standing.plan.candidate
-        entrant = next(e for e in self.entrants if e.candidate == stands)
-        if entrant.status == "dropped":
-            entrant.revive()
-        if not entrant.in_play or entrant in finalists[:2]:
+        trial = next(e for e in self.trials if e.candidate == stands)
+        if trial.status == "dropped":
+            trial.revive()
+        if not trial.in_play or trial in finalists[:2]:
             return finalists
-        return [*finalists[:1], entrant, *(e for e in finalists[1:] if e is not entrant)]
+        return [*finalists[:1], trial, *(e for e in finalists[1:] if e is not trial)]
 
-    def _is_prompt(self, entrant: Entrant) -> bool:
-        candidate = entrant.candidate
+    def _is_prompt(self, trial: Trial) -> bool:
+        candidate = trial.candidate
         slow = self.context.engines[candidate.engine].starts_slowly
-        return entrant.in_play and candidate.exact and not slow
+        return trial.in_play and candidate.exact and not slow
 
 
-def _refuse_unprovable(context: Context, entrants: Sequence[Entrant], truth: Outputs) -> None:
+def _refuse_unprovable(context: Context, trials: Sequence[Trial], truth: Outputs) -> None:
     """Refuse lossy candidates, before any time goes into them, where no proof would mean much."""
     reason = unprovable(truth, context.texts)
     if reason is None and context.settings.strict and context.task.decides:
         reason = unprovable_strictly(context.texts, context.settings.max_flips)
-    for entrant in entrants:
-        if reason and not entrant.candidate.exact:
-            entrant.end("refused", reason)
+    for trial in trials:
+        if reason and not trial.candidate.exact:
+            trial.end("refused", reason)
 
 
 def _check_budget(context: Context, pass_s: float) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from hasten.tuning.context import Context
-from hasten.tuning.entrant import Entrant
 from hasten.tuning.screening import best_plan, sweep
+from hasten.tuning.trial import Trial
 
 _TABLE_VISITS = 3
 _MOST_LENGTHS = 7
@@ -16,7 +16,7 @@ MOST_FINALISTS = 3
 
 
 def measure_tables(
-    context: Context, survivors: Sequence[Entrant], *, part: str = "cost table", whose: str = ""
+    context: Context, survivors: Sequence[Trial], *, part: str = "cost table", whose: str = ""
 ) -> None:
     """Fill the survivors' cost tables, small shapes first.
 
@@ -44,7 +44,7 @@ def table_lengths(context: Context) -> list[int]:
     return sorted({round(n) for n in np.geomspace(low, high, steps)} | {profile.p50})
 
 
-def line_up(context: Context, accepted: Sequence[Entrant]) -> list[Entrant]:
+def line_up(context: Context, accepted: Sequence[Trial]) -> list[Trial]:
     """Those still in play, no more of them than rounds are run for.
 
     The fastest comes first, and an exact one second at the latest: where the time does not hold
@@ -52,19 +52,19 @@ def line_up(context: Context, accepted: Sequence[Entrant]) -> list[Entrant]:
     the fastest.
     """
     running = {e: plan[1] for e in accepted if e.in_play and (plan := best_plan(context, e))}
-    kept: list[Entrant] = []
-    for entrant in sorted(running, key=lambda entrant: running[entrant]):
+    kept: list[Trial] = []
+    for trial in sorted(running, key=lambda trial: running[trial]):
         variants = {other.candidate.variant for other in kept}
-        if len(kept) < MOST_FINALISTS or entrant.candidate.variant not in variants:
-            kept.append(entrant)
+        if len(kept) < MOST_FINALISTS or trial.candidate.variant not in variants:
+            kept.append(trial)
         else:
-            entrant.end("dropped", f"accepted, but {len(kept)} faster ones were as well")
+            trial.end("dropped", f"accepted, but {len(kept)} faster ones were as well")
     return exact_early(kept)
 
 
-def exact_early(ranked: list[Entrant]) -> list[Entrant]:
+def exact_early(ranked: list[Trial]) -> list[Trial]:
     """The same with the first exact one no later than second: a lossy one has to beat it."""
-    exact = next((entrant for entrant in ranked if entrant.candidate.exact), None)
+    exact = next((trial for trial in ranked if trial.candidate.exact), None)
     if exact is None or exact is ranked[0]:
         return ranked
-    return [ranked[0], exact, *(entrant for entrant in ranked[1:] if entrant is not exact)]
+    return [ranked[0], exact, *(trial for trial in ranked[1:] if trial is not exact)]

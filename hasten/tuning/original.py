@@ -12,7 +12,7 @@ from hasten.judging.parity import require_finite
 from hasten.runtime import probes
 from hasten.tasks import Outputs
 from hasten.tuning.context import Context
-from hasten.tuning.entrant import Entrant
+from hasten.tuning.trial import Trial
 from hasten.tuning.worker import RunTexts
 
 TRUTH = "truth.npz"
@@ -23,7 +23,7 @@ Check = Callable[[Context, float], None]
 """Is told what one pass of the original over all texts will take, in seconds."""
 
 
-def answers(context: Context, baseline: Entrant, check: Check) -> Outputs:
+def answers(context: Context, baseline: Trial, check: Check) -> Outputs:
     """The original's outputs on all texts; kept for a resume.
 
     The texts are the first of ``context.all_texts``: the judged texts, then the first look's.

@@ -13,10 +13,10 @@ from hasten.records import Parity, Strategy
 from hasten.runtime import batching
 from hasten.tasks import Outputs
 from hasten.tuning.context import Context
-from hasten.tuning.entrant import Batching, Entrant
 from hasten.tuning.finals import MOST_FINALISTS, exact_early
 from hasten.tuning.rounds import ARRIVAL
 from hasten.tuning.screening import best_plan, message_for, predicted_s
+from hasten.tuning.trial import Batching, Trial
 from hasten.tuning.worker import RunTexts
 
 NO_TIME_TO_PROVE = "no time was left to prove its answers; raise --budget"
@@ -37,15 +37,15 @@ class Tries:
     repairable: tuple[str, ...] = ()
     """Labels of the candidates that may be repaired if they are refused."""
 
-    def of(self, entrant: Entrant) -> int:
+    def of(self, trial: Trial) -> int:
         """Among how many the candidate's bound must hold; an exact one is not chosen by flips."""
-        return 1 if entrant.candidate.exact else max(1, self.lossy)
+        return 1 if trial.candidate.exact else max(1, self.lossy)
 
 
 def fix_tries(
     context: Context,
-    entrants: Sequence[Entrant],
-    repairable: Sequence[Entrant] = (),
+    trials: Sequence[Trial],
+    repairable: Sequence[Trial] = (),
     attempts: int = 0,
 ) -> Tries:
     """Count the lossy candidates that may be judged, before any of them is.
@@ -55,20 +55,20 @@ def fix_tries(
 
     Args:
         context: the tune.
-        entrants: all candidates, after the first look.
+        trials: all candidates, after the first look.
         repairable: those that may be repaired.
         attempts: how often each.
     """
     chosen_by_judged = not context.first_look
     lossy = [
-        entrant
-        for entrant in entrants
-        if not entrant.candidate.exact
-        and (entrant.in_play or (chosen_by_judged and entrant.parity is not None))
+        trial
+        for trial in trials
+        if not trial.candidate.exact
+        and (trial.in_play or (chosen_by_judged and trial.parity is not None))
     ]
 
     def fix() -> dict[str, Any]:
-        labels = [entrant.label for entrant in repairable]
+        labels = [trial.label for trial in repairable]
         return {"lossy": len(lossy) + attempts * len(labels), "repairable": labels}
 
     fixed = context.journal.once("tries:proof", fix)
@@ -76,38 +76,38 @@ def fix_tries(
 
 
 def choose_finalists(
-    context: Context, survivors: Sequence[Entrant], truth: Outputs, tries: Tries
-) -> list[Entrant]:
+    context: Context, survivors: Sequence[Trial], truth: Outputs, tries: Tries
+) -> list[Trial]:
     """Prove the survivors' answers, the fastest first, until enough have been accepted.
 
     ``truth`` has the original's outputs.
     """
     predicted = {e: plan[1] for e in survivors if e.in_play and (plan := best_plan(context, e))}
-    ranked = exact_early(sorted(predicted, key=lambda entrant: predicted[entrant]))
-    accepted: list[Entrant] = []
+    ranked = exact_early(sorted(predicted, key=lambda trial: predicted[trial]))
+    accepted: list[Trial] = []
     deadline_s = context.budget.deadline("proof")
-    for entrant in ranked:
+    for trial in ranked:
         best = min(accepted, key=lambda other: predicted[other], default=None)
-        if best and not _needed(entrant, accepted, predicted):
-            factor = predicted[entrant] / predicted[best]
-            entrant.end("dropped", f"predicted {factor:.3g}x slower than {best.label}")
+        if best and not _needed(trial, accepted, predicted):
+            factor = predicted[trial] / predicted[best]
+            trial.end("dropped", f"predicted {factor:.3g}x slower than {best.label}")
             continue
-        late = context.budget.spent_s + expected_s(context, entrant) > deadline_s
+        late = context.budget.spent_s + expected_s(context, trial) > deadline_s
         # Without an exact one there is nothing that a lossy one must beat.
-        waits = any(map(_exact, accepted)) or not _exact(entrant)
-        if accepted and late and waits and not entrant.has_proved("parity"):
-            entrant.end("dropped", NO_TIME_TO_PROVE, for_time=True)
+        waits = any(map(_exact, accepted)) or not _exact(trial)
+        if accepted and late and waits and not trial.has_proved("parity"):
+            trial.end("dropped", NO_TIME_TO_PROVE, for_time=True)
             continue
-        context.tell("proof", f"{entrant.label}: {len(context.texts)} texts against the original")
-        prove(context, entrant, truth, tries)
-        if entrant.in_play:
-            accepted.append(entrant)
+        context.tell("proof", f"{trial.label}: {len(context.texts)} texts against the original")
+        prove(context, trial, truth, tries)
+        if trial.in_play:
+            accepted.append(trial)
     return accepted or _last_resort(context, survivors, truth, tries)
 
 
 def prove(
     context: Context,
-    entrant: Entrant,
+    trial: Trial,
     truth: Outputs,
     tries: Tries,
     strategy: Strategy | None = None,
@@ -123,92 +123,90 @@ def prove(
         settings = context.settings
         return verdict(
             parity,
-            exact=entrant.candidate.exact,
-            exact_uncut=entrant.candidate.untruncated.exact,
+            exact=trial.candidate.exact,
+            exact_uncut=trial.candidate.untruncated.exact,
             max_flips=settings.max_flips,
             strict=settings.strict,
         )
 
-    ways = batchings(context, entrant, strategy)
-    parity = entrant.prove("parity", ways, truth, tries=tries.of(entrant), refusal=refusal)
+    ways = batchings(context, trial, strategy)
+    parity = trial.prove("parity", ways, truth, tries=tries.of(trial), refusal=refusal)
     reason = parity and refusal(parity)
     if reason:
-        entrant.refuse(reason)
+        trial.refuse(reason)
 
 
-def expected_s(context: Context, entrant: Entrant) -> float:
+def expected_s(context: Context, trial: Trial) -> float:
     """How long the proof of a candidate should take, in seconds, every batching included."""
-    return sum(way.expected_s for way in batchings(context, entrant))
+    return sum(way.expected_s for way in batchings(context, trial))
 
 
-def batchings(
-    context: Context, entrant: Entrant, strategy: Strategy | None = None
-) -> list[Batching]:
+def batchings(context: Context, trial: Trial, strategy: Strategy | None = None) -> list[Batching]:
     """How the texts are batched in a candidate's proof.
 
     With ``strategy``, by default its own best plan; and where its answers depend on batch mates,
     also one at a time and among random others.
     """
     everything = tuple(range(len(context.texts)))
-    shipped = message_for(context, entrant, everything, strategy=strategy, outputs=True)
-    found = [Batching("plan", (shipped,), _predicted_s(context, entrant, shipped.strategy))]
-    if not context.engines[entrant.candidate.engine].depends_on_batch(entrant.candidate):
+    shipped = message_for(context, trial, everything, strategy=strategy, outputs=True)
+    found = [Batching("plan", (shipped,), _predicted_s(context, trial, shipped.strategy))]
+    if not context.engines[trial.candidate.engine].depends_on_batch(trial.candidate):
         return found
     if not shipped.one_by_one and shipped.strategy != ARRIVAL:
-        single = message_for(context, entrant, everything, strategy=ARRIVAL, outputs=True)
-        found.append(Batching("single", (single,), _predicted_s(context, entrant, ARRIVAL)))
-    return [*found, _random(context, entrant)]
+        single = message_for(context, trial, everything, strategy=ARRIVAL, outputs=True)
+        found.append(Batching("single", (single,), _predicted_s(context, trial, ARRIVAL)))
+    return [*found, _random(context, trial)]
 
 
-def _predicted_s(context: Context, entrant: Entrant, strategy: Strategy) -> float:
+def _predicted_s(context: Context, trial: Trial, strategy: Strategy) -> float:
     """As far as anything has been timed."""
-    return predicted_s(context, entrant, strategy) if entrant.cells else 0.0
+    return predicted_s(context, trial, strategy) if trial.cells else 0.0
 
 
-def _random(context: Context, entrant: Entrant) -> Batching:
+def _random(context: Context, trial: Trial) -> Batching:
     """Every text once, among random others of any length, in batches of random sizes."""
     rng = np.random.default_rng(context.settings.seed)
     sizes = [size for size in context.settings.batch_sizes if size > 1] or [2]
     order = rng.permutation(len(context.texts))
     drawn = rng.integers(len(sizes), size=len(order))
     messages, total_s = [], 0.0
-    cost = entrant.cost_model()
+    cost = trial.cost_model()
     for number, size in enumerate(sizes):
         places = order[drawn == number]
         if len(places):
             strategy = Strategy("arrival", size)
             indices = tuple(map(int, places))
             messages.append(RunTexts(indices, strategy, outputs=True))
-            lengths = context.lengths_for(entrant.candidate)[places]
+            lengths = context.lengths_for(trial.candidate)[places]
             total_s += (
                 batching.predict_s(lengths, batching.plan(lengths, strategy), cost) if cost else 0.0
             )
     return Batching("random", tuple(messages), total_s)
 
 
-def _exact(entrant: Entrant) -> bool:
-    return entrant.candidate.exact
+def _exact(trial: Trial) -> bool:
+    return trial.candidate.exact
 
 
 def _last_resort(
-    context: Context, entrants: Sequence[Entrant], truth: Outputs, tries: Tries
-) -> list[Entrant]:
+    context: Context, trials: Sequence[Trial], truth: Outputs, tries: Tries
+) -> list[Trial]:
     """The fastest exact candidate of those that had been dropped, if its answers are right."""
-    dropped = [e for e in entrants if e.status == "dropped" and _exact(e)]
-    for entrant in sorted(dropped, key=lambda e: -(e.screen_tokens_per_s or 0.0)):
-        if best_plan(context, entrant) is None:
+    dropped = [e for e in trials if e.status == "dropped" and _exact(e)]
+    for trial in sorted(dropped, key=lambda e: -(e.screen_tokens_per_s or 0.0)):
+        if best_plan(context, trial) is None:
             continue
-        entrant.revive()
-        prove(context, entrant, truth, tries)
-        if entrant.in_play:
-            return [entrant]
+        trial.revive()
+        prove(context, trial, truth, tries)
+        if trial.in_play:
+            return [trial]
     return []
 
 
-def _needed(entrant: Entrant, accepted: list[Entrant], predicted: dict[Entrant, float]) -> bool:
+def _needed(trial: Trial, accepted: list[Trial], predicted: dict[Trial, float]) -> bool:
     # The fastest of each precision stays to show what each step down gains, a student's as well.
-    if entrant.candidate.variant not in {e.candidate.variant for e in accepted}:
+    if trial.candidate.variant not in {e.candidate.variant for e in accepted}:
         return True
     fastest_s = min(predicted[other] for other in accepted)
-    near = predicted[entrant] <= _WITHIN_REACH * fastest_s
+    near = predicted[trial] <= _WITHIN_REACH * fastest_s
     return near and len(accepted) < MOST_FINALISTS

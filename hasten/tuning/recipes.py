@@ -15,8 +15,8 @@ from hasten.runtime import probes
 from hasten.tasks import Outputs
 from hasten.tuning import candidates, original, proof
 from hasten.tuning.context import Context
-from hasten.tuning.entrant import Entrant
 from hasten.tuning.proof import Tries
+from hasten.tuning.trial import Trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,24 +72,24 @@ def first_accepted(
         EngineError: the original does not run.
         ModelError: the original gives NaN or infinity.
     """
-    entrants = _entrants(context)
+    trials = _trials(context)
     truth = _original_answers(context, baseline_engine)
-    tries, tried = Tries(lossy=len(entrants)), list[Entrant]()
-    for entrant in entrants:
+    tries, tried = Tries(lossy=len(trials)), list[Trial]()
+    for trial in trials:
         if tried and not context.budget.left_s:
             break
         try:
-            _check(context, entrant, truth, tries)
+            _check(context, trial, truth, tries)
         finally:
-            entrant.close()
-        if entrant.in_play:
-            return _accepted(entrant, tried)
-        tried.append(entrant)
-    checked = [entrant for entrant in tried if entrant.parity]
+            trial.close()
+        if trial.in_play:
+            return _accepted(trial, tried)
+        tried.append(trial)
+    checked = [trial for trial in tried if trial.parity]
     if force and checked:
         best = min(checked, key=_damage)
-        return _accepted(best, [entrant for entrant in tried if entrant is not best])
-    raise _none_accepted(context, tried, untried=len(entrants) - len(tried))
+        return _accepted(best, [trial for trial in tried if trial is not best])
+    raise _none_accepted(context, tried, untried=len(trials) - len(tried))
 
 
 def _runs(
@@ -99,7 +99,7 @@ def _runs(
     return bool(candidates.enumerate_rows(hardware, asked, engines, calibration=1)[0])
 
 
-def _entrants(context: Context) -> list[Entrant]:
+def _trials(context: Context) -> list[Trial]:
     """One for each recipe, in the engine's order; the layout decides nothing here."""
     possible, unavailable = candidates.enumerate_rows(
         context.hardware,
@@ -114,49 +114,49 @@ def _entrants(context: Context) -> list[Entrant]:
             fix="Give more texts with --data, or leave --data out to use the built-in ones.",
         )
     layouts = {candidate.format: candidate for candidate in reversed(possible)}
-    return [Entrant(candidate, context) for candidate in reversed(layouts.values())]
+    return [Trial(candidate, context) for candidate in reversed(layouts.values())]
 
 
 def _original_answers(context: Context, engine: str) -> Outputs:
-    baseline = Entrant(candidates.baseline(context.hardware, context.settings, engine), context)
+    baseline = Trial(candidates.baseline(context.hardware, context.settings, engine), context)
     try:
         return original.answers(context, baseline, lambda _context, _pass_s: None)
     finally:
         baseline.close()
 
 
-def _check(context: Context, entrant: Entrant, truth: Outputs, tries: Tries) -> None:
+def _check(context: Context, trial: Trial, truth: Outputs, tries: Tries) -> None:
     """Export a candidate and compare its answers; one that fails is no longer in play."""
-    candidate = entrant.candidate
+    candidate = trial.candidate
     context.tell("export", candidate.format)
-    entrant.prepare()
-    if entrant.in_play:
+    trial.prepare()
+    if trial.in_play:
         context.tell("check", f"{candidate.format} on {len(context.texts)} texts")
-        proof.prove(context, entrant, truth, tries, probes.STRATEGY)
+        proof.prove(context, trial, truth, tries, probes.STRATEGY)
     reason = None if candidate.exact else unprovable(truth, context.texts)
-    if reason and entrant.in_play:
-        entrant.end("refused", reason)
+    if reason and trial.in_play:
+        trial.end("refused", reason)
 
 
-def _damage(entrant: Entrant) -> tuple[int, int, float]:
-    parity = entrant.parity
+def _damage(trial: Trial) -> tuple[int, int, float]:
+    parity = trial.parity
     assert parity
     return parity.non_finite, parity.flips, parity.mean_abs_difference
 
 
-def _accepted(entrant: Entrant, tried: Sequence[Entrant]) -> Accepted:
-    assert entrant.parity
+def _accepted(trial: Trial, tried: Sequence[Trial]) -> Accepted:
+    assert trial.parity
     return Accepted(
-        entrant.candidate,
-        entrant.parity,
-        entrant.reason,
+        trial.candidate,
+        trial.parity,
+        trial.reason,
         tuple(other.row() for other in tried),
     )
 
 
-def _none_accepted(context: Context, tried: Sequence[Entrant], *, untried: int) -> NoCandidate:
+def _none_accepted(context: Context, tried: Sequence[Trial], *, untried: int) -> NoCandidate:
     (engine,), (precision,) = context.settings.engines, context.settings.precisions
-    lines = [f"  {entrant.candidate.format}: {entrant.reason}" for entrant in tried]
+    lines = [f"  {trial.candidate.format}: {trial.reason}" for trial in tried]
     if untried:
         lines.append(f"  {untried} more recipes: not tried, the budget was used up")
     return NoCandidate(
@@ -166,16 +166,14 @@ def _none_accepted(context: Context, tried: Sequence[Entrant], *, untried: int) 
     )
 
 
-def _what_helps(tried: Sequence[Entrant], *, untried: int) -> str:
-    checked = [
-        entrant.parity for entrant in tried if entrant.parity and not entrant.candidate.exact
-    ]
+def _what_helps(tried: Sequence[Trial], *, untried: int) -> str:
+    checked = [trial.parity for trial in tried if trial.parity and not trial.candidate.exact]
     advice = ["Raise --budget to try the rest."] if untried else []
     if rates := [parity.flip_rate for parity in checked if parity.decisions and parity.flips]:
         advice.append(f"--max-flips {np.ceil(min(rates) * 1000) / 1000:g} would accept the best.")
     if checked:
         advice.append("`hasten tune` tries more, with sensitive layers kept in fp32.")
-    if any(entrant.parity for entrant in tried):
+    if any(trial.parity for trial in tried):
         advice.append("--force writes it regardless.")
     else:
         advice.append("`hasten doctor` shows which other engines can run here.")

@@ -10,8 +10,8 @@ from hasten.errors import EngineError
 from hasten.tasks import Outputs
 from hasten.tuning import finals, proof, screening
 from hasten.tuning.context import Context
-from hasten.tuning.entrant import Entrant
 from hasten.tuning.proof import Tries
+from hasten.tuning.trial import Trial
 from hasten.tuning.worker import RankLayers
 
 _STEPS = (1 / 8, 1 / 4, 1 / 2)
@@ -26,11 +26,11 @@ _WORTH_IT = 1.05
 
 def repair(
     context: Context,
-    entrants: Sequence[Entrant],
-    accepted: Sequence[Entrant],
+    trials: Sequence[Trial],
+    accepted: Sequence[Trial],
     truth: Outputs,
     tries: Tries,
-) -> list[Entrant]:
+) -> list[Trial]:
     """New candidates out of refused int8 ones that are faster than all accepted ones.
 
     Those that are repairable and were refused are tried again with ever more of their most
@@ -39,7 +39,7 @@ def repair(
 
     Args:
         context: the tune.
-        entrants: all candidates so far.
+        trials: all candidates so far.
         accepted: those whose answers are the original's.
         truth: the original's outputs.
         tries: which are repairable, and how many candidates are judged.
@@ -47,23 +47,23 @@ def repair(
     Returns:
         Everything that was tried, refused or accepted.
     """
-    refused = _worth_repairing(context, entrants, accepted, tries)
+    refused = _worth_repairing(context, trials, accepted, tries)
     if not refused:
         return []
     deadline_s = context.budget.deadline("repair")
-    tried: list[Entrant] = []
-    for entrant in refused:
+    tried: list[Trial] = []
+    for trial in refused:
         late = context.budget.spent_s > deadline_s
-        if tried and late and _ranking(entrant) not in context.journal:
+        if tried and late and _ranking(trial) not in context.journal:
             return tried
         try:
-            layers = _ranked_layers(context, entrant)
+            layers = _ranked_layers(context, trial)
         except EngineError as error:
-            entrant.reason = f"{entrant.reason}; it could not be repaired: {error.message}"
+            trial.reason = f"{trial.reason}; it could not be repaired: {error.message}"
             continue
-        for step in _steps(context, entrant):
+        for step in _steps(context, trial):
             spared = layers[: max(1, round(step * len(layers)))]
-            again = Entrant(replace(entrant.candidate, spared=spared), context)
+            again = Trial(replace(trial.candidate, spared=spared), context)
             if context.budget.spent_s > deadline_s and not again.has_started:
                 return tried
             _try(context, again, [*accepted, *tried], truth, tries)
@@ -73,13 +73,13 @@ def repair(
     return tried
 
 
-def _steps(context: Context, entrant: Entrant) -> tuple[float, ...]:
+def _steps(context: Context, trial: Trial) -> tuple[float, ...]:
     """Which parts of the layers to keep in fp32: no small ones where many labels flipped."""
-    rate = entrant.parity.flip_rate if entrant.parity else 1.0
+    rate = trial.parity.flip_rate if trial.parity else 1.0
     return _STEPS if rate <= 2 * context.settings.max_flips else _STEPS[1:]
 
 
-def repairable(context: Context, entrants: Sequence[Entrant]) -> list[Entrant]:
+def repairable(context: Context, trials: Sequence[Trial]) -> list[Trial]:
     """The int8 candidates that are repaired if they are refused, one layout a format.
 
     Chosen before the judged texts say anything, since each attempt is another one to judge: those
@@ -89,102 +89,102 @@ def repairable(context: Context, entrants: Sequence[Entrant]) -> list[Entrant]:
     if not len(context.calibration_lengths):
         return []
     # One that the first look refused has not been timed; it comes last.
-    able = [e for e in entrants if (e.in_play or e.status == "refused") and _only_inexact(e)]
-    predicted = {entrant: _predicted_s(context, entrant) for entrant in able}
+    able = [e for e in trials if (e.in_play or e.status == "refused") and _only_inexact(e)]
+    predicted = {trial: _predicted_s(context, trial) for trial in able}
     near_s = _ABOUT_AS_FAST * min(predicted.values(), default=math.inf)
 
-    def promise(entrant: Entrant) -> tuple[bool, float, float]:
-        far, flips = predicted[entrant] > near_s, 1.0
-        if entrant.parity and not far:
-            flips = entrant.parity.flip_rate
-        return far, flips, predicted[entrant]
+    def promise(trial: Trial) -> tuple[bool, float, float]:
+        far, flips = predicted[trial] > near_s, 1.0
+        if trial.parity and not far:
+            flips = trial.parity.flip_rate
+        return far, flips, predicted[trial]
 
-    first: dict[str, Entrant] = {}
-    for entrant in sorted(able, key=promise):
-        first.setdefault(entrant.candidate.format, entrant)
+    first: dict[str, Trial] = {}
+    for trial in sorted(able, key=promise):
+        first.setdefault(trial.candidate.format, trial)
     return list(first.values())[:_MOST_REPAIRED]
 
 
 def _worth_repairing(
-    context: Context, entrants: Sequence[Entrant], accepted: Sequence[Entrant], tries: Tries
-) -> list[Entrant]:
+    context: Context, trials: Sequence[Trial], accepted: Sequence[Trial], tries: Tries
+) -> list[Trial]:
     """The repairable ones that were refused and would beat what was accepted."""
     limit_s = min((_predicted_s(context, e) for e in accepted), default=math.inf) / _WORTH_IT
-    by_label = {entrant.label: entrant for entrant in entrants}
+    by_label = {trial.label: trial for trial in trials}
     able = [by_label[label] for label in tries.repairable]
     refused = [e for e in able if e.status == "refused" and _only_inexact(e)]
     return [
-        entrant
-        for entrant in refused
-        if not _is_lost(entrant, entrants)
-        and (not entrant.cells or _predicted_s(context, entrant) < limit_s)
+        trial
+        for trial in refused
+        if not _is_lost(trial, trials)
+        and (not trial.cells or _predicted_s(context, trial) < limit_s)
     ]
 
 
-def _is_lost(entrant: Entrant, entrants: Sequence[Entrant]) -> bool:
+def _is_lost(trial: Trial, trials: Sequence[Trial]) -> bool:
     """Whether keeping layers in fp32 cannot help, since its student is refused in fp32 too."""
-    if entrant.candidate.model == "original":
+    if trial.candidate.model == "original":
         return False
-    model = entrant.candidate.model
-    same = [e for e in entrants if e.candidate.precision == "fp32" and e.candidate.model == model]
+    model = trial.candidate.model
+    same = [e for e in trials if e.candidate.precision == "fp32" and e.candidate.model == model]
     return any(e.status == "refused" for e in same) and not any(e.in_play for e in same)
 
 
-def _only_inexact(entrant: Entrant) -> bool:
+def _only_inexact(trial: Trial) -> bool:
     """Whether int8 makes its answers merely off: none NaN or constant, and no text cut."""
-    parity = entrant.parity
+    parity = trial.parity
     sound = parity is not None and not parity.non_finite and not parity.constant
-    whole = entrant.candidate.max_tokens is None
-    return entrant.candidate.precision == "int8" and whole and sound
+    whole = trial.candidate.max_tokens is None
+    return trial.candidate.precision == "int8" and whole and sound
 
 
 def _try(
     context: Context,
-    entrant: Entrant,
-    others: Sequence[Entrant],
+    trial: Trial,
+    others: Sequence[Trial],
     truth: Outputs,
     tries: Tries,
 ) -> None:
-    spared = len(entrant.candidate.spared)
-    context.tell("repair", f"{entrant.label}: {spared} layers in floating point")
+    spared = len(trial.candidate.spared)
+    context.tell("repair", f"{trial.label}: {spared} layers in floating point")
     screening.prepare_all(
-        context, [entrant], truth, part="repair start", whose=entrant.label, beside=others
+        context, [trial], truth, part="repair start", whose=trial.label, beside=others
     )
-    if not entrant.in_play:
+    if not trial.in_play:
         return
-    finals.measure_tables(context, [entrant], part="repair table", whose=entrant.label)
-    predicted_s = _predicted_s(context, entrant)
+    finals.measure_tables(context, [trial], part="repair table", whose=trial.label)
+    predicted_s = _predicted_s(context, trial)
     best_s = min((_predicted_s(context, e) for e in others if e.in_play), default=math.inf)
-    if not entrant.cells:
-        entrant.end("dropped", "the budget left no time to time it; raise --budget")
+    if not trial.cells:
+        trial.end("dropped", "the budget left no time to time it; raise --budget")
     elif predicted_s * _WORTH_IT >= best_s:
         times = f"{predicted_s / best_s:.3g}x the time of the best that was accepted"
-        entrant.end("dropped", f"{spared} layers in fp32, predicted {times}")
-    elif _too_late(context, entrant):
-        entrant.end("dropped", "no time was left to prove its answers; raise --budget")
+        trial.end("dropped", f"{spared} layers in fp32, predicted {times}")
+    elif _too_late(context, trial):
+        trial.end("dropped", "no time was left to prove its answers; raise --budget")
     else:
-        proof.prove(context, entrant, truth, tries)
+        proof.prove(context, trial, truth, tries)
 
 
-def _too_late(context: Context, entrant: Entrant) -> bool:
+def _too_late(context: Context, trial: Trial) -> bool:
     deadline_s = context.budget.deadline("repair")
-    late = context.budget.spent_s + proof.expected_s(context, entrant) > deadline_s
-    return late and not entrant.has_proved("parity")
+    late = context.budget.spent_s + proof.expected_s(context, trial) > deadline_s
+    return late and not trial.has_proved("parity")
 
 
-def _ranked_layers(context: Context, entrant: Entrant) -> tuple[str, ...]:
+def _ranked_layers(context: Context, trial: Trial) -> tuple[str, ...]:
     """The linear layers of the candidate's model, the most sensitive first.
 
     Raises:
         EngineError: that cannot be found out.
     """
-    threads = entrant.candidate.streams * entrant.candidate.intra_op_num_threads
+    threads = trial.candidate.streams * trial.candidate.intra_op_num_threads
 
     def ask() -> tuple[str, ...]:
         context.tell("repair", "which layers suffer most from int8")
-        worker = context.spawn(_ranking(entrant))
+        worker = context.spawn(_ranking(trial))
         try:
-            message = RankLayers(context.subject(entrant.candidate).reference, threads)
+            message = RankLayers(context.subject(trial.candidate).reference, threads)
             names: tuple[str, ...] = worker.call(message, context.patience_s)
         finally:
             worker.close()
@@ -192,15 +192,15 @@ def _ranked_layers(context: Context, entrant: Entrant) -> tuple[str, ...]:
             raise EngineError("the model has no linear layers")
         return names
 
-    return tuple(context.journal.once(_ranking(entrant), ask))
+    return tuple(context.journal.once(_ranking(trial), ask))
 
 
-def _ranking(entrant: Entrant) -> str:
+def _ranking(trial: Trial) -> str:
     """What the journal and the log call the order of the layers of a candidate's model."""
-    model = entrant.candidate.model
+    model = trial.candidate.model
     return "layers" if model == "original" else f"{model}-layers"
 
 
-def _predicted_s(context: Context, entrant: Entrant) -> float:
-    plan = screening.best_plan(context, entrant)
+def _predicted_s(context: Context, trial: Trial) -> float:
+    plan = screening.best_plan(context, trial)
     return plan[1] if plan else math.inf

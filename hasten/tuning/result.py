@@ -11,8 +11,8 @@ from hasten.judging.stats import speed_up
 from hasten.records import FirstAnswer, Plan, Row, Tuning
 from hasten.tuning import ceiling, choose, screening
 from hasten.tuning.context import Context
-from hasten.tuning.entrant import Entrant
 from hasten.tuning.rounds import Rounds
+from hasten.tuning.trial import Trial
 
 _NOISY = 0.15
 _FEW_TEXTS = 100
@@ -20,37 +20,37 @@ _FEW_TEXTS = 100
 
 def judge(
     context: Context,
-    finalists: Sequence[Entrant],
-    baseline: Entrant,
+    finalists: Sequence[Trial],
+    baseline: Trial,
     final: Rounds,
 ) -> None:
     """Add what only shows when all rounds are over: speed-ups, shares, broken latency limits."""
     reference = baseline.row().main
-    for entrant in finalists:
-        run = entrant.row().main
-        if not entrant.in_play:
+    for trial in finalists:
+        run = trial.row().main
+        if not trial.in_play:
             continue
         if run is None or reference is None:
-            entrant.end("dropped", "accepted, but no time was left to run it; raise --budget")
+            trial.end("dropped", "accepted, but no time was left to run it; raise --budget")
             continue
-        entrant.ratio_to_baseline = speed_up(reference, run, seed=context.settings.seed)
+        trial.ratio_to_baseline = speed_up(reference, run, seed=context.settings.seed)
         reason = choose.too_slow_batches(run, context.settings)
         if reason:
-            entrant.end("refused", reason)
-        if entrant.candidate.then:
+            trial.end("refused", reason)
+        if trial.candidate.then:
             continue  # its products are those of several models
-        model = context.subject(entrant.candidate).info
-        lengths = context.lengths_for(entrant.candidate)[final.sample]
+        model = context.subject(trial.candidate).info
+        lengths = context.lengths_for(trial.candidate)[final.sample]
         flops = sum(model.flops(int(length)) for length in lengths)
-        entrant.ceiling_share = ceiling.share(
-            final.ceilings, entrant.candidate, run, run.processes, flops
+        trial.ceiling_share = ceiling.share(
+            final.ceilings, trial.candidate, run, run.processes, flops
         )
 
 
 def decide(
     context: Context,
-    baseline: Entrant,
-    entrants: Sequence[Entrant],
+    baseline: Trial,
+    trials: Sequence[Trial],
     unavailable: Sequence[Row],
     final: Rounds,
     *,
@@ -61,12 +61,12 @@ def decide(
     Raises:
         NoCandidate: none of them may be used.
     """
-    rows = [*(_row(entrant) for entrant in entrants), *unavailable]
+    rows = [*(_row(trial) for trial in trials), *unavailable]
     choice = choose.choose(rows, context.engines, context.settings)
     winner, reference = choice.winner, baseline.row()
     assert winner.main
     rows[rows.index(winner)] = replace(winner, status="chosen")
-    chosen = next(entrant for entrant in entrants if entrant.candidate == winner.candidate)
+    chosen = next(trial for trial in trials if trial.candidate == winner.candidate)
     warnings = _warnings(context, reference, winner, final.fit.rounds)
     return Tuning(
         plan=Plan(
@@ -129,9 +129,9 @@ def ended(context: Context, standing: Tuning, *, early: bool) -> Tuning:
 _UNTIMED = "not compared with the choice before the search ended"
 
 
-def _row(entrant: Entrant) -> Row:
-    row = entrant.row()
-    if entrant.in_play and not row.runs:
+def _row(trial: Trial) -> Row:
+    row = trial.row()
+    if trial.in_play and not row.runs:
         return replace(row, status="dropped", reason=_UNTIMED)
     return row
 

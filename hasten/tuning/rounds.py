@@ -18,8 +18,8 @@ from hasten.records import Strategy
 from hasten.runtime.batching import TOKEN_BUDGETS, best_fixed, predict_s, warm_up_s
 from hasten.tuning.ceiling import Found, Gauge
 from hasten.tuning.context import Context
-from hasten.tuning.entrant import Entrant
 from hasten.tuning.screening import batch_limit_s, best_plan, message_for, planned
+from hasten.tuning.trial import Trial
 
 ARRIVAL = Strategy("arrival", 1)
 FEWEST_TEXTS = 20
@@ -47,7 +47,7 @@ _SPAWN_S = 0.5  # a process that has imported hasten and nothing else
 class Heat:
     """One entry of the rounds: a candidate with a strategy, and the time it should take."""
 
-    entrant: Entrant
+    trial: Trial
     strategy: Strategy
     per_text_s: float
     all_shapes_s: float
@@ -58,18 +58,18 @@ class Heat:
     @property
     def name(self) -> str:
         """Unique among the heats; the journal knows them by it."""
-        return f"{self.entrant.label} {self.strategy.label}"
+        return f"{self.trial.label} {self.strategy.label}"
 
     def expected_s(self, texts: int) -> float:
         """Seconds for the texts of a round: as seen in earlier ones, or else as predicted."""
-        runs = self.entrant.runs.get(self.strategy, [])
+        runs = self.trial.runs.get(self.strategy, [])
         if not runs:
             return self.per_text_s * texts
         return fmean(run["total_s"] / run["texts"] for run in runs) * texts
 
     def warm_up_s(self, texts: int) -> float:
         """Seconds, at most, for each batch shape of a round's texts once on every stream."""
-        return min(self.entrant.candidate.streams * self.per_text_s * texts, self.all_shapes_s)
+        return min(self.trial.candidate.streams * self.per_text_s * texts, self.all_shapes_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class Rounds:
     """
 
     context: Context
-    baseline: Entrant
+    baseline: Trial
     heats: list[Heat]
     fit: Fit
     gauge: Gauge | None = None
@@ -147,7 +147,7 @@ class Rounds:
     def _restart_workers(self, number: int) -> None:
         """End all workers; a first round keeps those that the proof has just started."""
         for heat in self.heats if number else ():
-            heat.entrant.close()
+            heat.trial.close()
 
     def _measure(self, number: int, rounds: int, process: int) -> dict[str, Any]:
         """One round, as the journal keeps it: every heat's run or error."""
@@ -156,13 +156,13 @@ class Rounds:
         indices, runs = tuple(map(int, self.sample)), {}
         turn = number % len(self.heats)
         for heat in self.heats[turn:] + self.heats[:turn]:
-            if not heat.entrant.in_play:
+            if not heat.trial.in_play:
                 continue
-            what = f"{heat.entrant.label} {heat.strategy.label}, {len(indices)} texts"
+            what = f"{heat.trial.label} {heat.strategy.label}, {len(indices)} texts"
             self.context.tell(self.stage, f"round {number + 1} of {rounds}: {what}")
-            message = message_for(self.context, heat.entrant, indices, strategy=heat.strategy)
+            message = message_for(self.context, heat.trial, indices, strategy=heat.strategy)
             expected_s = heat.warm_up_s(len(indices)) + heat.expected_s(len(indices))
-            runs[heat.name] = heat.entrant.attempt(message, expected_s)
+            runs[heat.name] = heat.trial.attempt(message, expected_s)
             if not self.baseline.in_play:
                 raise EngineError(
                     f"the original model failed in the timed rounds: {self.baseline.reason}"
@@ -175,14 +175,14 @@ class Rounds:
             self.ceilings[found["process"]] = found["ceilings"]
         self.heats = [heat for heat in self.heats if heat.name in found["runs"]]
         for heat in self.heats:
-            heat.entrant.take(heat.strategy, found["runs"][heat.name], number, found["process"])
+            heat.trial.take(heat.strategy, found["runs"][heat.name], number, found["process"])
 
     def _rounds_left(self, rounds: int) -> int:
         """How many rounds fit, now that the first one has shown how long a round takes.
 
         Kept in the journal, since a resumed run has a different time left.
         """
-        contest = [heat for heat in self.heats if not heat.aside and heat.entrant.in_play]
+        contest = [heat for heat in self.heats if not heat.aside and heat.trial.in_play]
         round_s = sum(heat.expected_s(self.fit.texts) for heat in contest)
         restart_s = starts_s(contest) + warm_ups_s(contest, self.fit.texts)
 
@@ -208,7 +208,7 @@ class Rounds:
             self.heats = [heat for heat in self.heats if not heat.aside]
 
 
-def plan(context: Context, finalists: Sequence[Entrant], baseline: Entrant) -> Rounds:
+def plan(context: Context, finalists: Sequence[Trial], baseline: Trial) -> Rounds:
     """The final rounds, as many as the budget holds, over texts chosen by their lengths.
 
     Raises:
@@ -221,7 +221,7 @@ def plan(context: Context, finalists: Sequence[Entrant], baseline: Entrant) -> R
     return Rounds(context, baseline, entries[: fit.heats], fit, gauge)
 
 
-def plan_early(context: Context, accepted: Sequence[Entrant], baseline: Entrant) -> Rounds | None:
+def plan_early(context: Context, accepted: Sequence[Trial], baseline: Trial) -> Rounds | None:
     """A few rounds of the fastest exact candidates and the baseline; None where none fit.
 
     One process each, and no ceiling: the final rounds take care of both.
@@ -246,7 +246,7 @@ def plan_early(context: Context, accepted: Sequence[Entrant], baseline: Entrant)
 
 def starts_s(heats: Sequence[Heat]) -> float:
     """Seconds for starting the workers of all heats once, warm-up aside."""
-    start_ups = [entrant.start_up for entrant in {heat.entrant for heat in heats}]
+    start_ups = [trial.start_up for trial in {heat.trial for heat in heats}]
     return sum(_SPAWN_S + s.load_s + s.first_call_s for s in start_ups if s)
 
 
@@ -256,21 +256,21 @@ def warm_ups_s(heats: Sequence[Heat], texts: int) -> float:
 
 
 def _entries(
-    context: Context, finalists: Sequence[Entrant], baseline: Entrant, *, aside: bool = True
+    context: Context, finalists: Sequence[Trial], baseline: Trial, *, aside: bool = True
 ) -> list[Heat]:
     """All heats that are wanted, the most wanted first; comparisons of strategies go ``aside``."""
     heats = [_heat(context, baseline, ARRIVAL)]
-    for entrant in finalists:
-        best = best_plan(context, entrant)
-        assert best, f"{entrant.label} is a finalist without having been timed"
-        heats.append(_heat(context, entrant, best[0]))
+    for trial in finalists:
+        best = best_plan(context, trial)
+        assert best, f"{trial.label} is a finalist without having been timed"
+        heats.append(_heat(context, trial, best[0]))
     for strategy in _strategies(context, finalists[0]) if finalists and aside else ():
         if strategy != heats[1].strategy:
             heats.append(replace(_heat(context, finalists[0], strategy), aside=True))
     return heats
 
 
-def _strategies(context: Context, leader: Entrant) -> list[Strategy]:
+def _strategies(context: Context, leader: Trial) -> list[Strategy]:
     """The ways of batching that are shown side by side for the fastest candidate."""
     cost = leader.cost_model()
     if context.settings.objective == "latency" or cost is None:
@@ -288,12 +288,12 @@ def _strategies(context: Context, leader: Entrant) -> list[Strategy]:
     ]
 
 
-def _heat(context: Context, entrant: Entrant, strategy: Strategy) -> Heat:
-    batches, cost = planned(context, entrant, strategy)
-    lengths = context.lengths_for(entrant.candidate)
-    whole_s = predict_s(lengths, batches, cost) + entrant.later_s
+def _heat(context: Context, trial: Trial, strategy: Strategy) -> Heat:
+    batches, cost = planned(context, trial, strategy)
+    lengths = context.lengths_for(trial.candidate)
+    whole_s = predict_s(lengths, batches, cost) + trial.later_s
     warm_s = warm_up_s(lengths, batches, cost)
-    return Heat(entrant, strategy, whole_s / len(context.texts), warm_s)
+    return Heat(trial, strategy, whole_s / len(context.texts), warm_s)
 
 
 def _processes(heats: Sequence[Heat], time_s: float, rounds: int) -> int:
@@ -335,7 +335,7 @@ def _must_run(entries: Sequence[Heat]) -> int:
 
     A lossy favourite runs beside an exact finalist where there is one, since it has to beat it.
     """
-    favourite, *others = [heat.entrant.candidate.exact for heat in entries[1:3]]
+    favourite, *others = [heat.trial.candidate.exact for heat in entries[1:3]]
     return 2 if favourite or not any(others) else 3
 
 
@@ -359,7 +359,7 @@ def _fit(context: Context, entries: Sequence[Heat]) -> Fit:
     if fewest_s <= budget.left_s + _OVERRUN * budget.total_s:
         return Fit(heats, rounds, fewest, processes=1)
     needed_s = budget.spent_s + fewest_s / _ROUNDS_SHARE
-    needed_s += sum(h.entrant.start_up.load_s for h in wanted if h.entrant.start_up)
+    needed_s += sum(h.trial.start_up.load_s for h in wanted if h.trial.start_up)
     raise BudgetError(
         f"the budget of {context.settings.budget_s:.0f} s leaves {budget.left_s:.0f} s for "
         f"the final rounds, and even {fewest} texts, {rounds} times each, take {fewest_s:.0f} s",

@@ -20,7 +20,7 @@ from hasten.runtime import probes
 from hasten.tasks import Outputs
 from hasten.tuning import screening
 from hasten.tuning.context import Context
-from hasten.tuning.entrant import Entrant
+from hasten.tuning.trial import Trial
 from hasten.tuning.worker import RunTexts
 
 GAINS = (1.2, 1.5, 1.9, 2.4)
@@ -37,7 +37,7 @@ def tries_less(settings: Settings) -> bool:
     return not settings.whole_texts and settings.precisions != ("fp32",)
 
 
-def truncated(context: Context, entrants: Sequence[Entrant], truth: Outputs) -> list[Entrant]:
+def truncated(context: Context, trials: Sequence[Trial], truth: Outputs) -> list[Trial]:
     """Truncated variants of the best candidates.
 
     The fastest exact one is tried at the lengths worth trying, from the longest down, until one
@@ -46,33 +46,33 @@ def truncated(context: Context, entrants: Sequence[Entrant], truth: Outputs) -> 
 
     Args:
         context: the tune.
-        entrants: all candidates so far, timed.
+        trials: all candidates so far, timed.
         truth: the original's outputs.
 
     Returns:
         Everything that was tried, refused or not; nothing without calibration texts, or where a
         text does not have exactly one row of outputs, as in token classification.
     """
-    best = _best_of_each(context, entrants)
-    exact = [entrant for entrant in best if entrant.candidate.exact]
+    best = _best_of_each(context, trials)
+    exact = [trial for trial in best if trial.candidate.exact]
     possible = context.first_look and bool((truth.counts == 1).all())
     if not exact or not possible or not tries_less(context.settings):
         return []
-    look = _Look(context, exact[0], entrants, truth)
+    look = _Look(context, exact[0], trials, truth)
     tried = []
     for tokens in lengths_worth_trying(context, exact[0]):
         tried.append(look.at(exact[0], tokens))
         if tried[-1].status == "refused":
             break
-    held = [entrant.candidate.max_tokens for entrant in tried if entrant.in_play]
+    held = [trial.candidate.max_tokens for trial in tried if trial.in_play]
     if not held:
         return tried
-    lossy = [entrant for entrant in best if entrant not in exact]
+    lossy = [trial for trial in best if trial not in exact]
     ends = dict.fromkeys((held[0], held[-1]))
-    return tried + [look.at(entrant, tokens) for entrant in lossy for tokens in ends if tokens]
+    return tried + [look.at(trial, tokens) for trial in lossy for tokens in ends if tokens]
 
 
-def lengths_worth_trying(context: Context, whole: Entrant) -> list[int]:
+def lengths_worth_trying(context: Context, whole: Trial) -> list[int]:
     """The lengths at which a candidate is predicted to gain :data:`GAINS`, the longest first.
 
     They follow from the lengths of the judged texts and the candidate's cost table: a length that
@@ -95,27 +95,27 @@ class _Look:
     """Evaluates truncated candidates on calibration texts, against the answers of ``exact``."""
 
     context: Context
-    exact: Entrant
-    beside: Sequence[Entrant]
+    exact: Trial
+    beside: Sequence[Trial]
     truth: Outputs
 
-    def at(self, whole: Entrant, tokens: int) -> Entrant:
+    def at(self, whole: Trial, tokens: int) -> Trial:
         """The variant of ``whole`` that reads ``tokens`` tokens, started and evaluated."""
-        context, entrant = self.context, _cut(self.context, whole, tokens)
+        context, trial = self.context, _cut(self.context, whole, tokens)
         screening.prepare_all(
-            context, [entrant], self.truth, part="prepare truncated", beside=self.beside
+            context, [trial], self.truth, part="prepare truncated", beside=self.beside
         )
-        if entrant.in_play and not screening.may_pass(entrant, context.settings.max_flips):
-            assert entrant.parity
-            changed = f"{entrant.parity.flips} of {entrant.parity.compared}"
-            entrant.refuse(f"{changed} labels flipped at the first look")
-        if entrant.in_play and context.task.decides:
-            self._at_long_texts(entrant, tokens)
-        if entrant.in_play:
-            screening.score(context, entrant)
-        return entrant
+        if trial.in_play and not screening.may_pass(trial, context.settings.max_flips):
+            assert trial.parity
+            changed = f"{trial.parity.flips} of {trial.parity.compared}"
+            trial.refuse(f"{changed} labels flipped at the first look")
+        if trial.in_play and context.task.decides:
+            self._at_long_texts(trial, tokens)
+        if trial.in_play:
+            screening.score(context, trial)
+        return trial
 
-    def _at_long_texts(self, entrant: Entrant, tokens: int) -> None:
+    def _at_long_texts(self, trial: Trial, tokens: int) -> None:
         """Refuse a candidate whose flips among cut texts exceed ``--max-flips`` of all texts.
 
         The first evaluation has few long texts. Here every text is cut, so that as many texts
@@ -129,16 +129,16 @@ class _Look:
             return
 
         def flips() -> int:
-            cut = self._outputs(entrant, places)
+            cut = self._outputs(trial, places)
             return int(context.task.changed(self._right.select(longer), cut).sum())
 
-        context.tell("prepare", f"{entrant.label}: {len(places)} long texts")
-        found = entrant.look(f"long:{entrant.label}", flips)
+        context.tell("prepare", f"{trial.label}: {len(places)} long texts")
+        found = trial.look(f"long:{trial.label}", flips)
         cut = float((context.lengths > tokens).mean())
         most = context.settings.max_flips
         if found is None or cut * clopper_pearson_lower(found, len(places)) <= most:
             return
-        entrant.refuse(
+        trial.refuse(
             f"{found} of {len(places)} cut calibration texts flipped, and {cut:.0%} of all texts "
             "are cut"
         )
@@ -149,24 +149,24 @@ class _Look:
         places = range(self.context.answered_texts, len(self.context.all_texts))
         return self._outputs(self.exact, tuple(places))
 
-    def _outputs(self, entrant: Entrant, places: tuple[int, ...]) -> Outputs:
-        return entrant.outputs(RunTexts(places, probes.STRATEGY, outputs=True), 0.0)
+    def _outputs(self, trial: Trial, places: tuple[int, ...]) -> Outputs:
+        return trial.outputs(RunTexts(places, probes.STRATEGY, outputs=True), 0.0)
 
 
-def _cut(context: Context, whole: Entrant, tokens: int) -> Entrant:
-    entrant = Entrant(replace(whole.candidate, max_tokens=tokens), context)
-    entrant.inherit(whole)
-    return entrant
+def _cut(context: Context, whole: Trial, tokens: int) -> Trial:
+    trial = Trial(replace(whole.candidate, max_tokens=tokens), context)
+    trial.inherit(whole)
+    return trial
 
 
-def _best_of_each(context: Context, entrants: Sequence[Entrant]) -> list[Entrant]:
+def _best_of_each(context: Context, trials: Sequence[Trial]) -> list[Trial]:
     """The most promising of each variant, of those that are timed; the original's fp32 first."""
 
-    def promise(entrant: Entrant) -> tuple[bool, float]:
-        fails = not screening.may_pass(entrant, context.settings.max_flips)
-        return fails, -(entrant.screen_tokens_per_s or 0.0)
+    def promise(trial: Trial) -> tuple[bool, float]:
+        fails = not screening.may_pass(trial, context.settings.max_flips)
+        return fails, -(trial.screen_tokens_per_s or 0.0)
 
-    best: dict[str, Entrant] = {}
-    for entrant in sorted((e for e in entrants if e.in_play and e.cells), key=promise):
-        best.setdefault(entrant.candidate.variant, entrant)
-    return sorted(best.values(), key=lambda entrant: not entrant.candidate.exact)
+    best: dict[str, Trial] = {}
+    for trial in sorted((e for e in trials if e.in_play and e.cells), key=promise):
+        best.setdefault(trial.candidate.variant, trial)
+    return sorted(best.values(), key=lambda trial: not trial.candidate.exact)

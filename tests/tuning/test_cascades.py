@@ -248,5 +248,5 @@ def test_one_text_at_a_time(tmp_path: Path) -> None:
 def test_a_task_without_decisions_has_no_cascade(tmp_path: Path) -> None:
     context = replace(lab_of(tmp_path, UNSURE).context(), task=tasks.get("regression"))
     nothing = cascades.find(context, [], Outputs.of_rows([[0.0]]))
-    assert nothing.entrants == ()
+    assert nothing.trials == ()
     assert "no decision" in (nothing.reason or "")

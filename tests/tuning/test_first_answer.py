@@ -13,8 +13,8 @@ from hasten.errors import EndedEarly
 from hasten.records import Candidate, Decided, Standing, Tuning
 from hasten.storage.journal import Journal
 from hasten.tuning import contest
-from hasten.tuning.entrant import Entrant
 from hasten.tuning.process import Connection
+from hasten.tuning.trial import Trial
 from hasten.tuning.worker import Load, Message, RunTexts
 from tests.scripted import Lab
 
@@ -127,17 +127,17 @@ def test_the_end_of_the_search_is_told_before_its_result_is_saved(tmp_path: Path
 
 
 def test_a_visit_counts_once_for_a_candidate_that_was_dropped_and_revived(tmp_path: Path) -> None:
-    entrant = Entrant(Candidate("fake", "fp32", "cpu", 2, 1), lab(tmp_path).context())
-    entrant.prepare()
-    entrant.time_shape((8, 16), 0)
-    samples_s = list(entrant.cells[8, 16])
-    entrant.end("dropped", "no time", for_time=True)
-    entrant.revive()
-    entrant.time_shape((8, 16), 0)
-    assert entrant.cells[8, 16] == samples_s
-    entrant.time_shape((8, 16), 1)
-    assert len(entrant.cells[8, 16]) > len(samples_s)
-    entrant.close()
+    trial = Trial(Candidate("fake", "fp32", "cpu", 2, 1), lab(tmp_path).context())
+    trial.prepare()
+    trial.time_shape((8, 16), 0)
+    samples_s = list(trial.cells[8, 16])
+    trial.end("dropped", "no time", for_time=True)
+    trial.revive()
+    trial.time_shape((8, 16), 0)
+    assert trial.cells[8, 16] == samples_s
+    trial.time_shape((8, 16), 1)
+    assert len(trial.cells[8, 16]) > len(samples_s)
+    trial.close()
 
 
 def test_a_search_that_is_ended_gives_the_choice_that_stands(tmp_path: Path) -> None:

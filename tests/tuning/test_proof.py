@@ -21,8 +21,8 @@ from hasten.judging.stats import clopper_pearson_upper
 from hasten.records import Candidate, Parity, Row, Tuning
 from hasten.tasks import Outputs
 from hasten.tuning import proof
-from hasten.tuning.entrant import Entrant
 from hasten.tuning.proof import Tries
+from hasten.tuning.trial import Trial
 from hasten.tuning.worker import Load, RunTexts
 from tests.scripted import Lab
 from tests.tiny import tiny_texts
@@ -130,9 +130,9 @@ def test_the_time_of_every_batching_is_expected(tmp_path: Path) -> None:
     expected: list[float] = []
     for fault in ({}, {"alone": 0.1}):
         tried = lab(tmp_path / str(len(fault)), {f"{INT8}-1x1": fault})
-        entrant = Entrant(Candidate("fake", "int8", "cpu", 1, recipe="dynamic"), tried.context())
-        entrant.cells = {(size, length): [0.01] for size in (1, 8) for length in (5, 60)}
-        expected.append(proof.expected_s(tried.context(), entrant))
+        trial = Trial(Candidate("fake", "int8", "cpu", 1, recipe="dynamic"), tried.context())
+        trial.cells = {(size, length): [0.01] for size in (1, 8) for length in (5, 60)}
+        expected.append(proof.expected_s(tried.context(), trial))
     assert expected[1] > 9 * expected[0] > 0
 
 

@@ -15,7 +15,7 @@ from hasten.records import Candidate, Row, Tuning
 from hasten.report import headline
 from hasten.runtime import bundle
 from hasten.runtime.predictor import Predictor
-from hasten.tuning.entrant import Entrant
+from hasten.tuning.trial import Trial
 from hasten.tuning.truncation import GAINS, lengths_worth_trying
 from hasten.tuning.worker import Export, Message, RunTexts
 from tests.scripted import Lab, save_bundle
@@ -84,7 +84,7 @@ def test_what_flips_on_long_texts_alone_is_refused_before_it_is_proved(tmp_path:
 
 def test_the_lengths_are_the_longest_that_gain_what_is_asked(tmp_path: Path) -> None:
     context = lab(tmp_path, {"*": EARLY_ALONE}).context()
-    whole = Entrant(Candidate("fake", "fp32", "cpu", 2), context)
+    whole = Trial(Candidate("fake", "fp32", "cpu", 2), context)
     whole.cells = {(1, n): [1e-4 * n] for n in (4, 64)}  # a text costs its tokens
     lengths = lengths_worth_trying(context, whole)
     tokens = context.lengths

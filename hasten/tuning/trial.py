@@ -54,7 +54,7 @@ class Batching:
     expected_s: float = 0.0
 
 
-class Entrant:
+class Trial:
     """Measures one candidate through its worker, each thing once.
 
     The worker is started at the first measurement that the journal does not hold yet; a resumed
@@ -311,7 +311,7 @@ class Entrant:
 
     # --- what follows from it -------------------------------------------------------------
 
-    def inherit(self, other: Entrant) -> None:
+    def inherit(self, other: Trial) -> None:
         """Take over the timed shapes of another candidate that runs the same artifact alike."""
         self.cells = {shape: list(samples_s) for shape, samples_s in other.cells.items()}
 
