@@ -292,7 +292,9 @@ def demo(
     """Run :func:`tune` on a real encoder and a real corpus; no hub, no network.
 
     Trains a five-class news classifier on the packaged MiniLM encoder, once: it is kept in your
-    cache folder. Then tunes it on 1,000 texts from one-line sentences to whole articles.
+    cache folder. Then tunes it on 1,000 texts from one-line sentences to whole articles. With
+    ``task="embeddings"`` nothing is trained: the encoder is tuned as the sentence embedding model
+    that it is.
 
     Args:
         command: as for :func:`tune`.
@@ -307,6 +309,9 @@ def demo(
     from hasten.demo import assets
 
     options = choose("hasten.demo", DemoOptions, options)
+    if options.pop("task") == "embeddings":
+        encoder, texts = assets.embedder()
+        return tune(encoder, texts, command=command, on_event=on_event, **options)
     with progress(on_event, job.ignore_event) as report:
         made = assets.prepare(None, report)
     read = corpus.read(made.texts_file, text_column="text", label_column="label")

@@ -19,7 +19,7 @@ from hasten.inputs.corpus import Corpus
 from hasten.options import ExportOptions
 from hasten.plain import to_json
 from hasten.records import Exported, Parity
-from hasten.report.content import own_terms
+from hasten.report.own_terms import own_terms
 
 _FEW_TEXTS = 100
 _WIDTH = 9  # of the names at the left

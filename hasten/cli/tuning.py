@@ -126,7 +126,8 @@ def run_demo(
     """Run the main job on a real encoder and a real corpus; no hub, no network.
 
     Trains a five-class news classifier on the packaged MiniLM encoder (once; it is kept in your
-    cache folder), then tunes it on 1,000 texts from one-line sentences to whole articles.
+    cache folder), then tunes it on 1,000 texts from one-line sentences to whole articles. With
+    --task embeddings nothing is trained: the encoder gives sentences' vectors.
     """
     from hasten import api
     from hasten.demo import assets
@@ -134,11 +135,12 @@ def run_demo(
     with reporting(debug):
         display = Display()
         with display.live(), accepting(display):
-            made = assets.prepare(None, display)
-            err.print(
-                f"Demo    news classifier, held-out accuracy {made.article_accuracy:.1%} on "
-                f"articles, {made.sentence_accuracy:.1%} on sentences"
-            )
+            if options["task"] == "classification":
+                made = assets.prepare(None, display)
+                err.print(
+                    f"Demo    news classifier, held-out accuracy {made.article_accuracy:.1%} on "
+                    f"articles, {made.sentence_accuracy:.1%} on sentences"
+                )
             tuning = api.demo(
                 command=shlex.join(["hasten", *sys.argv[1:]]), on_event=display, **options
             )

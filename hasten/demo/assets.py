@@ -129,6 +129,17 @@ def prepare(cache: Path | None = None, progress: Report = lambda _: None) -> Dem
     return DemoAssets(folder / _MODEL, folder / "texts.csv", **figures)
 
 
+def embedder() -> tuple[Path, list[str]]:
+    """The packaged encoder as the sentence embedding model that it is, and the demo's texts.
+
+    Raises:
+        Unavailable: the extra ``demo`` is not installed.
+    """
+    encoder, corpus = _packaged()
+    _, held_out = split(read_articles(corpus))
+    return encoder, [each.text for each in chain.from_iterable(choose_texts(held_out).values())]
+
+
 def tokenizer_file() -> Path:
     """The demo encoder's ``tokenizer.json``, for models that come without one.
 

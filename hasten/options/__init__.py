@@ -22,7 +22,7 @@ from hasten.options.checks import (
     whole_number,
     whole_numbers,
 )
-from hasten.options.choices import DEVICES, EXPERIMENTS, OBJECTIVES, PRECISIONS, SHORTEST
+from hasten.options.choices import DEMOS, DEVICES, EXPERIMENTS, OBJECTIVES, PRECISIONS, SHORTEST
 from hasten.options.serving import LoadTestOptions, ServeOptions
 from hasten.options.shared import FilePath, Model
 
@@ -397,6 +397,15 @@ class ExportOptions(TypedDict, total=False):
 class DemoOptions(TypedDict, total=False):
     """Options of :func:`hasten.demo` and ``hasten demo``."""
 
+    task: Annotated[
+        str,
+        Option(
+            "classification, by a model that is trained first, or embeddings, by the packaged "
+            "encoder as it is.",
+            "classification",
+            check=one_of(*DEMOS),
+        ),
+    ]
     output: Annotated[
         FilePath,
         Option(

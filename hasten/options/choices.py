@@ -7,6 +7,9 @@ PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 
 DEVICES = ("cpu", "cuda")
 
+DEMOS = ("classification", "embeddings")
+"""What ``hasten demo`` can show."""
+
 OBJECTIVES = ("throughput", "latency")
 
 EXPERIMENTS = ("batch-size", "length", "order", "latency")

@@ -25,6 +25,7 @@ from hasten.records import (
     Tuning,
 )
 from hasten.report.document import Table
+from hasten.report.own_terms import kept, kept_too, own_terms
 
 HIGHEST_SHARE = 1.05
 """A larger share of the fastest matrix product means that the product was measured too low."""
@@ -135,21 +136,6 @@ def flipped(parity: Parity) -> str:
     return f"{parity.flips} of {parity.compared:,} labels flipped: {bound}{corrected}"
 
 
-def own_terms(parity: Parity) -> str:
-    """The task's own figures, in one line: ``mean cosine 0.9993 (at least 0.99), ...``."""
-    return ", ".join(
-        f"{name} {value:.5g}"
-        + (f" (at least {parity.demanded[name]:g})" if name in parity.demanded else "")
-        for name, value in parity.agreement.items()
-    )
-
-
-def kept(parity: Parity) -> str:
-    """The first of the figures that must be reached, for a cell; empty where there is none."""
-    first = next(iter(parity.demanded), None)
-    return f"{first} {parity.agreement[first]:.5g}" if first else ""
-
-
 def agreement(parity: Parity) -> str:
     """How a candidate's answers differ from the original's, in sentences."""
     if parity.demanded and not parity.decisions:
@@ -161,7 +147,7 @@ def agreement(parity: Parity) -> str:
         return (
             f"Outputs were compared as tensors on {parity.compared:,} texts: mean difference "
             f"{parity.mean_abs_difference:.1e}, largest {parity.max_abs_difference:.1e}, in units "
-            f"of the original's standard deviation.{errors(parity)}{_own_figures(parity)}"
+            f"of the original's standard deviation.{errors(parity)}{kept_too(parity)}"
         )
     sentences = [f"Against the original, {flipped(parity)}."]
     if parity.ties:
@@ -174,12 +160,7 @@ def agreement(parity: Parity) -> str:
         )
     if parity.quality:
         sentences.append(quality(parity.quality))
-    return " ".join(sentences) + _own_figures(parity)
-
-
-def _own_figures(parity: Parity) -> str:
-    figures = ", ".join(f"{name} {value:.4g}" for name, value in parity.agreement.items())
-    return f" Kept of the original's answers: {figures}." if figures else ""
+    return " ".join(sentences) + kept_too(parity)
 
 
 def quality(found: Quality) -> str:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from hasten.records import Bench, Row, Tuning
 from hasten.report import content, content_bench, content_proof, headline
 from hasten.report.document import Document, Section, Table
+from hasten.report.own_terms import kept
 
 _MOST_ROWS = 8
 _LAYOUTS = "2x1: 2 streams x 1 thread"
@@ -104,7 +105,7 @@ def _cells(tuning: Tuning, why: str, row: Row) -> tuple[str, ...]:
     parity = row.parity
     flips = ""
     if parity:
-        flips = f"{parity.flips}/{parity.compared}" if parity.decisions else content.kept(parity)
+        flips = f"{parity.flips}/{parity.compared}" if parity.decisions else kept(parity)
     if row.status == "refused":
         ratio = "refused"
     elif row is tuning.baseline:

@@ -19,7 +19,7 @@ from hasten.records import HandsOn, Plan, Strategy, Text
 from hasten.runtime.batching import CostModel
 from hasten.runtime.pipeline import Clock, Pipeline, PipelineRun
 from hasten.runtime.stages import Passed, handed_on, pass_on
-from hasten.tasks import Outputs
+from hasten.tasks import Outputs, Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,10 +53,15 @@ class CascadePipeline(Pipeline):
         strategy: Strategy,
         cost: CostModel | None = None,
         max_batch_latency_s: float | None = None,
+        task: Task | None = None,
     ) -> PipelineRun:
         """Answer all texts, stage 1 by ``strategy``; the others have plans of their own."""
         first = partial(
-            super().run, strategy=strategy, cost=cost, max_batch_latency_s=max_batch_latency_s
+            super().run,
+            strategy=strategy,
+            cost=cost,
+            max_batch_latency_s=max_batch_latency_s,
+            task=task,
         )
         chosen_s = 0.0
 
@@ -68,7 +73,8 @@ class CascadePipeline(Pipeline):
             return unsure
 
         further = [
-            (partial(hand_on, stage), partial(_run, stage, cost)) for stage, cost in self._further
+            (partial(hand_on, stage), partial(_run, stage, cost, task))
+            for stage, cost in self._further
         ]
         passed = pass_on(texts, first, further)
         return _joined(passed, chosen_s)
@@ -80,9 +86,16 @@ class CascadePipeline(Pipeline):
             stage.pipeline.close()
 
 
-def _run(stage: NextStage, cost: CostModel | None, texts: Sequence[Text]) -> PipelineRun:
-    limit_s = stage.plan.max_batch_latency_s
-    return stage.pipeline.run(texts, stage.plan.strategy, cost, max_batch_latency_s=limit_s)
+def _run(
+    stage: NextStage, cost: CostModel | None, task: Task | None, texts: Sequence[Text]
+) -> PipelineRun:
+    return stage.pipeline.run(
+        texts,
+        stage.plan.strategy,
+        cost,
+        max_batch_latency_s=stage.plan.max_batch_latency_s,
+        task=task,
+    )
 
 
 def _joined(passed: Passed, between_s: float) -> PipelineRun:

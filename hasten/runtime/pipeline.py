@@ -21,7 +21,7 @@ from hasten.engines.base import Session
 from hasten.inputs.tokenization import TextTokenizer, Tokens
 from hasten.records import ModelInfo, Strategy, Text
 from hasten.runtime.batching import CostModel, padding_share, plan, predict_s, shapes
-from hasten.tasks import Outputs
+from hasten.tasks import Outputs, Task
 
 Clock = Callable[[], float]
 
@@ -194,10 +194,14 @@ class Pipeline:
         strategy: Strategy,
         cost: CostModel | None = None,
         max_batch_latency_s: float | None = None,
+        task: Task | None = None,
     ) -> PipelineRun:
-        """Answer all texts, batched by ``strategy``. ``texts`` must not be empty."""
+        """Answer all texts, batched by ``strategy``. ``texts`` must not be empty.
+
+        ``task`` is the model's own with other settings, where the caller changed any.
+        """
         begin = self._clock()
-        tokens = self.task.encode(self.tokenizer, texts)
+        tokens = (task or self.task).encode(self.tokenizer, texts)
         tokenized = self._clock()
         lengths = tokens.columns
         batches = plan(lengths, strategy, cost, max_batch_latency_s=max_batch_latency_s)

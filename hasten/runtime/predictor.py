@@ -88,7 +88,7 @@ class Predictor:
                 1 answers each as it comes. Batches are planned in any case.
             padding: ignored; texts are padded to the longest of their batch.
             num_workers: ignored.
-            unknown: settings of the task, such as ``aggregation_strategy``; others are refused.
+            unknown: settings of the task, such as ``prompt_name``; others are refused.
 
         Returns:
             For each text, in the input's order, ``{"label": str, "score": float}``, or a list
@@ -120,7 +120,7 @@ class Predictor:
 
         def answers(some: Sequence[Text]) -> list[Any]:
             labels = self.bundle.model.labels
-            runs = self._runs(some, truncation=truncation, max_length=max_length)
+            runs = self._runs(some, truncation=truncation, max_length=max_length, task=task)
             return [
                 answer
                 for encoded, outputs in runs
@@ -179,6 +179,7 @@ class Predictor:
         *,
         truncation: bool | str | None = True,
         max_length: int | None = None,
+        task: tasks.Task | None = None,
     ) -> list[tuple[Encoded, Outputs]]:
         """Texts and outputs, some thousand texts at a time; at least one part, if it is empty."""
         runs: list[tuple[Encoded, Outputs]] = []
@@ -187,8 +188,8 @@ class Predictor:
             for begin in range(0, len(texts), _WINDOW):
                 window = texts[begin : begin + _WINDOW]
                 if truncation in arguments.NO_TRUNCATION:
-                    self._refuse_cut(window, begin, max_length)
-                answered = self.stages.run(window, max_length)
+                    self._refuse_cut(window, begin, max_length, task)
+                answered = self.stages.run(window, max_length, task)
                 runs.append((Encoded(window, answered.encoded), answered.outputs))
                 told = self._watch.count(answered.counts)
                 if told:
@@ -205,9 +206,15 @@ class Predictor:
                 f"max_length is {max_length!r}", fix=f"It must be from 1 to {longest}, the model's."
             )
 
-    def _refuse_cut(self, texts: Sequence[Text], begin: int, max_length: int | None) -> None:
+    def _refuse_cut(
+        self,
+        texts: Sequence[Text],
+        begin: int,
+        max_length: int | None,
+        task: tasks.Task | None,
+    ) -> None:
         """Refuse texts of which the last stage, which reads the most, would not read the end."""
-        arguments.refuse_long(self.stages.loaded[-1].encode(texts, max_length), begin)
+        arguments.refuse_long(self.stages.loaded[-1].encode(texts, max_length, task), begin)
 
     def close(self) -> None:
         """Release the models and their threads."""

@@ -133,16 +133,25 @@ class LoadedStage:
         limit_s = chosen.max_batch_latency_s
         return plan(tokens.columns, chosen.strategy, self.cost, max_batch_latency_s=limit_s)
 
-    def encode(self, texts: Sequence[Text], max_length: int | None = None) -> Tokens:
+    def encode(
+        self, texts: Sequence[Text], max_length: int | None = None, task: Task | None = None
+    ) -> Tokens:
         """Tokens of ``texts``, as :meth:`run` makes them."""
-        return self.task.encode(self.pipeline(max_length).tokenizer, texts)
+        return (task or self.task).encode(self.pipeline(max_length).tokenizer, texts)
 
-    def run(self, texts: Sequence[Text], max_length: int | None = None) -> PipelineRun:
-        """The stage's outputs for ``texts``, of which there must be at least one."""
+    def run(
+        self, texts: Sequence[Text], max_length: int | None = None, task: Task | None = None
+    ) -> PipelineRun:
+        """The stage's outputs for ``texts``, of which there must be at least one.
+
+        ``task`` is the model's own with other settings, where the caller changed any.
+        """
         chosen = self.stage.plan
         limit_s = chosen.max_batch_latency_s
         pipeline = self.pipeline(max_length)
-        return pipeline.run(texts, chosen.strategy, self.cost, max_batch_latency_s=limit_s)
+        return pipeline.run(
+            texts, chosen.strategy, self.cost, max_batch_latency_s=limit_s, task=task
+        )
 
     def hands_on(self, outputs: Outputs) -> NDArray[np.int64]:
         """Which texts go on to the next stage; see :func:`handed_on`."""
@@ -206,18 +215,21 @@ class Stages:
         """The stage to which all texts go."""
         return self.loaded[0]
 
-    def run(self, texts: Sequence[Text], max_length: int | None = None) -> Answered:
+    def run(
+        self, texts: Sequence[Text], max_length: int | None = None, task: Task | None = None
+    ) -> Answered:
         """Answer ``texts``, of which there must be at least one.
 
         Args:
             texts: in any order.
             max_length: the most tokens of a text, where a stage does not read fewer anyway.
+            task: the model's own with other settings, where the caller changed any.
 
         Raises:
             InputError: a text cannot be encoded.
             EngineError: an engine failed.
         """
-        runs = [partial(stage.run, max_length=max_length) for stage in self.loaded]
+        runs = [partial(stage.run, max_length=max_length, task=task) for stage in self.loaded]
         hand_on = [stage.hands_on for stage in self.loaded[:-1]]
         passed = pass_on(texts, runs[0], list(zip(hand_on, runs[1:], strict=True)))
         counts = np.bincount(passed.stages, minlength=len(self.loaded))

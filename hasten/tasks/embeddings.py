@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hasten.errors import ModelError
+from hasten.errors import ChoiceError, ModelError
 from hasten.inputs.tokenization import TextTokenizer, Tokens
 from hasten.plain import from_json
 from hasten.records import Text
@@ -31,6 +31,8 @@ class Embeddings(Tensors):
         prompts: what can be put before every text, by name.
         default_prompt_name: the one that is, unless the caller asks for another.
         similarity_fn_name: how vectors are compared: cosine, dot, euclidean or manhattan.
+        prompt_name: of a call, the prompt that it wants instead of the default one.
+        prompt: of a call, what it wants before every text instead of any named prompt.
     """
 
     name = "embeddings"
@@ -43,6 +45,8 @@ class Embeddings(Tensors):
     prompts: Mapping[str, str] = field(default_factory=dict, hash=False)
     default_prompt_name: str | None = None
     similarity_fn_name: str = "cosine"
+    prompt_name: str | None = None
+    prompt: str | None = None
 
     @classmethod
     def claims(cls, config: Mapping[str, Any]) -> bool:
@@ -63,32 +67,35 @@ class Embeddings(Tensors):
                 f"the model's similarity_fn_name is {task.similarity_fn_name!r}",
                 fix=f"It can be {', '.join(_vectors.SIMILARITIES)}.",
             )
-        task.prompt()
+        task.prefix()
         settings: Mapping[str, Any] = told
         return settings
 
-    def prompt(self) -> str:
+    def prefix(self) -> str:
         """What stands before every text.
 
         Raises:
             ModelError: there is no prompt of the default's name.
+            ChoiceError: there is none of the name that the call gives.
         """
-        name = self.default_prompt_name
+        if self.prompt is not None:
+            return self.prompt
+        name = self.prompt_name or self.default_prompt_name
         if name is None:
             return ""
         # Of sentence-transformers itself, which knows these two without a text.
         known = {"query": "", "document": "", **self.prompts}
         if name not in known:
-            raise ModelError(
+            raise (ChoiceError if self.prompt_name else ModelError)(
                 f"there is no prompt {name!r}",
                 fix=f"The model's prompts: {', '.join(self.prompts) or 'none'}.",
             )
         return known[name]
 
     def encode(self, tokenizer: TextTokenizer, texts: Sequence[Text]) -> Tokens:
-        prompt = self.prompt()
-        if prompt:
-            texts = [prompt + text if isinstance(text, str) else text for text in texts]
+        prefix = self.prefix()
+        if prefix:
+            texts = [prefix + text if isinstance(text, str) else text for text in texts]
         return super().encode(tokenizer, texts)
 
     def answers(

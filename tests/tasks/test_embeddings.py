@@ -11,7 +11,7 @@ import pytest
 
 import hasten
 from hasten import models, tasks
-from hasten.errors import ModelError
+from hasten.errors import ChoiceError, ModelError
 from hasten.judging.parity import compare, verdict
 from hasten.models.sentence import POOLING
 from tests.sentences import DENSE, save_sentences
@@ -84,6 +84,19 @@ def test_a_bundle_returns_what_encode_returns(tuned: Any) -> None:
     np.testing.assert_allclose(found, expected, atol=1e-5)
     np.testing.assert_allclose(one, expected[7], atol=1e-5)
     np.testing.assert_array_equal(table["embedding"].to_pylist(), found.tolist())
+
+
+def test_a_call_may_ask_for_another_prompt(tuned: Any) -> None:
+    bundle, model, _ = tuned
+    with hasten.load(bundle) as encode:
+        for asked in ({"prompt_name": "query"}, {"prompt": "li li "}, {"prompt": ""}):
+            expected = theirs(model, TEXTS, **asked)
+            found = encode(TEXTS, **asked)
+            # Steep activations between engines: rounding reaches 1.03e-5 in one number of 384.
+            np.testing.assert_allclose(found, expected, atol=1e-4)
+            assert np.abs(found - encode(TEXTS)).max() > 0.01, "another prompt, other vectors"
+        with pytest.raises(ChoiceError, match="no prompt 'poem'"):
+            encode(TEXTS, prompt_name="poem")
 
 
 def test_its_agreement_is_in_the_tasks_own_terms(tuned: Any) -> None:
