@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -17,12 +17,19 @@ Key = TypeVar("Key", bound=Hashable)
 class Contender:
     """A process of a script that was started with ``--contender`` and these arguments."""
 
-    def __init__(self, python: str, script: str, *arguments: object) -> None:
+    def __init__(
+        self,
+        python: str,
+        script: str,
+        *arguments: object,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._process = subprocess.Popen(  # noqa: S603 - one of these scripts
             [python, script, "--contender", *map(str, arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env=environment,
         )
         self.ask(None)
 

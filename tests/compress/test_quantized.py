@@ -51,7 +51,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many steps everywhere, however fast the machine is."""
-    monkeypatch.setattr(distil, "time_steps", lambda lesson, count: 1.0)
+    monkeypatch.setattr(distil, "time_steps", lambda lesson, count: 100.0)
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +59,8 @@ def student(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A folder that ``hasten compress --int8`` made, and its record."""
     folder = tmp_path_factory.mktemp("compressed") / "student"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distil, "time_steps", lambda lesson, count: 1.0)
-        return folder, api.compress(model, TEXTS, output=folder, int8=True, budget=40.0)
+        patch.setattr(distil, "time_steps", lambda lesson, count: 100.0)
+        return folder, api.compress(model, TEXTS, output=folder, int8=True, budget=4000.0)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def test_teaching_brings_the_int8_answers_nearer(student: Any) -> None:
 @pytest.mark.usefixtures("quick")
 def test_an_interrupted_run_ends_with_the_same_integers(model: Path, tmp_path: Path) -> None:
     def compress(name: str, **options: Any) -> None:
-        given = {"int8": True, "layers": 1, "budget": 120.0, **options}
+        given = {"int8": True, "layers": 1, "budget": 12_000.0, **options}
         api.compress(model, TEXTS, output=tmp_path / name, **given)
 
     def stop(event: Any) -> None:
@@ -179,7 +179,7 @@ def test_fewer_heads_and_words_are_learnt_with_integers_too(
     texts = [text.replace("b", "k") for text in TEXTS]
     folder = tmp_path / "student"
     record = api.compress(
-        model, texts, output=folder, int8=True, embeddings=True, budget=200.0, **options
+        model, texts, output=folder, int8=True, embeddings=True, budget=20_000.0, **options
     )
     assert bool(record.steps) == bool(options)
     assert record.int8_steps
