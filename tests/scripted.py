@@ -18,7 +18,8 @@ from hasten.records import Event, HandsOn, Hardware, ModelInfo, Settings, Tuning
 from hasten.runtime.saving import NewStage, save
 from hasten.storage.journal import Journal
 from hasten.tuning import contest
-from hasten.tuning.context import Budget, Context, Subject
+from hasten.tuning.budget import Budget
+from hasten.tuning.context import Context, Subject
 from hasten.tuning.process import Connection, InlineWorker
 from hasten.tuning.worker import Message, RankLayers, Worker
 from tests.tiny import save_tiny_tokenizer, tiny_texts
@@ -110,8 +111,7 @@ class Lab:
             profile=profile(tokens.lengths, tokens.truncated, INFO.max_length),
             folder=self.folder,
             journal=journal,
-            budget=Budget(self.settings.budget_s, journal),
-            report=self.events.append,
+            budget=Budget(self.settings.budget_s, journal, self.events.append),
             spawn=self.spawn,
             calibration_lengths=self.calibration,
             first_look=self.first_look,

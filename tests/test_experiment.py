@@ -133,9 +133,8 @@ def test_five_runs_make_enough_single_calls_for_a_p99() -> None:
 def test_the_time_it_takes_is_told_before_and_about_right(tmp_path: Path) -> None:
     subject = lab(tmp_path)
     told: list[tuple[float, Event]] = []
-    context = replace(
-        subject.context(), report=lambda event: told.append((subject.engine.clock(), event))
-    )
+    context = subject.context()
+    context.budget.report = lambda event: told.append((subject.engine.clock(), event))
     Experiment.plan(context, Wanted(EXPERIMENTS), lambda _: None, baseline_engine="fake").run()
     ((then_s, forecast),) = ((s, event) for s, event in told if isinstance(event, Forecast))
     assert set(forecast.seconds) == {"length", "batch-size", "order", "latency"}

@@ -148,6 +148,14 @@ def environment_changes(tree: ast.Module) -> Iterator[int]:
                 yield node.lineno
 
 
+def foreign_writes(tree: ast.Module) -> Iterator[int]:
+    """Fields of an object that another one sets."""
+    for node in ast.walk(tree):
+        written = isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load)
+        if written and ast.unparse(node.value) != "self":
+            yield node.lineno
+
+
 def test_only_the_command_line_prints() -> None:
     assert not [
         f"{name}:{line}"
@@ -159,6 +167,15 @@ def test_only_the_command_line_prints() -> None:
 
 def test_the_environment_is_left_alone() -> None:
     assert not [f"{name}:{line}" for name, tree in trees() for line in environment_changes(tree)]
+
+
+def test_the_state_of_a_tune_is_written_by_its_owners() -> None:
+    assert not [
+        f"{name}:{line}"
+        for name, tree in trees()
+        if name.startswith(("hasten/tuning/", "hasten/experiment/"))
+        for line in foreign_writes(tree)
+    ]
 
 
 def test_nothing_is_left_unwritten() -> None:
@@ -179,6 +196,8 @@ def test_nothing_is_left_unwritten() -> None:
         (environment_changes, "del os.environ['A']"),
         (environment_changes, "os.environ.setdefault('A', 'b')"),
         (environment_changes, "os.putenv('A', 'b')"),
+        (foreign_writes, "trial.status = 'dropped'"),
+        (foreign_writes, "trial.further += (stage,)"),
     ],
 )
 def test_the_checks_above_see_what_they_look_for(check: Any, code: str) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 
 from hasten.records import Strategy
 from hasten.runtime.batching import CostModel
+from hasten.tuning.timing import EXPERIMENT_VISITS
 from hasten.tuning.worker import TimeShape
 
-SHAPE_VISITS = 3
 SINGLE_CALLS_A_RUN = 92
 """Five runs make enough for a p99; more runs add to them."""
 
@@ -51,5 +51,5 @@ def shapes_s(shapes: Iterable[Shape], cost: CostModel) -> float:
         one_s = cost.cost_s(*shape)
         # A visit repeats a short call until enough has been measured.
         visit_s = one_s * math.ceil(max(least_s / one_s, 1.0))
-        total_s += cost.streams * (one_s + SHAPE_VISITS * visit_s)
+        total_s += cost.streams * (one_s + len(EXPERIMENT_VISITS) * visit_s)
     return total_s

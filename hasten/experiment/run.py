@@ -29,15 +29,11 @@ from hasten.records import (
 )
 from hasten.runtime.batching import CostModel
 from hasten.tasks import Outputs
-from hasten.tuning import candidates, ceiling, choose, original, proof, screening
+from hasten.tuning import candidates, ceiling, choose, original, proof, screening, timing
 from hasten.tuning.context import Context
-from hasten.tuning.finals import table_lengths
-from hasten.tuning.rounds import ARRIVAL
-from hasten.tuning.screening import message_for
+from hasten.tuning.plans import ARRIVAL, best_plan, message_for, predicted_s
 from hasten.tuning.trial import Trial
 from hasten.tuning.worker import RunTexts
-
-_FIRST_SHAPE_VISIT = 10  # those before are the screen's
 
 Save = Callable[[Bench], None]
 
@@ -146,7 +142,7 @@ class Experiment:
         """Of each format, the streams and threads that suit the texts."""
         best: dict[str, tuple[float, Trial]] = {}
         for trial in self.trials:
-            plan = screening.best_plan(self.context, trial) if trial.in_play else None
+            plan = best_plan(trial) if trial.in_play else None
             if plan and plan[1] < best.get(trial.candidate.format, (math.inf,))[0]:
                 best[trial.candidate.format] = (plan[1], trial)
         self.formats = [trial for _, trial in sorted(best.values(), key=lambda pair: pair[0])]
@@ -177,8 +173,8 @@ class Experiment:
         self._judge()
 
     def _measure_shapes(self, shapes: Sequence[grid.Shape]) -> None:
-        visits = range(_FIRST_SHAPE_VISIT, _FIRST_SHAPE_VISIT + grid.SHAPE_VISITS)
-        screening.sweep(self.context, self._running(), shapes, visits, math.inf, stage="length")
+        running, visits = self._running(), timing.EXPERIMENT_VISITS
+        timing.sweep(self.context.budget, running, shapes, visits, stage="length")
 
     def _measure_rounds(self) -> None:
         """The user's texts end to end; all orders and batch sizes in the same rounds."""
@@ -196,7 +192,7 @@ class Experiment:
 
     def _heat(self, trial: Trial, strategy: Strategy) -> Heat:
         message = self._message(trial, strategy)
-        expected_s = screening.predicted_s(self.context, trial, strategy)
+        expected_s = predicted_s(trial, strategy)
         return Heat(trial, lambda _: message, expected_s)
 
     def _measure_singles(self) -> None:
@@ -207,7 +203,7 @@ class Experiment:
             trial.close()  # a process that waits still holds its memory
         self.singles = {e: single for e in self.formats if (single := self._single(e))}
         heats = [
-            Heat(single, self._single_texts, screening.predicted_s(self.context, trial, ARRIVAL))
+            Heat(single, self._single_texts, predicted_s(trial, ARRIVAL))
             for trial, single in self.singles.items()
         ]
         for _ in Series(self.context, "latency", heats, self.context.settings.rounds).run():
@@ -219,7 +215,7 @@ class Experiment:
         strategy = Strategy("sorted", max(settings.batch_sizes))
         tries = proof.fix_tries(self.context, self.trials)
         for trial in self.formats:
-            self.context.tell("proof", f"{trial.label}: {len(self.context.texts)} texts")
+            self.context.budget.tell("proof", f"{trial.label}: {len(self.context.texts)} texts")
             ways = proof.batchings(self.context, trial, strategy)
             what = f"parity-{strategy.batch_size}"
             parity = trial.prove(what, ways, truth, tries=tries.of(trial))
@@ -241,9 +237,9 @@ class Experiment:
             if not runs or not trial.in_play:
                 continue
             best = min(runs, key=lambda run: run.total.median_s)
-            trial.ratio_to_baseline = speed_up(reference, best, seed=self.context.settings.seed)
-            trial.ceiling_share = ceiling.share(
-                self.ceilings, trial.candidate, best, best.rounds, flops
+            trial.conclude(
+                speed_up(reference, best, seed=self.context.settings.seed),
+                ceiling.share(self.ceilings, trial.candidate, best, best.rounds, flops),
             )
 
     # --- what they need -------------------------------------------------------------------
@@ -265,7 +261,9 @@ class Experiment:
         if not self._wants("order"):
             return []
         longest, sizes = self.context.profile.longest, self.context.settings.batch_sizes
-        lengths = [n for n in self._lengths() if n <= 2 * longest] or table_lengths(self.context)
+        lengths = [n for n in self._lengths() if n <= 2 * longest] or timing.table_lengths(
+            self.context.profile
+        )
         return [(size, length) for size in sizes for length in lengths]
 
     def _other_shapes(self) -> list[grid.Shape]:
@@ -275,7 +273,7 @@ class Experiment:
 
     def _message(self, trial: Trial, strategy: Strategy) -> RunTexts:
         indices = tuple(range(len(self.context.texts)))
-        return message_for(self.context, trial, indices, strategy=strategy)
+        return message_for(trial, indices, strategy=strategy)
 
     def _single_texts(self, number: int) -> RunTexts:
         count = min(grid.SINGLE_CALLS_A_RUN, len(self.context.texts))
@@ -321,7 +319,7 @@ class Experiment:
         found = dict.fromkeys(self.wanted.experiments, 0.0)
         for name, shapes in (("order", self._shapes_of_texts()), ("length", self._other_shapes())):
             for trial in running:
-                new = [s for s in shapes if not trial.has_timed(s, _FIRST_SHAPE_VISIT)]
+                new = [s for s in shapes if not trial.has_timed(s, timing.EXPERIMENT_VISITS[0])]
                 if new:
                     found[name] += grid.shapes_s(new, _cost(trial))
         texts = self._texts()

@@ -84,7 +84,7 @@ class Series:
             if heat.trial.in_play and heat.key not in runs:
                 message = heat.message(number)
                 what = f"{heat.trial.label}, {message.strategy.label}"
-                self.context.tell(self.name, f"run {number + 1}: {what}")
+                self.context.budget.tell(self.name, f"run {number + 1}: {what}")
                 runs[heat.key] = heat.trial.attempt(message, heat.expected_s)
         return {"more": more, "runs": runs}
 

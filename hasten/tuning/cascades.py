@@ -32,7 +32,9 @@ from hasten.runtime.batching import best_strategy, plan, predict_s
 from hasten.runtime.saving import NewStage
 from hasten.tasks import Outputs
 from hasten.tuning import proof, screening
+from hasten.tuning.budget import Deadline
 from hasten.tuning.context import Context
+from hasten.tuning.plans import batch_limit_s, best_s, message_for
 from hasten.tuning.trial import Batching, Trial
 from hasten.tuning.worker import Load, LoadCascade, RunTexts
 
@@ -71,7 +73,7 @@ class CascadeTrial(Trial):
         self.further = tuple(further)
         self._stages = tuple(stages)
         if cascade.predicted_s:
-            self.screen_tokens_per_s = float(context.lengths.sum()) / cascade.predicted_s
+            self.predict(cascade.predicted_s)
 
     @property
     def later_s(self) -> float:
@@ -110,7 +112,7 @@ def find(context: Context, trials: Sequence[Trial], truth: Outputs) -> Found:
         trials: all candidates, proved, refused and repaired.
         truth: the original's outputs.
     """
-    exact = _fastest([e for e in trials if e.in_play and e.candidate.exact and e.parity], context)
+    exact = _fastest([e for e in trials if e.in_play and e.candidate.exact and e.parity])
     reason = _why_none(context, exact)
     if reason or exact is None:
         return Found(reason=reason)
@@ -118,12 +120,12 @@ def find(context: Context, trials: Sequence[Trial], truth: Outputs) -> Found:
     firsts = search.most_promising(trials)
     if not firsts:
         return Found(reason="no lossy candidate is predicted to be faster than the best exact one")
-    deadline_s = context.budget.deadline("cascades")
-    tested = [search.test(first, len(firsts), deadline_s) for first in firsts]
+    deadline = context.budget.deadline("cascades")
+    tested = [search.test(first, len(firsts), deadline) for first in firsts]
     rivals = [e for e in trials if e.in_play and e.parity]
     if context.settings.cascade_only:
         rivals = [exact]
-    _run_the_best(context, tested, rivals, truth, deadline_s)
+    _run_the_best(context, tested, rivals, truth, deadline)
     return Found(tuple(tested))
 
 
@@ -186,13 +188,13 @@ class _Search:
 
         Kept in the journal: a resumed run must test as many cascades on the judged texts.
         """
-        exact_s = _predicted_s(self.context, self.exact)
+        exact_s = best_s(self.exact)
         expected: dict[Trial, float] = {}
         best: dict[str, Trial] = {}
-        for trial in _by_time([e for e in trials if _can_be_first(e)], self.context):
+        for trial in sorted(filter(_can_be_first, trials), key=best_s):
             best.setdefault(trial.candidate.format, trial)
         for trial in best.values():
-            alone_s = _predicted_s(self.context, trial)
+            alone_s = best_s(trial)
             deferred = self._expected_share(trial)
             if deferred is not None and alone_s + deferred * exact_s < exact_s:
                 expected[trial] = alone_s + deferred * exact_s
@@ -223,13 +225,12 @@ class _Search:
         texts = [context.all_texts[index] for index in look.indices]
         return worst([reading], texts) if reading else None
 
-    def test(self, first: Trial, tries: int, deadline_s: float) -> CascadeTrial:
+    def test(self, first: Trial, tries: int, deadline: Deadline) -> CascadeTrial:
         """The cascade of one first stage, with the boldest threshold that its test allows."""
         context = self.context
-        if not first.has_proved("parity"):  # its answers are not known yet
-            late = context.budget.spent_s + proof.expected_s(context, first) > deadline_s
-            if late:
-                return self._ended(first, "dropped", proof.NO_TIME_TO_PROVE)
+        known = first.has_proved("parity")
+        if not known and not deadline.allows(proof.expected_s(context, first)):
+            return self._ended(first, "dropped", proof.NO_TIME_TO_PROVE, for_time=True)
         try:
             return self._tested(first, tries)
         finally:
@@ -238,10 +239,10 @@ class _Search:
 
     def _tested(self, first: Trial, tries: int) -> CascadeTrial:
         context = self.context
-        context.tell("cascades", f"{first.label}, then {self.exact.label}")
+        context.budget.tell("cascades", f"{first.label}, then {self.exact.label}")
         calibration = self._first_look(first)
         assert calibration, f"{first.label} was chosen by its first look"
-        costs_s = [_predicted_s(context, each) for each in (first, self.exact)]
+        costs_s = [best_s(each) for each in (first, self.exact)]
         thresholds = path([calibration], costs_s)
         found = self._certified(first, thresholds, tries, every_batching=False)
         if found and found.chosen and self._depends_on_batch(first):
@@ -279,13 +280,19 @@ class _Search:
         return self._ended(first, "refused", reason, found)
 
     def _ended(
-        self, first: Trial, status: Status, reason: str, found: CascadeProof | None = None
+        self,
+        first: Trial,
+        status: Status,
+        reason: str,
+        found: CascadeProof | None = None,
+        *,
+        for_time: bool = False,
     ) -> CascadeTrial:
         """A cascade that is not run."""
         nothing = CascadeProof((), 0, 0, self.context.settings.max_flips)
         cascade = Cascade(found or nothing)
         trial = CascadeTrial(self.context, (first, self.exact), cascade, ())
-        trial.end(status, reason, for_time=reason == proof.NO_TIME_TO_PROVE)
+        trial.end(status, reason, for_time=for_time)
         return trial
 
     def _planned(self, first: Trial, found: CascadeProof) -> CascadeTrial:
@@ -301,7 +308,7 @@ class _Search:
         later_s = self._later_s(further.plan, deferred)
         unsure = deferred[np.argsort(sureness[deferred], kind="stable")][:_EXAMPLES]
         examples = tuple(shortened(context.texts[index]) for index in unsure.tolist())
-        alone_s = tuple(_predicted_s(context, stage) for stage in (first, self.exact))
+        alone_s = tuple(best_s(stage) for stage in (first, self.exact))
         cascade = Cascade(found, alone_s[0] + later_s, alone_s, len(context.texts), examples)
         return CascadeTrial(context, (first, self.exact), cascade, (further,))
 
@@ -331,7 +338,7 @@ class _Search:
 
     @property
     def _limit_s(self) -> float | None:
-        return screening.batch_limit_s(self.context.settings, self.exact.candidate)
+        return batch_limit_s(self.context.settings, self.exact.candidate)
 
 
 def _most_tested(context: Context) -> int:
@@ -346,12 +353,12 @@ def _run_the_best(
     tested: Sequence[CascadeTrial],
     rivals: Sequence[Trial],
     truth: Outputs,
-    deadline_s: float,
+    deadline: Deadline,
 ) -> None:
     """Start the cascades that are predicted to win, and count their flips end to end."""
-    rival = _fastest(rivals, context)
+    rival = _fastest(rivals)
     assert rival
-    rival_s = _predicted_s(context, rival)
+    rival_s = best_s(rival)
     started = 0
     for trial in sorted(tested, key=lambda each: each.cascade.predicted_s or 0.0):
         predicted_s = trial.cascade.predicted_s
@@ -365,7 +372,7 @@ def _run_the_best(
             trial.end("dropped", f"it defers {share:.1%} of the texts: {slower}")
         elif started == MOST_RUN:
             trial.end("dropped", f"{MOST_RUN} faster cascades were run")
-        elif context.budget.spent_s + predicted_s > deadline_s and started:
+        elif started and not deadline.allows(predicted_s):
             trial.end("dropped", proof.NO_TIME_TO_PROVE, for_time=True)
         else:
             started += 1
@@ -378,10 +385,10 @@ def _prove_end_to_end(context: Context, trial: CascadeTrial, truth: Outputs) -> 
     def refusal(parity: Parity) -> str | None:
         return verdict(parity, exact=False, max_flips=context.settings.max_flips, strict=True)
 
-    context.tell("cascades", f"{trial.label}: {len(context.texts)} texts, end to end")
+    context.budget.tell("cascades", f"{trial.label}: {len(context.texts)} texts, end to end")
     trial.prepare()
     everything = tuple(range(len(context.texts)))
-    message = screening.message_for(context, trial, everything, outputs=True)
+    message = message_for(trial, everything, outputs=True)
     way = Batching("plan", (message,), trial.cascade.predicted_s or 0.0)
     tries = trial.cascade.proof.tries
     parity = trial.prove("parity", [way], truth, tries=tries, refusal=refusal)
@@ -396,15 +403,5 @@ def _can_be_first(trial: Trial) -> bool:
     return able and not trial.candidate.exact and bool(trial.cells and trial.parity)
 
 
-def _predicted_s(context: Context, trial: Trial) -> float:
-    best = screening.best_plan(context, trial)
-    assert best, f"{trial.label} has not been timed"
-    return best[1]
-
-
-def _by_time(trials: Sequence[Trial], context: Context) -> list[Trial]:
-    return sorted(trials, key=lambda trial: _predicted_s(context, trial))
-
-
-def _fastest(trials: Sequence[Trial], context: Context) -> Trial | None:
-    return next(iter(_by_time([e for e in trials if e.cells], context)), None)
+def _fastest(trials: Sequence[Trial]) -> Trial | None:
+    return min((trial for trial in trials if trial.cells), key=best_s, default=None)

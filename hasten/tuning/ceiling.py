@@ -42,7 +42,7 @@ class Gauge:
         """
         found: dict[str, float] = {}
         for kind, probe in list(self._probes.items()):
-            self._context.tell("ceiling", f"the fastest matrix product in {probe.precision}")
+            self._context.budget.tell("ceiling", f"the fastest matrix product in {probe.precision}")
             try:
                 flops_per_s = self._ask(kind, probe)
             except EngineError as error:

@@ -21,6 +21,7 @@ from hasten.tuning import (
     result,
     rounds,
     screening,
+    timing,
     truncation,
 )
 from hasten.tuning.context import Context
@@ -67,7 +68,7 @@ def run(context: Context, *, baseline_engine: str = "torch_eager") -> Tuning:
     except EndedEarly:
         if contest.standing is None:
             raise
-        tuning = result.ended(context, contest.standing, early=True)
+        tuning = contest.ended(early=True)
         context.report(Decided(tuning))
     finally:
         for trial in [baseline, *contest.trials]:
@@ -88,6 +89,8 @@ class _Contest:
     accepted: list[Trial] = field(default_factory=list)
     """Those of them whose answers are proved."""
     standing: Tuning | None = None
+    untimed: int = 0
+    """How many candidates were not compared with the choice that stands."""
     no_cascade: str | None = None
     """Why no cascade was tried, where none was."""
 
@@ -101,7 +104,7 @@ class _Contest:
         except BudgetError:
             if self.standing is None:
                 raise
-            return result.ended(self.context, self.standing, early=False)
+            return self.ended(early=False)
         tuning = self._time(final, finalists, truth)
         first = self.standing.first_answer if self.standing else None
         return replace(
@@ -109,6 +112,11 @@ class _Contest:
             first_answer=result.beaten(tuning, first) if first else None,
             no_cascade=self.no_cascade,
         )
+
+    def ended(self, *, early: bool) -> Tuning:
+        """The choice that stands as the result; see :func:`hasten.tuning.result.ended`."""
+        assert self.standing
+        return result.ended(self.context.budget, self.standing, self.untimed, early=early)
 
     def _find_first_answer(self, truth: Outputs) -> None:
         """Prove and time the exact candidates that start quickly, so that a choice stands early."""
@@ -118,7 +126,7 @@ class _Contest:
             return
         with context.budget.early():
             screening.first_looks(context, self.settled, self.baseline, truth)
-            finals.measure_tables(context, [e for e in self.settled if e.in_play])
+            timing.measure_tables(context, [e for e in self.settled if e.in_play])
             self.accepted = proof.choose_finalists(context, self.settled, truth, proof.Tries(0))
             early = rounds.plan_early(context, self.accepted, self.baseline)
             if early:
@@ -136,6 +144,7 @@ class _Contest:
             # Rounds of another hour are not compared with the final ones.
             for trial in (self.baseline, *self.accepted):
                 trial.forget_rounds()
+        self.untimed = sum(trial.in_play and trial not in self.accepted for trial in self.trials)
         ratio, now_s = tuning.chosen.ratio_to_baseline, tuning.elapsed_s
         first = FirstAnswer(tuning.plan.candidate, now_s, ratio)
         self.standing = replace(tuning, first_answer=first)
@@ -152,7 +161,7 @@ class _Contest:
         if rest:
             known = [trial for trial in self.settled if trial not in rest]
             screening.first_looks(context, rest, self.baseline, truth, known)
-            finals.measure_tables(context, [trial for trial in rest if trial.in_play])
+            timing.measure_tables(context, [trial for trial in rest if trial.in_play])
         self.trials += truncation.truncated(context, self.trials, truth)
         repairable = repair.repairable(context, self.trials)
         tries = proof.fix_tries(context, self.trials, repairable, repair.ATTEMPTS)
@@ -165,7 +174,7 @@ class _Contest:
         if context.settings.cascade_only:
             cascades.drop_others(self.trials)
         may_win = [*accepted, *repaired, *found.trials]
-        finalists = self._with_standing(finals.line_up(context, may_win))
+        finalists = self._with_standing(finals.line_up(may_win))
         if not finalists:
             raise choose.no_candidate([trial.row() for trial in self.trials])
         return finalists

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,74 +18,15 @@ from hasten.records import (
     Hardware,
     LengthProfile,
     ModelInfo,
-    Progress,
     Settings,
     Text,
 )
 from hasten.storage.journal import Journal
 from hasten.tasks import Task
-from hasten.tuning import shares
+from hasten.tuning.budget import Budget
 from hasten.tuning.process import Connection
 
-Report = Callable[[Event], None]
 Spawn = Callable[[str], Connection]
-
-
-@dataclass
-class Budget:
-    """How much of the time has been used, a resumed run's earlier part included.
-
-    ``total_s`` may be infinite: then no stage has a deadline.
-    """
-
-    total_s: float
-    journal: Journal
-    _end_s: float = field(init=False)
-    _phase: str = field(init=False, default="")
-
-    def __post_init__(self) -> None:
-        self._end_s = self.total_s
-
-    @property
-    def spent_s(self) -> float:
-        return self.journal.spent_s
-
-    @property
-    def left_s(self) -> float:
-        """What is left of the present phase: of :meth:`early`, or of the whole."""
-        end_s = self.total_s * (shares.EARLY if self._phase else 1.0)
-        return max(end_s - self.spent_s, 0.0)
-
-    @contextmanager
-    def early(self) -> Iterator[None]:
-        """Within the block, the time left ends where the first answer should stand."""
-        self._phase = "early "
-        try:
-            yield
-        finally:
-            self._phase = ""
-
-    def deadline(self, stage: str, whose: str = "") -> float:
-        """The moment, in spent seconds, at which ``stage`` will have used its part.
-
-        :data:`hasten.tuning.shares.PARTS` says which part of what is left; ``whose`` tells several
-        stages of that name apart. Kept in the journal: a resumed run must leave out what the
-        interrupted one left out, or its decisions would rest on other measurements.
-        """
-        if math.isinf(self.total_s):
-            return math.inf
-        part = shares.PARTS[self._phase + stage]
-        key = ":".join(filter(None, ("deadline", self._phase + stage, whose)))
-        return float(self.journal.once(key, lambda: self.spent_s + part * self.left_s))
-
-    def expect(self, more_s: float) -> None:
-        """Say that the whole will be done in ``more_s`` from now, sooner than the budget."""
-        if not self._phase:
-            self._end_s = min(self.total_s, self.spent_s + more_s)
-
-    @property
-    def expected_left_s(self) -> float:
-        return max(self._end_s - self.spent_s, 0.0)
 
 
 @dataclass(frozen=True)
@@ -131,7 +70,6 @@ class Context:
     folder: Path
     journal: Journal
     budget: Budget
-    report: Report
     spawn: Spawn
     calibration_lengths: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     student: Subject | None = None
@@ -171,6 +109,10 @@ class Context:
             folders["student"] = self.student.reference
         return tuple(name for name in self.models if (folders[name] / TRAINED_RANGES).exists())
 
+    def report(self, event: Event) -> None:
+        """Hand an event to the user's callback."""
+        self.budget.report(event)
+
     def subject(self, candidate: Candidate) -> Subject:
         """The model that a candidate runs."""
         if candidate.model == "original":
@@ -200,12 +142,3 @@ class Context:
         Compilers think for a minute; a hang must not cost the whole budget.
         """
         return max(90.0, 0.2 * self.settings.budget_s)
-
-    def tell(self, stage: str, message: str) -> None:
-        """Report progress."""
-        left_s = self.budget.expected_left_s
-        if math.isinf(left_s):
-            self.report(Progress(stage, message, 0.0, None))
-            return
-        done = self.budget.spent_s / max(self.budget.spent_s + left_s, 1e-9)
-        self.report(Progress(stage, message, min(done, 1.0), left_s))

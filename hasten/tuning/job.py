@@ -39,7 +39,8 @@ from hasten.models import (
 from hasten.records import Briefing, Event, ModelInfo, Settings, Text
 from hasten.storage.journal import Journal
 from hasten.tuning import candidates
-from hasten.tuning.context import Budget, Context, Subject
+from hasten.tuning.budget import Budget
+from hasten.tuning.context import Context, Subject
 from hasten.tuning.original import TRUTH
 from hasten.tuning.process import Connection, WorkerProcess
 from hasten.tuning.texts import choose_texts, looks
@@ -150,8 +151,7 @@ class Job:
             profile=chosen.profile,
             folder=work,
             journal=journal,
-            budget=Budget(budget_s, journal),
-            report=self.report,
+            budget=Budget(budget_s, journal, self.report),
             spawn=_refuse_to_measure if accept_now else partial(_spawn, work / LOGS, threads),
             calibration_lengths=chosen.calibration_lengths,
             student=Subject(student.folder, student.info) if student else None,

@@ -12,12 +12,11 @@ from hasten.judging.parity import require_finite
 from hasten.runtime import probes
 from hasten.tasks import Outputs
 from hasten.tuning.context import Context
+from hasten.tuning.timing import ORIGINAL_VISITS
 from hasten.tuning.trial import Trial
 from hasten.tuning.worker import RunTexts
 
 TRUTH = "truth.npz"
-
-_VISITS = 5
 
 Check = Callable[[Context, float], None]
 """Is told what one pass of the original over all texts will take, in seconds."""
@@ -32,10 +31,10 @@ def answers(context: Context, baseline: Trial, check: Check) -> Outputs:
         EngineError: the original does not run.
         ModelError: it gives NaN or infinity.
     """
-    context.tell("prepare", f"the original, {baseline.label}")
+    context.budget.tell("prepare", f"the original, {baseline.label}")
     baseline.prepare()
     shape, stored = (1, context.profile.p50), context.folder / TRUTH
-    for visit in range(_VISITS):
+    for visit in ORIGINAL_VISITS:
         baseline.time_shape(shape, visit)
     samples_s = baseline.cells.get(shape)
     if not baseline.in_play or not samples_s:
@@ -47,7 +46,7 @@ def answers(context: Context, baseline: Trial, check: Check) -> Outputs:
         # The fastest sample, since a disturbance now must not refuse what would fit later.
         pass_s = min(samples_s) * float(context.lengths.sum()) / context.profile.p50
         check(context, pass_s)
-        context.tell("prepare", f"the original's answers to {len(context.texts)} texts")
+        context.budget.tell("prepare", f"the original's answers to {len(context.texts)} texts")
         indices = tuple(range(context.answered_texts))
         _store(stored, baseline.outputs(RunTexts(indices, probes.STRATEGY, outputs=True), pass_s))
     with np.load(stored) as arrays:

@@ -14,8 +14,7 @@ from hasten.runtime import batching
 from hasten.tasks import Outputs
 from hasten.tuning.context import Context
 from hasten.tuning.finals import MOST_FINALISTS, exact_early
-from hasten.tuning.rounds import ARRIVAL
-from hasten.tuning.screening import best_plan, message_for, predicted_s
+from hasten.tuning.plans import ARRIVAL, best_plan, message_for, predicted_s
 from hasten.tuning.trial import Batching, Trial
 from hasten.tuning.worker import RunTexts
 
@@ -82,23 +81,25 @@ def choose_finalists(
 
     ``truth`` has the original's outputs.
     """
-    predicted = {e: plan[1] for e in survivors if e.in_play and (plan := best_plan(context, e))}
+    predicted = {e: plan[1] for e in survivors if e.in_play and (plan := best_plan(e))}
     ranked = exact_early(sorted(predicted, key=lambda trial: predicted[trial]))
     accepted: list[Trial] = []
-    deadline_s = context.budget.deadline("proof")
+    deadline = context.budget.deadline("proof")
     for trial in ranked:
         best = min(accepted, key=lambda other: predicted[other], default=None)
         if best and not _needed(trial, accepted, predicted):
             factor = predicted[trial] / predicted[best]
             trial.end("dropped", f"predicted {factor:.3g}x slower than {best.label}")
             continue
-        late = context.budget.spent_s + expected_s(context, trial) > deadline_s
+        late = not deadline.allows(expected_s(context, trial))
         # Without an exact one there is nothing that a lossy one must beat.
         waits = any(map(_exact, accepted)) or not _exact(trial)
         if accepted and late and waits and not trial.has_proved("parity"):
             trial.end("dropped", NO_TIME_TO_PROVE, for_time=True)
             continue
-        context.tell("proof", f"{trial.label}: {len(context.texts)} texts against the original")
+        context.budget.tell(
+            "proof", f"{trial.label}: {len(context.texts)} texts against the original"
+        )
         prove(context, trial, truth, tries)
         if trial.in_play:
             accepted.append(trial)
@@ -148,19 +149,19 @@ def batchings(context: Context, trial: Trial, strategy: Strategy | None = None) 
     also one at a time and among random others.
     """
     everything = tuple(range(len(context.texts)))
-    shipped = message_for(context, trial, everything, strategy=strategy, outputs=True)
-    found = [Batching("plan", (shipped,), _predicted_s(context, trial, shipped.strategy))]
+    shipped = message_for(trial, everything, strategy=strategy, outputs=True)
+    found = [Batching("plan", (shipped,), _predicted_s(trial, shipped.strategy))]
     if not context.engines[trial.candidate.engine].depends_on_batch(trial.candidate):
         return found
     if not shipped.one_by_one and shipped.strategy != ARRIVAL:
-        single = message_for(context, trial, everything, strategy=ARRIVAL, outputs=True)
-        found.append(Batching("single", (single,), _predicted_s(context, trial, ARRIVAL)))
+        single = message_for(trial, everything, strategy=ARRIVAL, outputs=True)
+        found.append(Batching("single", (single,), _predicted_s(trial, ARRIVAL)))
     return [*found, _random(context, trial)]
 
 
-def _predicted_s(context: Context, trial: Trial, strategy: Strategy) -> float:
+def _predicted_s(trial: Trial, strategy: Strategy) -> float:
     """As far as anything has been timed."""
-    return predicted_s(context, trial, strategy) if trial.cells else 0.0
+    return predicted_s(trial, strategy) if trial.cells else 0.0
 
 
 def _random(context: Context, trial: Trial) -> Batching:
@@ -177,7 +178,7 @@ def _random(context: Context, trial: Trial) -> Batching:
             strategy = Strategy("arrival", size)
             indices = tuple(map(int, places))
             messages.append(RunTexts(indices, strategy, outputs=True))
-            lengths = context.lengths_for(trial.candidate)[places]
+            lengths = trial.lengths[places]
             total_s += (
                 batching.predict_s(lengths, batching.plan(lengths, strategy), cost) if cost else 0.0
             )
@@ -194,7 +195,7 @@ def _last_resort(
     """The fastest exact candidate of those that had been dropped, if its answers are right."""
     dropped = [e for e in trials if e.status == "dropped" and _exact(e)]
     for trial in sorted(dropped, key=lambda e: -(e.screen_tokens_per_s or 0.0)):
-        if best_plan(context, trial) is None:
+        if best_plan(trial) is None:
             continue
         trial.revive()
         prove(context, trial, truth, tries)

@@ -128,10 +128,10 @@ def _original_answers(context: Context, engine: str) -> Outputs:
 def _check(context: Context, trial: Trial, truth: Outputs, tries: Tries) -> None:
     """Export a candidate and compare its answers; one that fails is no longer in play."""
     candidate = trial.candidate
-    context.tell("export", candidate.format)
+    context.budget.tell("export", candidate.format)
     trial.prepare()
     if trial.in_play:
-        context.tell("check", f"{candidate.format} on {len(context.texts)} texts")
+        context.budget.tell("check", f"{candidate.format} on {len(context.texts)} texts")
         proof.prove(context, trial, truth, tries, probes.STRATEGY)
     reason = None if candidate.exact else unprovable(truth, context.texts)
     if reason and trial.in_play:

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 from hasten.errors import EngineError
 from hasten.tasks import Outputs
-from hasten.tuning import finals, proof, screening
+from hasten.tuning import proof, screening, timing
 from hasten.tuning.context import Context
+from hasten.tuning.plans import best_s
 from hasten.tuning.proof import Tries
 from hasten.tuning.trial import Trial
 from hasten.tuning.worker import RankLayers
@@ -47,24 +48,23 @@ def repair(
     Returns:
         Everything that was tried, refused or accepted.
     """
-    refused = _worth_repairing(context, trials, accepted, tries)
+    refused = _worth_repairing(trials, accepted, tries)
     if not refused:
         return []
-    deadline_s = context.budget.deadline("repair")
+    deadline = context.budget.deadline("repair")
     tried: list[Trial] = []
     for trial in refused:
-        late = context.budget.spent_s > deadline_s
-        if tried and late and _ranking(trial) not in context.journal:
+        if tried and not deadline.allows() and _ranking(trial) not in context.journal:
             return tried
         try:
             layers = _ranked_layers(context, trial)
         except EngineError as error:
-            trial.reason = f"{trial.reason}; it could not be repaired: {error.message}"
+            trial.add_reason(f"it could not be repaired: {error.message}")
             continue
         for step in _steps(context, trial):
             spared = layers[: max(1, round(step * len(layers)))]
             again = Trial(replace(trial.candidate, spared=spared), context)
-            if context.budget.spent_s > deadline_s and not again.has_started:
+            if not deadline.allows() and not again.has_started:
                 return tried
             _try(context, again, [*accepted, *tried], truth, tries)
             tried.append(again)
@@ -90,7 +90,7 @@ def repairable(context: Context, trials: Sequence[Trial]) -> list[Trial]:
         return []
     # One that the first look refused has not been timed; it comes last.
     able = [e for e in trials if (e.in_play or e.status == "refused") and _only_inexact(e)]
-    predicted = {trial: _predicted_s(context, trial) for trial in able}
+    predicted = {trial: best_s(trial) for trial in able}
     near_s = _ABOUT_AS_FAST * min(predicted.values(), default=math.inf)
 
     def promise(trial: Trial) -> tuple[bool, float, float]:
@@ -106,18 +106,17 @@ def repairable(context: Context, trials: Sequence[Trial]) -> list[Trial]:
 
 
 def _worth_repairing(
-    context: Context, trials: Sequence[Trial], accepted: Sequence[Trial], tries: Tries
+    trials: Sequence[Trial], accepted: Sequence[Trial], tries: Tries
 ) -> list[Trial]:
     """The repairable ones that were refused and would beat what was accepted."""
-    limit_s = min((_predicted_s(context, e) for e in accepted), default=math.inf) / _WORTH_IT
+    limit_s = min((best_s(e) for e in accepted), default=math.inf) / _WORTH_IT
     by_label = {trial.label: trial for trial in trials}
     able = [by_label[label] for label in tries.repairable]
     refused = [e for e in able if e.status == "refused" and _only_inexact(e)]
     return [
         trial
         for trial in refused
-        if not _is_lost(trial, trials)
-        and (not trial.cells or _predicted_s(context, trial) < limit_s)
+        if not _is_lost(trial, trials) and (not trial.cells or best_s(trial) < limit_s)
     ]
 
 
@@ -146,19 +145,19 @@ def _try(
     tries: Tries,
 ) -> None:
     spared = len(trial.candidate.spared)
-    context.tell("repair", f"{trial.label}: {spared} layers in floating point")
+    context.budget.tell("repair", f"{trial.label}: {spared} layers in floating point")
     screening.prepare_all(
         context, [trial], truth, part="repair start", whose=trial.label, beside=others
     )
     if not trial.in_play:
         return
-    finals.measure_tables(context, [trial], part="repair table", whose=trial.label)
-    predicted_s = _predicted_s(context, trial)
-    best_s = min((_predicted_s(context, e) for e in others if e.in_play), default=math.inf)
+    timing.measure_tables(context, [trial], part="repair table", whose=trial.label)
+    predicted_s = best_s(trial)
+    accepted_s = min((best_s(e) for e in others if e.in_play), default=math.inf)
     if not trial.cells:
         trial.end("dropped", "the budget left no time to time it; raise --budget")
-    elif predicted_s * _WORTH_IT >= best_s:
-        times = f"{predicted_s / best_s:.3g}x the time of the best that was accepted"
+    elif predicted_s * _WORTH_IT >= accepted_s:
+        times = f"{predicted_s / accepted_s:.3g}x the time of the best that was accepted"
         trial.end("dropped", f"{spared} layers in fp32, predicted {times}")
     elif _too_late(context, trial):
         trial.end("dropped", "no time was left to prove its answers; raise --budget")
@@ -167,8 +166,8 @@ def _try(
 
 
 def _too_late(context: Context, trial: Trial) -> bool:
-    deadline_s = context.budget.deadline("repair")
-    late = context.budget.spent_s + proof.expected_s(context, trial) > deadline_s
+    deadline = context.budget.deadline("repair")
+    late = not deadline.allows(proof.expected_s(context, trial))
     return late and not trial.has_proved("parity")
 
 
@@ -181,7 +180,7 @@ def _ranked_layers(context: Context, trial: Trial) -> tuple[str, ...]:
     threads = trial.candidate.streams * trial.candidate.intra_op_num_threads
 
     def ask() -> tuple[str, ...]:
-        context.tell("repair", "which layers suffer most from int8")
+        context.budget.tell("repair", "which layers suffer most from int8")
         worker = context.spawn(_ranking(trial))
         try:
             message = RankLayers(context.subject(trial.candidate).reference, threads)
@@ -199,8 +198,3 @@ def _ranking(trial: Trial) -> str:
     """What the journal and the log call the order of the layers of a candidate's model."""
     model = trial.candidate.model
     return "layers" if model == "original" else f"{model}-layers"
-
-
-def _predicted_s(context: Context, trial: Trial) -> float:
-    plan = screening.best_plan(context, trial)
-    return plan[1] if plan else math.inf

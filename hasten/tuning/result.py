@@ -8,9 +8,11 @@ from dataclasses import replace
 import numpy as np
 
 from hasten.judging.stats import speed_up
-from hasten.records import FirstAnswer, Plan, Row, Tuning
-from hasten.tuning import ceiling, choose, screening
+from hasten.records import EndToEnd, FirstAnswer, Plan, Row, Tuning
+from hasten.tuning import ceiling, choose
+from hasten.tuning.budget import Budget
 from hasten.tuning.context import Context
+from hasten.tuning.plans import batch_limit_s
 from hasten.tuning.rounds import Rounds
 from hasten.tuning.trial import Trial
 
@@ -33,18 +35,20 @@ def judge(
         if run is None or reference is None:
             trial.end("dropped", "accepted, but no time was left to run it; raise --budget")
             continue
-        trial.ratio_to_baseline = speed_up(reference, run, seed=context.settings.seed)
+        ratio = speed_up(reference, run, seed=context.settings.seed)
+        trial.conclude(ratio, _ceiling_share(context, trial, run, final))
         reason = choose.too_slow_batches(run, context.settings)
         if reason:
             trial.end("refused", reason)
-        if trial.candidate.then:
-            continue  # its products are those of several models
-        model = context.subject(trial.candidate).info
-        lengths = context.lengths_for(trial.candidate)[final.sample]
-        flops = sum(model.flops(int(length)) for length in lengths)
-        trial.ceiling_share = ceiling.share(
-            final.ceilings, trial.candidate, run, run.processes, flops
-        )
+
+
+def _ceiling_share(context: Context, trial: Trial, run: EndToEnd, final: Rounds) -> float | None:
+    """What part of the machine's ceiling the run reaches; None for a cascade's several models."""
+    if trial.candidate.then:
+        return None
+    model = context.subject(trial.candidate).info
+    flops = sum(model.flops(int(length)) for length in trial.lengths[final.sample])
+    return ceiling.share(final.ceilings, trial.candidate, run, run.processes, flops)
 
 
 def decide(
@@ -73,7 +77,7 @@ def decide(
             winner.candidate,
             winner.main.strategy,
             chosen.cost_table(),
-            screening.batch_limit_s(context.settings, winner.candidate),
+            batch_limit_s(context.settings, winner.candidate),
         ),
         baseline=reference,
         rows=tuple(rows),
@@ -106,10 +110,12 @@ def beaten(final: Tuning, first: FirstAnswer) -> FirstAnswer:
     return replace(first, behind=behind)
 
 
-def ended(context: Context, standing: Tuning, *, early: bool) -> Tuning:
-    """The choice that stands, as the result: the user took it ``early``, or no time was left."""
-    untimed = sum(row.reason == _UNTIMED for row in standing.rows)
-    spent_s, budget_s = context.budget.spent_s, context.settings.budget_s
+def ended(budget: Budget, standing: Tuning, untimed: int, *, early: bool) -> Tuning:
+    """The choice that stands, as the result: the user took it ``early``, or no time was left.
+
+    ``untimed`` candidates were not compared with it.
+    """
+    spent_s, budget_s = budget.spent_s, budget.total_s
     if early:
         note = (
             f"The search was ended early, after {spent_s:.0f} of {budget_s:.0f} s: "

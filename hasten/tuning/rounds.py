@@ -18,10 +18,9 @@ from hasten.records import Strategy
 from hasten.runtime.batching import TOKEN_BUDGETS, best_fixed, predict_s, warm_up_s
 from hasten.tuning.ceiling import Found, Gauge
 from hasten.tuning.context import Context
-from hasten.tuning.screening import batch_limit_s, best_plan, message_for, planned
+from hasten.tuning.plans import ARRIVAL, batch_limit_s, batches, best_plan, message_for
 from hasten.tuning.trial import Trial
 
-ARRIVAL = Strategy("arrival", 1)
 FEWEST_TEXTS = 20
 
 # Leave a little for choosing, saving and a slow last round.
@@ -159,8 +158,8 @@ class Rounds:
             if not heat.trial.in_play:
                 continue
             what = f"{heat.trial.label} {heat.strategy.label}, {len(indices)} texts"
-            self.context.tell(self.stage, f"round {number + 1} of {rounds}: {what}")
-            message = message_for(self.context, heat.trial, indices, strategy=heat.strategy)
+            self.context.budget.tell(self.stage, f"round {number + 1} of {rounds}: {what}")
+            message = message_for(heat.trial, indices, strategy=heat.strategy)
             expected_s = heat.warm_up_s(len(indices)) + heat.expected_s(len(indices))
             runs[heat.name] = heat.trial.attempt(message, expected_s)
             if not self.baseline.in_play:
@@ -214,7 +213,7 @@ def plan(context: Context, finalists: Sequence[Trial], baseline: Trial) -> Round
     Raises:
         BudgetError: the time left does not hold the rounds over even a few texts.
     """
-    entries = _entries(context, finalists, baseline)
+    entries = _entries(finalists, baseline)
     # Kept in the journal: what fits depends on the time left, which differs in a resumed run.
     fit = from_json(Fit, context.journal.once("finals", lambda: _fit(context, entries)))
     gauge = Gauge(context, baseline.candidate, finalists)
@@ -226,7 +225,7 @@ def plan_early(context: Context, accepted: Sequence[Trial], baseline: Trial) -> 
 
     One process each, and no ceiling: the final rounds take care of both.
     """
-    entries = _entries(context, accepted, baseline, aside=False)
+    entries = _entries(accepted, baseline, aside=False)
 
     def fit() -> Fit | None:
         time_s, fewest = _ROUNDS_SHARE * context.budget.left_s, min(FEWEST_TEXTS, most)
@@ -255,45 +254,41 @@ def warm_ups_s(heats: Sequence[Heat], texts: int) -> float:
     return sum(heat.warm_up_s(texts) for heat in heats)
 
 
-def _entries(
-    context: Context, finalists: Sequence[Trial], baseline: Trial, *, aside: bool = True
-) -> list[Heat]:
+def _entries(finalists: Sequence[Trial], baseline: Trial, *, aside: bool = True) -> list[Heat]:
     """All heats that are wanted, the most wanted first; comparisons of strategies go ``aside``."""
-    heats = [_heat(context, baseline, ARRIVAL)]
+    heats = [_heat(baseline, ARRIVAL)]
     for trial in finalists:
-        best = best_plan(context, trial)
+        best = best_plan(trial)
         assert best, f"{trial.label} is a finalist without having been timed"
-        heats.append(_heat(context, trial, best[0]))
-    for strategy in _strategies(context, finalists[0]) if finalists and aside else ():
+        heats.append(_heat(trial, best[0]))
+    for strategy in _strategies(finalists[0]) if finalists and aside else ():
         if strategy != heats[1].strategy:
-            heats.append(replace(_heat(context, finalists[0], strategy), aside=True))
+            heats.append(replace(_heat(finalists[0], strategy), aside=True))
     return heats
 
 
-def _strategies(context: Context, leader: Trial) -> list[Strategy]:
+def _strategies(leader: Trial) -> list[Strategy]:
     """The ways of batching that are shown side by side for the fastest candidate."""
     cost = leader.cost_model()
-    if context.settings.objective == "latency" or cost is None:
+    if leader.settings.objective == "latency" or cost is None:
         return []
-    sizes = context.settings.batch_sizes
-    limit_s = batch_limit_s(context.settings, leader.candidate)
-    lengths = context.lengths_for(leader.candidate)
-    fixed = best_fixed(lengths, cost, sizes, max_batch_latency_s=limit_s)
+    sizes = leader.settings.batch_sizes
+    limit_s = batch_limit_s(leader.settings, leader.candidate)
+    fixed = best_fixed(leader.lengths, cost, sizes, max_batch_latency_s=limit_s)
     budgets = [Strategy("token_budget", max(sizes), budget) for budget in TOKEN_BUDGETS]
     return [
         Strategy("optimal", max(sizes)),
         fixed,
-        min(budgets, key=lambda strategy: _heat(context, leader, strategy).per_text_s),
+        min(budgets, key=lambda strategy: _heat(leader, strategy).per_text_s),
         Strategy("arrival", fixed.batch_size),
     ]
 
 
-def _heat(context: Context, trial: Trial, strategy: Strategy) -> Heat:
-    batches, cost = planned(context, trial, strategy)
-    lengths = context.lengths_for(trial.candidate)
-    whole_s = predict_s(lengths, batches, cost) + trial.later_s
-    warm_s = warm_up_s(lengths, batches, cost)
-    return Heat(trial, strategy, whole_s / len(context.texts), warm_s)
+def _heat(trial: Trial, strategy: Strategy) -> Heat:
+    planned, cost = batches(trial, strategy)
+    whole_s = predict_s(trial.lengths, planned, cost) + trial.later_s
+    warm_s = warm_up_s(trial.lengths, planned, cost)
+    return Heat(trial, strategy, whole_s / len(trial.lengths), warm_s)
 
 
 def _processes(heats: Sequence[Heat], time_s: float, rounds: int) -> int:

@@ -6,24 +6,20 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
-from numpy.typing import NDArray
-
 from hasten.inputs.corpus import stratified_sample
 from hasten.judging.parity import TENSOR_TOLERANCE, verdict
 from hasten.judging.stats import clopper_pearson_lower
-from hasten.records import Candidate, Settings, Strategy
 from hasten.runtime import probes
-from hasten.runtime.batching import CostModel, best_strategy, plan, predict_s
 from hasten.tasks import Outputs
+from hasten.tuning import timing
 from hasten.tuning.context import Context
+from hasten.tuning.plans import best_plan
 from hasten.tuning.trial import Batching, Shape, Trial
 from hasten.tuning.worker import RunTexts
 
 _PROBE_FLIPS = 0.25
 _PROBE_TOLERANCE = 3 * TENSOR_TOLERANCE
 
-_SCREEN_ROUNDS = 3
 # Drift within a screen is below this here; a candidate this far behind does not catch up.
 _CLEARLY_SLOWER = 1.3
 _MOST_EXACT, _MOST_LOSSY = 4, 3  # of a precision; what is refused was proved for nothing
@@ -31,8 +27,6 @@ _MOST_EXACT, _MOST_LOSSY = 4, 3  # of a precision; what is refused was proved fo
 _RIVALS, _TIED = 2, 1.1
 # Two streams instead of one, or the other way round, gained up to 1.4.
 _LAYOUT_GAIN = 1.6
-_LATENCY_MARGIN = 0.8
-_NOT_STARTED = "not started,"
 # Workers stay alive side by side; leave the rest to the page cache and to everybody else.
 _MEMORY_SHARE = 0.8
 
@@ -61,10 +55,10 @@ def first_looks(
     prepare_all(context, originals, truth, part=part, beside=settled)
     time_shapes(context, originals if known else [baseline, *originals])
     if students:
-        _drop_hopeless(context, originals, settled)
+        _drop_hopeless(originals, settled)
         _first_looks_at_students(context, students, [*known, *originals], truth)
     if others:
-        _drop_hopeless(context, first, settled)
+        _drop_hopeless(first, settled)
         for trial in others:
             _follow(trial, seen[trial.candidate.format])
         others = [trial for trial in others if trial.in_play]
@@ -75,7 +69,7 @@ def first_looks(
         time_shapes(context, [e for e in (*first, *others) if e.in_play], again=True)
     for trial in trials:
         if trial.in_play:
-            score(context, trial)
+            score(trial)
     still = [trial for trial in trials if trial.in_play]
     _drop_slower(still, settled, context.settings.max_flips)
 
@@ -111,7 +105,7 @@ def _first_looks_at_students(
         same = seen.get(replace(trial.candidate, model="original").format)
         # What no time or memory was left for, or what gave other answers, says nothing here.
         if same and same.status == "dropped" and same.cells and not same.out_of_time:
-            trial.end("dropped", f"{_NOT_STARTED} as with the original: {same.reason}")
+            trial.end("dropped", f"not started, as with the original: {same.reason}")
     running = [trial for trial in students if trial.in_play]
     prepare_all(context, running, truth, part="prepare student", beside=originals)
     time_shapes(context, running, stage="screen student")
@@ -135,12 +129,11 @@ def prepare_all(
     other layouts by format, which took as long to start, and ``beside`` others whose workers hold
     memory.
     """
-    deadline_s = context.budget.deadline(part, whose)
+    deadline = context.budget.deadline(part, whose)
     for number, trial in enumerate(trials, start=1):
         begun = (like or {}).get(trial.candidate.format)
         start_s = begun.start_up.load_s if begun and begun.start_up else 0.0
-        late = context.budget.spent_s + start_s > deadline_s
-        if late and not trial.has_started:
+        if not deadline.allows(start_s) and not trial.has_started:
             reason = "the budget left no time to try it; raise --budget"
             trial.end("dropped", reason, for_time=True)
             continue
@@ -148,7 +141,7 @@ def prepare_all(
             reason = "no memory left to keep it beside the others; see --engines"
             trial.end("dropped", reason, for_time=True)
             continue
-        context.tell("prepare", f"{trial.label} ({number} of {len(trials)})")
+        context.budget.tell("prepare", f"{trial.label} ({number} of {len(trials)})")
         trial.prepare()
         if trial.in_play:
             _probe(context, trial, truth)
@@ -161,122 +154,12 @@ def time_shapes(
 
     ``stage`` is what the journal calls the moment at which the time for it will be used up.
     """
-    stage, begin = ("screen again", _SCREEN_ROUNDS) if again else (stage, 0)
-    deadline_s = context.budget.deadline(stage)
-    visits = range(begin, begin + _SCREEN_ROUNDS)
-    sweep(context, trials, _screen_shapes(context), visits, deadline_s, stage="screen")
-
-
-def sweep(
-    context: Context,
-    trials: Sequence[Trial],
-    shapes: Sequence[Shape],
-    visits: range,
-    deadline_s: float,
-    *,
-    stage: str,
-) -> None:
-    """Visit every shape with every candidate in turn, small shapes first, several times over.
-
-    One visit of a shape goes through all candidates before the next shape begins, so that a
-    drifting machine drifts for all of them. Shapes that would not fit before ``deadline_s`` are
-    left out; the cost model extrapolates over them.
-    """
-    for visit in visits:
-        for shape in sorted(shapes, key=lambda shape: shape[0] * shape[1]):
-            running = [trial for trial in trials if trial.in_play]
-            seen = visit == visits.start or any(shape in trial.cells for trial in running)
-            if not (seen and _affordable(context, running, shape, visit, deadline_s)):
-                continue  # what was left out at the first visit has not become cheaper
-            # The order rotates, so that nobody always runs on the heat of the same neighbour.
-            turn = visit % len(running)
-            for trial in running[turn:] + running[:turn]:
-                batch_size, length = shape
-                message = f"{trial.label}, {batch_size} x {length} tokens, visit {visit + 1}"
-                context.tell(stage, message)
-                trial.time_shape(shape, visit, _expected_s(trial, shape))
-
-
-def _affordable(
-    context: Context, running: Sequence[Trial], shape: Shape, visit: int, deadline_s: float
-) -> bool:
-    """Whether everybody can visit the shape in time, or an interrupted run has begun with it."""
-    if not running or any(trial.has_timed(shape, visit) for trial in running):
-        return bool(running)
-    expected_s = sum(_expected_s(trial, shape) for trial in running)
-    return context.budget.spent_s + expected_s <= deadline_s
-
-
-def best_plan(context: Context, trial: Trial) -> tuple[Strategy, float] | None:
-    """The strategy that the candidate's cost table likes best, and the seconds it predicts."""
-    cost = trial.cost_model()
-    if cost is None:
-        return None
-    if context.settings.objective == "latency":
-        strategy = Strategy("arrival", 1)
-    else:
-        strategy = best_strategy(
-            context.lengths_for(trial.candidate),
-            cost,
-            context.settings.batch_sizes,
-            max_batch_latency_s=batch_limit_s(context.settings, trial.candidate),
-        )
-    return strategy, predicted_s(context, trial, strategy)
-
-
-def predicted_s(context: Context, trial: Trial, strategy: Strategy) -> float:
-    """Seconds that the candidate's cost table predicts for all judged texts."""
-    lengths = context.lengths_for(trial.candidate)
-    return predict_s(lengths, *planned(context, trial, strategy)) + trial.later_s
-
-
-def planned(
-    context: Context, trial: Trial, strategy: Strategy
-) -> tuple[list[NDArray[np.int64]], CostModel]:
-    """The candidate's batches of all judged texts, and the costs they were planned with.
-
-    Of a cascade, those of its first stage.
-    """
-    cost = trial.cost_model()
-    assert cost, f"{trial.label} has not been timed"
-    limit_s = batch_limit_s(context.settings, trial.candidate)
-    lengths = context.lengths_for(trial.candidate)
-    return plan(lengths, strategy, cost, max_batch_latency_s=limit_s), cost
-
-
-def message_for(
-    context: Context,
-    trial: Trial,
-    indices: tuple[int, ...],
-    *,
-    strategy: Strategy | None = None,
-    outputs: bool = False,
-) -> RunTexts:
-    """What to ask the candidate's worker; without a ``strategy``, for its own best plan."""
-    if strategy is None:
-        best = best_plan(context, trial)
-        strategy = best[0] if best else Strategy("arrival", 1)
-    return RunTexts(
-        indices,
-        strategy,
-        cost_table=trial.cost_table(),
-        max_batch_latency_s=batch_limit_s(context.settings, trial.candidate),
-        one_by_one=context.settings.objective == "latency",
-        outputs=outputs,
-    )
-
-
-def batch_limit_s(settings: Settings, candidate: Candidate) -> float | None:
-    """What one batch may cost under ``--max-latency-ms``, in the cost table's terms.
-
-    Planned with a margin, since batches vary around their median. A table's seconds are
-    wall-clock time divided by the streams that ran at once; a single batch takes ``streams``
-    times as long from its begin to its end.
-    """
-    limit_ms = settings.max_latency_ms
-    if limit_ms is None:
-        return None
-    return _LATENCY_MARGIN * limit_ms / 1000 / candidate.streams
+    visits = timing.SCREEN_VISITS
+    if again:
+        stage, visits = "screen again", timing.SCREEN_AGAIN_VISITS
+    deadline = context.budget.deadline(stage)
+    shapes = _screen_shapes(context)
+    timing.sweep(context.budget, trials, shapes, visits, stage="screen", deadline=deadline)
 
 
 def _fits_in_memory(context: Context, trials: Sequence[Trial]) -> bool:
@@ -330,27 +213,18 @@ def _screen_shapes(context: Context) -> list[Shape]:
     return sorted({(size, length) for size in wanted for length in (typical, long)})
 
 
-def _expected_s(trial: Trial, shape: Shape) -> float:
-    """What a visit will take: a warm-up and a sample, or the least time that is measured."""
-    cost = trial.cost_model()
-    if cost is None:
-        return 0.0
-    one_s = cost.cost_s(*shape) * trial.candidate.streams
-    return max(2 * one_s, 0.03)
-
-
-def score(context: Context, trial: Trial) -> None:
-    """Note the speed that the candidate's cost table predicts, in tokens of whole texts."""
-    best = best_plan(context, trial)
+def score(trial: Trial) -> None:
+    """Note the speed that the candidate's cost table predicts."""
+    best = best_plan(trial)
     if best:
-        trial.screen_tokens_per_s = float(context.lengths.sum()) / best[1]
+        trial.predict(best[1])
 
 
-def _drop_hopeless(context: Context, first: Sequence[Trial], settled: Sequence[Trial]) -> None:
+def _drop_hopeless(first: Sequence[Trial], settled: Sequence[Trial]) -> None:
     """Drop what is so slow that no other layout can make up for it."""
     for trial in first:
         if trial.in_play:
-            score(context, trial)
+            score(trial)
     running = [e for e in (*settled, *first) if e.in_play and e.screen_tokens_per_s]
     best = max((e.screen_tokens_per_s or 0.0 for e in running), default=0.0)
     leader = next((e for e in running if e.screen_tokens_per_s == best), None)
@@ -366,9 +240,9 @@ def _drop_hopeless(context: Context, first: Sequence[Trial], settled: Sequence[T
 def _follow(trial: Trial, first: Trial) -> None:
     """Settle another layout of a format whose first one is too slow."""
     if first.status == "dropped":
-        reason = first.reason or ""
-        if not reason.startswith(_NOT_STARTED):
-            reason = f"{_NOT_STARTED} as with the layout {first.candidate.layout}: {reason}"
+        reason = first.reason
+        if first.start_up:
+            reason = f"not started, as with the layout {first.candidate.layout}: {reason}"
         trial.end("dropped", reason)
 
 

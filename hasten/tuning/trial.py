@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from hasten.errors import EngineError, StorageError
+from hasten.errors import EngineError
 from hasten.judging.cascade import read
 from hasten.judging.parity import compare_batchings
 from hasten.plain import from_json, to_json
@@ -26,6 +26,7 @@ from hasten.records import (
     Probes,
     Reading,
     Row,
+    Settings,
     StartUp,
     Status,
     Strategy,
@@ -34,9 +35,10 @@ from hasten.runtime import probes
 from hasten.runtime.batching import CostModel
 from hasten.runtime.pipeline import PipelineRun
 from hasten.tasks import Outputs
+from hasten.tuning import artifacts
 from hasten.tuning.context import Context
 from hasten.tuning.process import Connection
-from hasten.tuning.worker import Export, Load, LoadCascade, Message, RunTexts, TimeShape
+from hasten.tuning.worker import Load, LoadCascade, Message, RunTexts, TimeShape
 
 Shape = tuple[int, int]
 
@@ -87,6 +89,16 @@ class Trial:
         return self.candidate.label
 
     @property
+    def settings(self) -> Settings:
+        """What the tune was asked for."""
+        return self._context.settings
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """The tokens that the candidate reads of every judged text, int64 [texts]."""
+        return self._context.lengths_for(self.candidate)
+
+    @property
     def later_s(self) -> float:
         """Seconds that its later stages are predicted to take for all judged texts."""
         return 0.0
@@ -119,10 +131,22 @@ class Trial:
         tokens = self.candidate.max_tokens
         self.end("refused", f"reads at most {tokens} tokens: {reason}" if tokens else reason)
 
+    def add_reason(self, more: str) -> None:
+        """Say more of why the outcome is what it is."""
+        self.reason = f"{self.reason}; {more}"
+
     def revive(self) -> None:
         """Take a dropped candidate back into the contest."""
         self.status = self.reason = None
         self.out_of_time = False
+
+    def predict(self, seconds: float) -> None:
+        """Note how long all judged texts should take it, as its speed in tokens of whole texts."""
+        self.screen_tokens_per_s = float(self._context.lengths.sum()) / seconds
+
+    def conclude(self, ratio_to_baseline: Interval | None, ceiling_share: float | None) -> None:
+        """Note what its rounds show: its speed-up, and what part of the machine's ceiling it is."""
+        self.ratio_to_baseline, self.ceiling_share = ratio_to_baseline, ceiling_share
 
     def forget_rounds(self) -> None:
         """Leave the rounds so far, and what was concluded from them, to those who have them."""
@@ -143,7 +167,7 @@ class Trial:
         """Export the artifact and load it, with the times of both."""
         base = self._context.engines[self.candidate.engine].base(self.candidate)
         for candidate in filter(None, (base, self.candidate)):
-            export = partial(self._export, candidate)
+            export = partial(artifacts.export, self._context, candidate)
             export_s = self._once(f"export:{self._context.artifact_name(candidate)}", export)
         if export_s is not None:
             self.export_s = export_s
@@ -383,34 +407,6 @@ class Trial:
     def _fail(self, error: EngineError) -> None:
         self.end("failed", error.message)
 
-    def _export(self, candidate: Candidate) -> float:
-        # Exporting imports torch and leaves its memory behind: it gets a process of its own.
-        context = self._context
-        artifact = context.artifact(candidate)
-        base = context.engines[candidate.engine].base(candidate)
-        if base and not context.artifact(base).exists():  # removed since an earlier run
-            self._export(base)
-        unfinished = artifact.with_name(artifact.name + ".unfinished")
-        try:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            exporter = context.spawn(f"export-{context.artifact_name(candidate, '-')}")
-            try:
-                source = context.artifact(base) if base else None
-                reference = context.subject(candidate).reference
-                message = Export(reference, candidate, unfinished, source)
-                # Calibration passes all its texts through the model, several times over.
-                calibrates = context.engines[candidate.engine].calibrates(candidate)
-                patience_s = context.patience_s * (3 if calibrates else 1)
-                export_s: float = exporter.call(message, patience_s)
-            finally:
-                exporter.close()
-            # A run that ended between this and the journal's line has left one.
-            shutil.rmtree(artifact, ignore_errors=True)
-            unfinished.rename(artifact)
-        except OSError as error:
-            raise StorageError(f"cannot write {unfinished}: {error.strerror}") from error
-        return export_s
-
     def _start(self) -> StartUp:
         worker = self._context.spawn(self.label)
         self._worker = worker
@@ -420,7 +416,7 @@ class Trial:
     def load_message(self) -> Load | LoadCascade:
         """What tells a worker to load the candidate; its artifact is there afterwards."""
         if not self.artifact.exists():  # removed since the run that is being resumed
-            self._export(self.candidate)
+            artifacts.export(self._context, self.candidate)
         subject = self._context.subject(self.candidate)
         return Load(
             self.artifact, self.candidate, subject.tokenizer, subject.info, self._context.all_texts

@@ -18,7 +18,7 @@ from hasten.judging.stats import clopper_pearson_lower
 from hasten.records import Settings
 from hasten.runtime import probes
 from hasten.tasks import Outputs
-from hasten.tuning import screening
+from hasten.tuning import plans, screening
 from hasten.tuning.context import Context
 from hasten.tuning.trial import Trial
 from hasten.tuning.worker import RunTexts
@@ -78,13 +78,13 @@ def lengths_worth_trying(context: Context, whole: Trial) -> list[int]:
     They follow from the lengths of the judged texts and the candidate's cost table: a length that
     few texts exceed gains nothing and is not tried.
     """
-    best = screening.best_plan(context, whole)
+    best = plans.best_plan(whole)
     assert best, f"{whole.label} has not been timed"
     strategy, whole_s = best
     lengths = range(_SHORTEST, int(context.lengths.max()), _STEP)
 
     def predicted_s(tokens: int) -> float:
-        return screening.predicted_s(context, _cut(context, whole, tokens), strategy)
+        return plans.predicted_s(_cut(context, whole, tokens), strategy)
 
     places = [bisect_right(lengths, whole_s / gain, key=predicted_s) for gain in GAINS]
     return list(dict.fromkeys(lengths[place - 1] for place in places if place))
@@ -112,7 +112,7 @@ class _Look:
         if trial.in_play and context.task.decides:
             self._at_long_texts(trial, tokens)
         if trial.in_play:
-            screening.score(context, trial)
+            screening.score(trial)
         return trial
 
     def _at_long_texts(self, trial: Trial, tokens: int) -> None:
@@ -132,7 +132,7 @@ class _Look:
             cut = self._outputs(trial, places)
             return int(context.task.changed(self._right.select(longer), cut).sum())
 
-        context.tell("prepare", f"{trial.label}: {len(places)} long texts")
+        context.budget.tell("prepare", f"{trial.label}: {len(places)} long texts")
         found = trial.look(f"long:{trial.label}", flips)
         cut = float((context.lengths > tokens).mean())
         most = context.settings.max_flips

@@ -199,7 +199,9 @@ def test_the_rounds_take_as_long_as_predicted(tmp_path: Path, objective: str) ->
         if isinstance(event, Progress) and event.stage == "finals":
             told.append((lab.engine.clock(), event))
 
-    contest.run(replace(lab.context(), report=report), baseline_engine="fake")
+    context = lab.context()
+    context.budget.report = report
+    contest.run(context, baseline_engine="fake")
     begin_s, first = told[0]
     assert "round 1 of" in first.message
     assert first.left_s == pytest.approx(lab.engine.clock() - begin_s, rel=0.1)
