@@ -84,7 +84,7 @@ PARTS = (
         "repeat",
         "whether ten runs agree",
         25,
-        "repeat.py",
+        "repeat.py --texts 400",
         by_default=False,
     ),
     Part("startup", "what importing and loading cost", 1, "startup.py {demo}", "--runs 2"),

@@ -2,7 +2,7 @@
 
     python benchmarks/repeat.py                            # the demo's classifier, ten tunes
     python benchmarks/repeat.py mpnet --runs 5 --budget 4m
-    python benchmarks/repeat.py minilm -- --engines onnx_runtime,torch_eager --threads 1
+    python benchmarks/repeat.py minilm -- --engines onnx_runtime --precisions fp32
 
 Every tune is a command of its own; what follows ``--`` is handed to ``hasten tune``. Finished runs
 in the ``--work`` folder are kept and an interrupted one continues, so that the same command goes on
@@ -44,9 +44,10 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     command = [*_command(name, work, texts), "--budget", options.budget, *passed_on]
     tunings = [_run(command, work, number) for number in range(1, runs + 1)]
+    shown = " ".join(["hasten tune", "--budget", options.budget, *passed_on])
     figures.publish(
         options.result,
-        {"repeat": report(tunings)},
+        {"repeat": f"`{shown}` over {texts} texts, {figures.machine()}:\n\n{report(tunings)}"},
         [_kept(tuning) for tuning in tunings],
     )
 
@@ -80,7 +81,7 @@ def report(tunings: list[Tuning]) -> str:
     mean = math.exp(fmean(math.log(ratio.estimate) for _, ratio in timed))
     chosen = len({tuning.plan.candidate for tuning, _ in timed})
     verdict = "reached" if sum(holds) >= _GOAL * len(holds) else "missed"
-    winners = content.count(chosen, "different winner")
+    winners = f"{chosen} different winners" if chosen > 1 else "the same winner in all"
     summary = (
         f"{sum(holds)} of {len(holds)} intervals hold the mean of the other runs (goal: 9 of 10, "
         f"{verdict}); mean speed-up {mean:.2f}, {winners}."

@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from hasten import gpus
 from hasten.records import Gpu, Hardware
 
 INSTRUCTION_SETS = (
@@ -98,7 +99,7 @@ def detect() -> Hardware:
         hardware = from_sysctl(_output("sysctl", "hw", "machdep.cpu"))
     else:
         hardware = _detect_linux()
-    return replace(hardware, gpus=parse_gpus(_output("nvidia-smi", *_GPU_QUERY)))
+    return replace(hardware, gpus=_gpus())
 
 
 def fingerprint(hardware: Hardware) -> str:
@@ -141,8 +142,8 @@ def differences(then: Hardware, now: Hardware) -> tuple[str, ...]:
             f"Tuned with {_gib(then.memory_bytes)} of memory, and this machine has "
             f"{_gib(now.memory_bytes)}."
         )
-    if then.gpus != now.gpus:
-        told.append(f"Tuned with {_named(then.gpus)}, and this machine has {_named(now.gpus)}.")
+    if _names(then.gpus) != _names(now.gpus):
+        told.append(f"Tuned with {_names(then.gpus)}, and this machine has {_names(now.gpus)}.")
     return tuple(told)
 
 
@@ -243,22 +244,6 @@ def usable_cores(cores: int, quota: float | None) -> int:
     return max(1, cores if quota is None else min(cores, int(quota)))
 
 
-def parse_gpus(output: str) -> tuple[Gpu, ...]:
-    """GPUs from ``nvidia-smi --query-gpu=name,memory.total --format=csv,noheader,nounits``.
-
-    >>> parse_gpus("NVIDIA H200, 143771")
-    (Gpu(name='NVIDIA H200', memory_bytes=150754820096),)
-
-    A GPU that shares the machine's memory prints ``[N/A]``, and gets 0 bytes.
-    """
-    gpus = []
-    for line in output.splitlines():
-        name, comma, mebibytes = (part.strip() for part in line.rpartition(","))
-        if comma:
-            gpus.append(Gpu(name, int(mebibytes) << 20 if mebibytes.isdecimal() else 0))
-    return tuple(gpus)
-
-
 def from_sysctl(output: str) -> Hardware:
     """macOS: the machine from the output of ``sysctl hw machdep.cpu``.
 
@@ -274,7 +259,9 @@ def from_sysctl(output: str) -> Hardware:
     )
 
 
-_GPU_QUERY = ("--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
+def _gpus() -> tuple[Gpu, ...]:
+    found = gpus.parse(_output("nvidia-smi", *gpus.QUERY))
+    return gpus.visible(found, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
 def _detect_linux() -> Hardware:
@@ -369,5 +356,5 @@ def _gib(size_bytes: int) -> str:
     return f"{size_bytes / 2**30:.0f} GiB"
 
 
-def _named(gpus: tuple[Gpu, ...]) -> str:
-    return ", ".join(gpu.name for gpu in gpus) or "no GPU"
+def _names(found: tuple[Gpu, ...]) -> str:
+    return ", ".join(gpu.name for gpu in found) or "no GPU"

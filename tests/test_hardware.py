@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hasten import hardware
+from hasten import gpus, hardware
 from hasten.hardware import (
     INSTRUCTION_SETS,
     cpu_model,
@@ -21,7 +21,6 @@ from hasten.hardware import (
     instruction_sets,
     memory_limit,
     missing_instructions,
-    parse_gpus,
     physical_cores,
     usable_cores,
 )
@@ -236,28 +235,61 @@ def test_no_control_groups(tmp_path):
     assert memory_limit(V1, tmp_path / "absent") is None
 
 
+H200 = ("GPU-5f3c", Gpu("NVIDIA H200", 143771 << 20, "9.0"))
+GB10 = ("GPU-77ab", Gpu("NVIDIA GB10", 0))
+
+
 def test_gpus():
-    output = "NVIDIA H200, 143771\nNVIDIA GB10, [N/A]\n"
-    assert parse_gpus(output) == (Gpu("NVIDIA H200", 143771 << 20), Gpu("NVIDIA GB10", 0))
-    assert parse_gpus("") == ()
-    assert parse_gpus("No devices were found\n") == ()
+    output = "GPU-5f3c, 143771, 9.0, NVIDIA H200\nGPU-77ab, [N/A], [N/A], NVIDIA GB10\n"
+    assert gpus.parse(output) == (H200, GB10)
+    assert gpus.parse("") == ()
+    assert gpus.parse("No devices were found\n") == ()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "names"),
+    [
+        (None, ["NVIDIA H200", "NVIDIA GB10"]),
+        ("1", ["NVIDIA GB10"]),
+        ("1, 0", ["NVIDIA GB10", "NVIDIA H200"]),
+        ("GPU-77", ["NVIDIA GB10"]),
+        ("GPU-", []),  # of several it names none
+        ("0,-1,1", ["NVIDIA H200"]),
+        ("", []),
+        ("NoDevFiles", []),
+    ],
+)
+def test_cuda_visible_devices_hides_gpus(chosen, names):
+    assert [gpu.name for gpu in gpus.visible((H200, GB10), chosen)] == names
+
+
+def test_what_a_gpu_can_do_comes_from_its_capability():
+    assert Gpu("NVIDIA A100", 80 << 30, "8.0").has_bf16
+    assert not Gpu("NVIDIA T4", 16 << 30, "7.5").has_bf16
+    assert Gpu("a driver that does not say", 0).has_bf16
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for nvidia-smi is a shell script")
 @pytest.mark.parametrize(
-    ("script", "gpus"),
+    ("script", "count"),
     [
-        ('[ "$1" = --query-gpu=name,memory.total ] && echo "NVIDIA L4, 23034"', 1),
-        ('echo "NVIDIA L4, 23034"; exit 9', 0),
+        (
+            '[ "$1" = --query-gpu=uuid,memory.total,compute_cap,name ] && echo "G, 23034, 8.9, L4"',
+            1,
+        ),
+        ('echo "G, 1, 8.9, L4"; exit 9', 0),
     ],
     ids=["a driver with a GPU", "a driver that fails"],
 )
-def test_asking_the_driver(tmp_path, monkeypatch, script, gpus):
+def test_asking_the_driver(tmp_path, monkeypatch, script, count):
     path = tmp_path / "nvidia-smi"
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    assert len(detect().gpus) == gpus
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert len(detect().gpus) == count
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert detect().gpus == ()
 
 
 def test_a_driver_that_hangs_is_given_up(monkeypatch):

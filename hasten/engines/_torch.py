@@ -32,8 +32,13 @@ OFFERED: Mapping[str, Sequence[str]] = {
 
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _INFO = "model_info.json"
-# Rows, inner and outer size of BERT-base's products: its feed-forward and its projections.
-_MATRIX_SHAPES = ((512, 768, 3072), (2048, 768, 768))
+# Rows, inner and outer size of the products that are timed, by device. On the CPU those of
+# BERT-base, its feed-forward and its projections. A GPU takes microseconds for these, less than a
+# kernel's launch: there they are large enough to take a millisecond or more.
+_MATRIX_SHAPES = {
+    "cpu": ((512, 768, 3072), (2048, 768, 768)),
+    "cuda": ((16384, 3072, 3072), (8192, 8192, 8192)),
+}
 _CEILING_S = 0.4
 
 
@@ -111,7 +116,7 @@ def supports(title: str, candidate: Candidate, hardware: Hardware) -> str | None
     """What the PyTorch engines can run, as for :meth:`hasten.engines.base.Engine.supports`."""
     reason = why_not(title, candidate, hardware, OFFERED)
     if reason is None and candidate.device == "cuda":
-        return _cuda_reason(candidate.precision)
+        return _cuda_reason(candidate.precision, hardware)
     return reason
 
 
@@ -120,12 +125,13 @@ def session_options(candidate: Candidate) -> Options:
     return {"num_threads": candidate.intra_op_num_threads, "device": candidate.device}
 
 
-def _cuda_reason(precision: str) -> str | None:
+def _cuda_reason(precision: str, hardware: Hardware) -> str | None:
+    # CUDA itself is asked in worker processes only: here the question could open a context.
     import torch
 
-    if not torch.cuda.is_available():
-        return "the installed PyTorch has no CUDA, or its CUDA does not find the GPU"
-    if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+    if torch.version.cuda is None:
+        return "the installed PyTorch is built without CUDA; another build has it"
+    if precision == "bf16" and not all(gpu.has_bf16 for gpu in hardware.gpus):
         return "this GPU has no bf16 instructions (those since Ampere have)"
     return None
 
@@ -289,7 +295,7 @@ def quiet_tracing() -> Iterator[None]:
 
 
 def matrix_product_flops_per_s(candidate: Candidate) -> float | None:
-    """The fastest of several products of BERT's shapes, in FLOP/s; it takes under two seconds.
+    """The fastest of several matrix products, in FLOP/s; it takes under two seconds.
 
     The candidate's precision, device and threads. In fp32 on all cores, NumPy's product counts
     too: its OpenBLAS beats PyTorch's MKL by half on AMD's CPUs (145 and 95 GFLOP/s on two
@@ -306,7 +312,7 @@ def matrix_product_flops_per_s(candidate: Candidate) -> float | None:
     with_numpy = on_cpu and candidate.precision == "fp32" and threads >= detect().usable_cores
     wait = _nothing if on_cpu else torch.cuda.synchronize
     best = 0.0
-    for rows, inner, columns in _MATRIX_SHAPES:
+    for rows, inner, columns in _MATRIX_SHAPES[candidate.device]:
         a = torch.randn(rows, inner).to(candidate.device, dtype(candidate.precision))
         b = torch.randn(inner, columns).to(candidate.device, dtype(candidate.precision))
         fastest_s = _fastest_s(partial(torch.matmul, a, b), wait)

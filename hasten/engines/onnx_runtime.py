@@ -178,7 +178,9 @@ class OnnxRuntime(Engine):
         )
 
     def session_options(self, candidate: Candidate) -> Options:
-        return {
+        # ONNX Runtime's default on GPUs since Ampere is TF32, which keeps 10 bits of fp32's 23.
+        exact = {"use_tf32": "0"} if candidate.device == "cuda" else {}
+        return exact | {
             "provider": f"{candidate.device.upper()}ExecutionProvider",
             "graph_optimization_level": "ORT_ENABLE_ALL",
             "execution_mode": "ORT_SEQUENTIAL",
@@ -262,8 +264,7 @@ def _open(path: Path, options: Options) -> Any:
     provider = options["provider"]
     if provider == "CUDAExecutionProvider":
         onnxruntime.preload_dlls()  # CUDA's libraries from pip's packages, where they are
-    providers = dict.fromkeys((provider, "CPUExecutionProvider"))
-    session = onnxruntime.InferenceSession(str(path), opened, providers=list(providers))
+    session = onnxruntime.InferenceSession(str(path), opened, providers=_providers(options))
     if session.get_providers()[0] != provider:
         # It would run on the CPU and only log that; the numbers would be another device's.
         raise EngineError(
@@ -271,6 +272,15 @@ def _open(path: Path, options: Options) -> Any:
             fix="Install the CUDA and cuDNN versions that this onnxruntime-gpu was built for.",
         )
     return session
+
+
+def _providers(options: Options) -> list[Any]:
+    """The provider and its options, and the CPU for what a GPU's provider leaves to it."""
+    provider = options["provider"]
+    if provider == "CPUExecutionProvider":
+        return [provider]
+    given = {"use_tf32": options["use_tf32"]} if "use_tf32" in options else {}
+    return [(provider, given), "CPUExecutionProvider"]
 
 
 ENGINE = OnnxRuntime()

@@ -19,10 +19,23 @@ _INTEGER_PRODUCTS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One accelerator, as the driver names it."""
+    """One accelerator, as the driver names it.
+
+    ``compute_capability`` is NVIDIA's number for what it can do, such as ``9.0``; empty where the
+    driver does not say.
+    """
 
     name: str
     memory_bytes: int
+    compute_capability: str = ""
+
+    @property
+    def has_bf16(self) -> bool:
+        """Whether it multiplies bfloat16 natively, as GPUs do since Ampere (capability 8.0).
+
+        True where the capability is not known: a run then finds out.
+        """
+        return not self.compute_capability or float(self.compute_capability) >= 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,9 @@ from hasten.records import Gpu, Hardware
 from hasten.report.doctor import EngineCheck, Obstacle, diagnose, render, to_dict
 
 PLAIN = Hardware("AMD EPYC 7763", 2, ("avx2", "fma"), 24 << 30)
-WITH_GPU = Hardware("Intel Xeon", 8, ("avx512_bf16",), 64 << 30, (Gpu("NVIDIA L4", 23 << 30),))
+WITH_GPU = Hardware(
+    "Intel Xeon", 8, ("avx512_bf16",), 64 << 30, (Gpu("NVIDIA L4", 23 << 30, "8.9"),)
+)
 
 
 class Installed(Engine):
@@ -130,7 +132,9 @@ def test_the_simplest_to_deploy_comes_first():
 def test_the_dict_is_plain_json():
     plain = to_dict(diagnose(WITH_GPU, {"quick": Installed(), "absent": Absent()}))
     assert json.loads(json.dumps(plain)) == plain
-    assert plain["hardware"]["gpus"] == [{"name": "NVIDIA L4", "memory_bytes": 23 << 30}]
+    assert plain["hardware"]["gpus"] == [
+        {"name": "NVIDIA L4", "memory_bytes": 23 << 30, "compute_capability": "8.9"}
+    ]
     quick, absent = plain["engines"]
     assert absent["obstacles"][0]["fix"] == "pip install 'hasten[absent]'"
     assert quick["runs"]["cuda"] == ["fp32", "bf16"]
