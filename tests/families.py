@@ -30,6 +30,13 @@ _BART = {
     "decoder_ffn_dim": 64,
     "max_position_embeddings": LENGTH + 8,
 }
+# The local layer lies between two that look at everything, as most do.
+_MODERNBERT = {
+    **_SHARED,
+    "num_hidden_layers": 3,
+    "local_attention": 16,
+    "global_attn_every_n_layers": 2,
+}
 _DISTILBERT = {"dim": HIDDEN, "hidden_dim": 64, "n_layers": 2, "n_heads": 2}
 _FUNNEL = {"d_model": HIDDEN, "d_inner": 64, "n_head": 2, "d_head": 16, "block_sizes": [1, 1]}
 
@@ -46,6 +53,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "funnel": ("FunnelTokenizer", _FUNNEL),
     "bart": ("BartTokenizer", _BART),
     "gpt2": ("GPT2Tokenizer", {"n_embd": HIDDEN, "n_layer": 2, "n_head": 2, "n_positions": LENGTH}),
+    "modernbert": ("BertTokenizer", _MODERNBERT),
     "xlnet": ("XLNetTokenizer", {"d_model": HIDDEN, "n_layer": 2, "n_head": 2, "d_inner": 64}),
 }
 """The tokenizer's class, and what the model's configuration needs to be tiny."""

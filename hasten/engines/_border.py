@@ -17,6 +17,8 @@ from hasten.tasks import Task
 
 # OpenVINO begins with its own source files, a line for each.
 _WHERE = ("Exception from src/", "Check '", "FrontEnd API failed with")
+# Where it lists what it has no rule for, after the messages of each.
+_UNCONVERTED = "-- Conversion is failed for: "
 _NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
 _MORE_MEMORY = "There is not enough memory: end other programs, or use a machine with more."
 _DEVICES = {"cpu": "the CPU", "cuda": "CUDA GPUs"}
@@ -152,10 +154,15 @@ def first_line(error: BaseException) -> str:
     'RuntimeError: shapes do not match'
     >>> first_line(RuntimeError("Check 'false' failed at src/report.cpp:151:\nno rule for aten::x"))
     'RuntimeError: no rule for aten::x'
+    >>> first_line(RuntimeError("-- a message\n\nSummary:\n-- Conversion is failed for: aten::x"))
+    'RuntimeError: no conversion of aten::x'
     """
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines()]
+    unconverted = [line for line in lines if line.startswith(_UNCONVERTED)]
+    if unconverted:
+        lines = [f"no conversion of {unconverted[0].removeprefix(_UNCONVERTED)}"]
     telling = (line for line in lines if line and not line.startswith(_WHERE))
     return ": ".join(filter(None, (type(error).__name__, next(telling, ""))))
 

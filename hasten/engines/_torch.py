@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hasten.engines._border import foreign_errors, shape_of, why_not
 from hasten.engines.base import Engine, Inputs, Options, Raw, Session
@@ -265,6 +266,55 @@ def example_inputs(
     named = {"input_ids": input_ids, "attention_mask": attention_mask}
     zeros = torch.zeros_like(input_ids)
     return tuple(named.get(name, zeros).to(device) for name in info.input_names)
+
+
+def refuse_fixed_shapes(
+    title: str, session: Session, module: nn.Module, info: ModelInfo, device: str = "cpu"
+) -> None:
+    """Refuse a graph that answers as the module does for the traced shape alone.
+
+    What a model computes in Python from the sizes of its inputs, such as Funnel's relative
+    positions, is a constant in a trace.
+
+    Args:
+        title: the engine's, to begin the sentence with.
+        session: runs the graph.
+        module: what was traced.
+        info: the model's.
+        device: the module's.
+
+    Raises:
+        EngineError: the graph fails on another shape, or gives other outputs.
+    """
+    import torch
+
+    batch, length = 3, min(40, info.max_length)
+    tensors = example_inputs(info, device, batch, length)
+    with torch.no_grad():
+        expected = [output.cpu().numpy() for output in as_tuple(module(*tensors))]
+    arrays = (tensor.cpu().numpy() for tensor in tensors)
+    inputs = dict(zip(info.input_names, arrays, strict=True))
+    cause = None
+    try:
+        found = list(session.run(inputs).values())
+    except EngineError as error:
+        found, cause = [], error
+    if len(found) == len(expected) and all(map(_alike, found, expected)):
+        return
+    raise EngineError(
+        f"{title} cannot run {info.architecture}: its trace holds for batches of 2x7, the shape it "
+        f"was traced with, and not for {batch}x{length}. The model computes something in Python "
+        "from the size of its inputs, which a trace keeps as a constant",
+        fix="Choose engines that run the model's own code: --engines torch_eager,torch_compile.",
+    ) from cause
+
+
+def _alike(found: NDArray[Any], expected: NDArray[Any]) -> bool:
+    """Equal but for another order of sums, by far: the parity check looks closer."""
+    scale = float(np.abs(expected).max(initial=0.0))
+    return found.shape == expected.shape and np.allclose(
+        found, expected, rtol=0.0, atol=0.1 * scale + 1e-3, equal_nan=True
+    )
 
 
 def jit() -> Any:

@@ -128,14 +128,23 @@ class OnnxRuntime(Engine):
             parameters = sum(parameter.numel() for parameter in module.parameters())
             large = parameters * _BYTES[candidate.precision] > _LARGEST_FILE_BYTES
             if candidate.precision == "fp32" and not large:
-                export_graph(module, reference, folder / _MODEL)
+                self._export_checked(module, reference, folder)
                 return
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
-                export_graph(module, reference, Path(scratch, _MODEL))
+                self._export_checked(module, reference, Path(scratch))
                 if candidate.precision == "int8":
                     self.derive(Path(scratch), reference, candidate, folder)
                     return
                 _rewrite(Path(scratch, _MODEL), folder, candidate.precision, large)
+
+    def _export_checked(self, module: nn.Module, reference: ModelFolder, folder: Path) -> None:
+        # Here, as it is not needed where a bundle runs, and takes a while to import.
+        from hasten.engines import _torch
+
+        export_graph(module, reference, folder / _MODEL)
+        exported = Candidate(self.name, "fp32", "cpu", 1)
+        session = self.open(folder, exported, self.session_options(exported))
+        _torch.refuse_fixed_shapes(self.title, session, module, reference.info)
 
     def _export_trained(self, reference: ModelFolder, candidate: Candidate, folder: Path) -> None:
         # Here, as they are not needed where a bundle runs.

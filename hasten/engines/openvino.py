@@ -18,7 +18,7 @@ from hasten import tasks
 from hasten.engines._border import Pool, foreign_errors, shape_of, why_not, with_optimum
 from hasten.engines.base import Engine, Inputs, Options, Raw, Session
 from hasten.hardware import missing_instructions
-from hasten.records import Candidate, Hardware
+from hasten.records import Candidate, Hardware, ModelInfo
 
 if TYPE_CHECKING:
     from hasten.models import ModelFolder
@@ -33,6 +33,9 @@ _HINTS = {
 _REST_IN_BF16 = "-bf16"
 _TRAINED = "trained"
 _MODEL = "openvino_model.xml"
+# Which input of ScaledDotProductAttention; and what hides a token in every floating-point type
+# that has a range as large as float32's.
+_MASK, _HIDDEN = 3, -1e30
 
 
 class OpenVinoSession(Session):
@@ -123,9 +126,22 @@ class OpenVino(Engine):
                 port.get_tensor().set_names({name})
             for port, name in zip(model.outputs, info.output_names, strict=True):
                 port.get_tensor().set_names({name})
+            _number_masks(model)
+            self._refuse_fixed_shapes(model, module, info)
             if candidate.recipe and not trained:
                 model = _quantized(model, reference, candidate)
             openvino.save_model(model, str(folder / _MODEL), compress_to_fp16=False)
+
+    def _refuse_fixed_shapes(self, model: Any, module: Any, info: ModelInfo) -> None:
+        # Here, as they are not needed where a bundle runs.
+        import openvino
+
+        from hasten.engines import _torch
+
+        options = self.session_options(Candidate(self.name, "fp32", "cpu", 1))
+        compiled = openvino.Core().compile_model(model, "CPU", dict(options))
+        session = OpenVinoSession(self.title, compiled, 1)
+        _torch.refuse_fixed_shapes(self.title, session, module, info)
 
     def base(self, candidate: Candidate) -> Candidate | None:
         exact = replace(candidate, precision="fp32", recipe="", spared=())
@@ -172,6 +188,28 @@ class OpenVino(Engine):
 
             compiled = openvino.Core().compile_model(str(folder / _MODEL), "CPU", dict(options))
             return OpenVinoSession(self.title, compiled, candidate.streams)
+
+
+def _number_masks(model: Any) -> None:
+    """Give attention masks of numbers instead of booleans, in place.
+
+    OpenVINO's attention answers NaN for a token that may look at nothing: padding, where each
+    token sees only its neighbours (ModernBERT), or only those before it. A large negative number
+    leaves the mean of all values instead, as eager attention does, and nobody reads it.
+    """
+    from openvino import Type, opset13
+
+    numbers: dict[str, Any] = {}
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "ScaledDotProductAttention" or node.get_input_size() <= _MASK:
+            continue
+        mask = node.input_value(_MASK)
+        if mask.get_element_type() != Type.boolean:
+            continue
+        name = f"{mask.get_node().get_name()}:{mask.get_index()}"
+        if name not in numbers:
+            numbers[name] = opset13.select(mask, np.float32(0), np.float32(_HIDDEN))
+        node.input(_MASK).replace_source_output(numbers[name].output(0))
 
 
 def _hint(candidate: Candidate) -> str:

@@ -49,16 +49,19 @@ class TorchScript(Engine):
 
         jit = _torch.jit()
         module = _torch.in_precision(reference.module(), candidate.precision).to(candidate.device)
-        inputs = _torch.example_inputs(reference.info, candidate.device)
+        info = reference.info
+        inputs = _torch.example_inputs(info, candidate.device)
         with (
-            foreign_errors(self.title, f"trace {reference.info.architecture}"),
+            foreign_errors(self.title, f"trace {info.architecture}"),
             _torch.quiet_tracing(),
             # Not inference mode, whose tensors cannot be saved.
             torch.no_grad(),
         ):
             # What check_trace compares, the parity check compares on the user's own texts.
             traced = jit.freeze(jit.trace(module, inputs, check_trace=False))
-            names = [reference.info.input_names, reference.info.output_names]
+            names, options = _torch.names(info), self.session_options(candidate)
+            session = _torch.TorchSession(self.title, _as_traced(traced), names, options)
+            _torch.refuse_fixed_shapes(self.title, session, module, info, candidate.device)
             jit.save(traced, str(folder / _MODEL), _extra_files={_NAMES: json.dumps(names)})
 
     def session_options(self, candidate: Candidate) -> Options:

@@ -74,7 +74,11 @@ def _load_huggingface(folder: Path, attention: Attention) -> nn.Module:
     import torch
 
     # safetensors alone: a pickle in the folder would be code that nobody agreed to.
-    module: nn.Module = pretrained(folder, attention, dtype=torch.float32, use_safetensors=True)
+    model: Any = pretrained(folder, attention, dtype=torch.float32, use_safetensors=True)
+    # A decoder keeps keys and values for the next token, which a classifier never reads; what it
+    # keeps them in cannot be converted for OpenVINO.
+    model.config.use_cache = False
+    module: nn.Module = model
     follows = sentence.stored(folder)
     return pooling.complete(module, follows, folder) if follows else module
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable, Coroutine
+from time import monotonic
 from types import FrameType
 from typing import Any
 
@@ -81,8 +82,10 @@ class Server(uvicorn.Server):
         config: uvicorn.Config,
         drain: Callable[[], Coroutine[Any, Any, None]],
         reload: Callable[[], Coroutine[Any, Any, None]],
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         super().__init__(config)
+        self._clock = clock
         self._drain = drain
         self._reload = reload
         self._ending = False
@@ -103,7 +106,12 @@ class Server(uvicorn.Server):
         self._loop.call_soon_threadsafe(self._start, self._end)
 
     async def _end(self) -> None:
+        begin_s = self._clock()
         await self._drain()
+        # Connections that are left have the rest of the same time, not as much again.
+        patience_s = self.config.timeout_graceful_shutdown or 0
+        left_s = patience_s - (self._clock() - begin_s)
+        self.config.timeout_graceful_shutdown = max(1, round(left_s))
         self.should_exit = True
 
     def _start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count, groupby
+from time import monotonic
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +36,8 @@ _LARGEST_BATCH = 64
 _UNMEASURED = CostTable((1,), (128,), ((0.02,),))
 """Costs of a bundle that was saved without a table: in proportion to the tokens."""
 
-_PATIENCE_S = 10.0
-"""How long closing waits for a batch that is running."""
+PATIENCE_S = 5.0
+"""How long closing waits, in all, for batches that are running; a second time it does not."""
 
 
 class NonFinite(EngineError):
@@ -272,6 +273,7 @@ class Runner:
     def close(self, error: BaseException) -> bool:
         """End the threads; requests that wait get the error. False where a batch hangs."""
         with self._changed:
+            end_s = monotonic() + (0.0 if self._closing else PATIENCE_S)
             self._closing, self._ended = True, error
             for number, job in self._jobs.items():
                 self._scheduler.cancel(number)
@@ -279,8 +281,8 @@ class Runner:
             self._jobs.clear()
             self._changed.notify_all()
         for thread in self._threads:
-            thread.join(_PATIENCE_S)
-        self.tokenizing.pool.shutdown(cancel_futures=True)
+            thread.join(max(0.0, end_s - monotonic()))
+        self.tokenizing.pool.shutdown(wait=False, cancel_futures=True)
         return not any(thread.is_alive() for thread in self._threads)
 
     def _draw(self) -> None:

@@ -26,7 +26,7 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from hasten.cli import app as cli
-from hasten.engines.fake import Script
+from hasten.engines.fake import Script, VirtualClock
 from hasten.errors import ChoiceError, EngineError
 from hasten.runtime.manifest import digest
 from hasten.serve import server
@@ -390,6 +390,22 @@ def test_a_second_signal_ends_at_once() -> None:
         await serving
 
     asyncio.run(run())
+
+
+def test_connections_have_what_draining_leaves_of_the_time() -> None:
+    clock = VirtualClock()
+
+    async def drain() -> None:
+        clock.advance(28.0)
+
+    async def run() -> int | None:
+        config = uvicorn.Config("no:app", log_config=None, timeout_graceful_shutdown=30)
+        ending = Server(config, drain, drain, clock)
+        await ending._end()
+        assert ending.should_exit
+        return config.timeout_graceful_shutdown
+
+    assert asyncio.run(run()) == 2
 
 
 def test_a_dry_run_says_which_bundles_answer(scripted_bundle: Path) -> None:

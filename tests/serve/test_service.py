@@ -19,6 +19,7 @@ from hasten import hardware
 from hasten.engines.fake import Script, VirtualClock
 from hasten.errors import EngineError, InputError
 from hasten.records import HandsOn
+from hasten.serve import running
 from hasten.serve.running import Cores, NonFinite, Ran
 from hasten.serve.scheduler import Overloaded
 from hasten.serve.service import DeadlineExceeded, Draining, Limits, Service
@@ -273,6 +274,32 @@ def test_a_batch_that_hangs_makes_the_service_unready(scripted_bundle: Path) -> 
             assert service.ready
 
         asyncio.run(hang())
+
+
+def test_closing_waits_once_for_all_batches_that_hang(
+    scripted_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, waited = VirtualClock(), []
+
+    class Hung:
+        def join(self, timeout: float) -> None:
+            waited.append(timeout)
+            clock.advance(timeout)
+
+        def is_alive(self) -> bool:
+            return True
+
+    with opened(scripted_bundle) as service:
+        runner = service._runner
+        threads = runner._threads
+        monkeypatch.setattr(running, "monotonic", clock)
+        monkeypatch.setattr(runner, "_threads", [Hung(), Hung(), Hung()])
+        assert not runner.close(Draining())
+        assert not runner.close(Draining())
+        assert sum(waited) == running.PATIENCE_S
+        monkeypatch.undo()
+        for thread in threads:
+            thread.join()
 
 
 @pytest.fixture(scope="module")
