@@ -43,10 +43,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Wanted", "make"]
 
-_INT8_SHARE = 0.3
-"""Share of the training time, where fp32 is trained too: rounding moves the answers far less
-than leaving blocks or units out does, and ranges settle within a few hundred steps."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Task:
@@ -205,7 +201,7 @@ class _Teacher:
             StorageError: no checkpoint can be written.
         """
         folder = self.work / kept.CHECKPOINTS
-        int8_share = _INT8_SHARE if self.wanted.int8 else 0.0
+        int8_share = schedule.INT8_OF_TRAINING if self.wanted.int8 else 0.0
 
         def decide() -> dict[str, Any]:
             self.tell("train", "how long a step takes")

@@ -14,6 +14,7 @@ import numpy as np
 from hasten import tasks
 from hasten.compress import blocks, importance, kept
 from hasten.compress.runner import Lot, Runner
+from hasten.compress.schedule import INT8_OF_SEARCH
 from hasten.compress.search import RUNGS, Shape, Speeds
 from hasten.compress.sizes import Wanted
 from hasten.errors import BudgetError, ChoiceError
@@ -22,9 +23,6 @@ from hasten.options import CompressOptions
 from hasten.records import Student
 
 _ROUNDING = 1e-9
-
-_INT8_SHARE = 0.2
-"""Of the budget, for the integers of the one that stays."""
 
 
 class Make(Protocol):
@@ -108,7 +106,7 @@ def fastest_within(
     def left_s() -> float:
         return wanted.budget_s - (time.monotonic() - begin_s)
 
-    kept_s = _INT8_SHARE * wanted.budget_s if wanted.int8 else 0.0
+    kept_s = INT8_OF_SEARCH * wanted.budget_s if wanted.int8 else 0.0
     best: tuple[Student, Wanted, Path] | None = None
     for number, speed in enumerate(RUNGS):
         folder = work / kept.RUNGS / f"{speed:g}x"
@@ -171,13 +169,11 @@ def check(options: CompressOptions) -> None:
     Raises:
         ChoiceError: which.
     """
-    given = [
-        f"--{name.replace('_', '-')}"
-        for name in ("target", "target_flips", "layers", "ffn_width", "heads")
-        if options.get(name) is not None
-    ]
-    if len(given) > 1 and given[0].startswith("--target"):
+    names = ("target", "target_flips", "layers", "ffn_width", "heads")
+    first, *others = [name for name in names if options.get(name) is not None] or [""]
+    if others and first in ("target", "target_flips"):
+        spelled, *excluded = [f"--{name.replace('_', '-')}" for name in (first, *others)]
         raise ChoiceError(
-            f"{given[0]} already decides the sizes, so {' and '.join(given[1:])} cannot be given",
+            f"{spelled} already decides the sizes, so {' and '.join(excluded)} cannot be given",
             fix="Leave one of them out.",
         )

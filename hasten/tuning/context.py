@@ -23,6 +23,7 @@ from hasten.records import (
 )
 from hasten.storage.journal import Journal
 from hasten.tasks import Task
+from hasten.tuning import shares
 from hasten.tuning.budget import Budget
 from hasten.tuning.process import Connection
 
@@ -141,4 +142,4 @@ class Context:
 
         Compilers think for a minute; a hang must not cost the whole budget.
         """
-        return max(90.0, 0.2 * self.settings.budget_s)
+        return max(90.0, shares.PATIENCE * self.settings.budget_s)

@@ -16,6 +16,7 @@ from hasten.inputs.corpus import stratified_sample
 from hasten.plain import from_json
 from hasten.records import Strategy
 from hasten.runtime.batching import TOKEN_BUDGETS, best_fixed, predict_s, warm_up_s
+from hasten.tuning import shares
 from hasten.tuning.ceiling import Found, Gauge
 from hasten.tuning.context import Context
 from hasten.tuning.plans import ARRIVAL, batch_limit_s, batches, best_plan, message_for
@@ -23,20 +24,12 @@ from hasten.tuning.trial import Trial
 
 FEWEST_TEXTS = 20
 
-# Leave a little for choosing, saving and a slow last round.
-_ROUNDS_SHARE = 0.92
 _PLENTY_OF_TEXTS = 200
 # With as many texts, time left is better spent on more rounds: drift from round to round, and not
 # the choice of texts, is what makes intervals wide.
 _ENOUGH_TEXTS = 500
 _MOST_ROUNDS = 15
-# Rounds are predicted to about 10 %; the budget is kept within 20 %.
-_GRACE = 1.1
 _FEWEST_ROUNDS = 3  # fewer give no interval
-# Going a little over the budget is better than spending all of it without a result.
-_OVERRUN = 0.15
-# Starting all workers again, warm-up aside, takes at most this part of the time for the rounds.
-_RESTART_SHARE = 0.25
 _MOST_PROCESSES = 5
 _FEWEST_PROCESSES = 3  # Student's t of two means is 12.7
 _SPAWN_S = 0.5  # a process that has imported hasten and nothing else
@@ -186,7 +179,7 @@ class Rounds:
         restart_s = starts_s(contest) + warm_ups_s(contest, self.fit.texts)
 
         def fit() -> int:
-            left_s = self.context.budget.left_s * _GRACE
+            left_s = self.context.budget.left_s * shares.GRACE
             for number in range(rounds, _FEWEST_ROUNDS, -1):
                 restarts = min(self.fit.processes, number) - 1
                 if (number - 1) * round_s + restarts * restart_s <= left_s:
@@ -203,7 +196,7 @@ class Rounds:
         full_s += len(begun) * warm_ups_s(self.heats, texts)
         full_s += sum(later > 0 for later in begun) * starts_s(self.heats)
         budget.expect(full_s)
-        if full_s > budget.left_s * _GRACE:
+        if full_s > budget.left_s * shares.GRACE:
             self.heats = [heat for heat in self.heats if not heat.aside]
 
 
@@ -228,7 +221,7 @@ def plan_early(context: Context, accepted: Sequence[Trial], baseline: Trial) -> 
     entries = _entries(accepted, baseline, aside=False)
 
     def fit() -> Fit | None:
-        time_s, fewest = _ROUNDS_SHARE * context.budget.left_s, min(FEWEST_TEXTS, most)
+        time_s, fewest = shares.ROUNDS * context.budget.left_s, min(FEWEST_TEXTS, most)
         for heats in range(len(entries), 1, -1):
             texts = _most_texts(entries[:heats], most, time_s, _FEWEST_ROUNDS, processes=1)
             if texts >= fewest:
@@ -293,7 +286,7 @@ def _heat(trial: Trial, strategy: Strategy) -> Heat:
 
 def _processes(heats: Sequence[Heat], time_s: float, rounds: int) -> int:
     """How often the workers are started for the rounds: at least three times, or once."""
-    most = 1 + int(_RESTART_SHARE * time_s / starts_s(heats))
+    most = 1 + int(shares.RESTARTS * time_s / starts_s(heats))
     processes = min(most, _MOST_PROCESSES, rounds)
     return processes if processes >= _FEWEST_PROCESSES else 1
 
@@ -342,7 +335,7 @@ def _fit(context: Context, entries: Sequence[Heat]) -> Fit:
     """
     budget, rounds, most = context.budget, context.settings.rounds, len(context.texts)
     fewest, plenty = min(FEWEST_TEXTS, most), min(_PLENTY_OF_TEXTS, most)
-    time_s = _ROUNDS_SHARE * budget.left_s
+    time_s = shares.ROUNDS * budget.left_s
     for heats in range(len(entries), 0, -1):
         wanted = entries[:heats]
         fit = _shared_out(wanted, most, time_s, rounds)
@@ -351,9 +344,9 @@ def _fit(context: Context, entries: Sequence[Heat]) -> Fit:
         if heats <= _must_run(entries):
             break
     fewest_s = _needed_s(wanted, fewest, rounds, processes=1)
-    if fewest_s <= budget.left_s + _OVERRUN * budget.total_s:
+    if fewest_s <= budget.left_s + shares.OVERRUN * budget.total_s:
         return Fit(heats, rounds, fewest, processes=1)
-    needed_s = budget.spent_s + fewest_s / _ROUNDS_SHARE
+    needed_s = budget.spent_s + fewest_s / shares.ROUNDS
     needed_s += sum(h.trial.start_up.load_s for h in wanted if h.trial.start_up)
     raise BudgetError(
         f"the budget of {context.settings.budget_s:.0f} s leaves {budget.left_s:.0f} s for "

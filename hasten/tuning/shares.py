@@ -7,6 +7,24 @@ from collections.abc import Mapping
 EARLY = 0.4
 """The part of the whole budget after which a proved and timed choice should stand."""
 
+ROUNDS = 0.92
+"""The part of what is left that rounds are planned for: choosing, saving and a slow last round
+need a little."""
+
+RESTARTS = 0.25
+"""Of the time for rounds, what starting all workers again may take at most, warm-up aside."""
+
+GRACE = 1.1
+"""Rounds may take this many times what is left: they are predicted to about 10 %, and the budget
+is kept within 20 %."""
+
+OVERRUN = 0.15
+"""The part of the whole budget by which the fewest rounds may exceed it, which is better than
+spending all of it without a result."""
+
+PATIENCE = 0.2
+"""The part of the whole budget for which a worker may be silent, beyond what its task takes."""
+
 PARTS: Mapping[str, float] = {
     # The first answer, from exact candidates that start quickly. Its rounds take what is left.
     "early prepare": 0.4,
