@@ -18,7 +18,6 @@ from hasten import engines, hardware, tasks
 from hasten.errors import ChoiceError, EndedEarly, StorageError, Unavailable
 from hasten.experiment.run import Experiment, Wanted
 from hasten.inputs import corpus
-from hasten.models.folder import storing
 from hasten.options import (
     BenchOptions,
     CompressOptions,
@@ -208,12 +207,9 @@ def compress(
 
 def _save_student(folder: Path, student: Student, made: Path) -> None:
     """Move the finished model to where it was asked for, with what is known about it."""
-    with storing(folder):
-        student_json = json.dumps(to_json(student), indent=1)
-        (made / "student.json").write_text(student_json, encoding="utf-8")
-        durable.sync_tree(made)
-        made.replace(folder)
-        durable.sync_folder(folder.parent)
+    with durable.storing(folder):
+        durable.write_json(made / "student.json", to_json(student))
+        durable.move(made, folder)
 
 
 def _require_compress_extra() -> None:
@@ -274,7 +270,7 @@ def bench(
         def save(part: Bench) -> None:
             # What was finished once stays whole until all of the rest is there.
             if part.complete or not earlier:
-                _save_bench(folder, part)
+                durable.write(folder / BENCH, json.dumps(to_json(part)).encode())
 
         result = Experiment.plan(context, wanted, save).run()
         # Another start would make these again: gigabytes, for a large model.
@@ -378,16 +374,6 @@ def _finished(folder: Path) -> Bench | None:
 def _with_sizes_of(earlier: Bench, settings: Settings) -> Settings:
     sizes = {*settings.batch_sizes, *earlier.settings.batch_sizes}
     return replace(settings, batch_sizes=tuple(sorted(sizes)))
-
-
-def _save_bench(folder: Path, result: Bench) -> None:
-    """Write the result so that the file is whole or the earlier one."""
-    unfinished = folder / f"{BENCH}.unfinished"
-    try:
-        unfinished.write_text(json.dumps(to_json(result)), encoding="utf-8")
-        unfinished.replace(folder / BENCH)
-    except OSError as error:
-        raise StorageError(f"cannot write {folder / BENCH}: {error.strerror}") from error
 
 
 def _failure_logs(tuning: Tuning, context: Context) -> dict[str, str]:

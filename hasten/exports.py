@@ -11,10 +11,11 @@ from typing import Unpack
 from hasten import engines, hardware
 from hasten.errors import StorageError
 from hasten.inputs import corpus
-from hasten.models.folder import TOKENIZER_FILES, ModelFolder, storing
+from hasten.models.folder import TOKENIZER_FILES, ModelFolder
 from hasten.options import ExportOptions, Model, choose, documented, record
 from hasten.plain import to_json
 from hasten.records import Event, Exported, Settings, Text
+from hasten.storage import durable
 from hasten.tuning import job, recipes
 from hasten.tuning.context import Context
 from hasten.tuning.job import Job, Source
@@ -89,7 +90,7 @@ def _save(folder: Path, context: Context, accepted: Accepted, *, own_texts: bool
     candidate, complete = accepted.candidate, context.folder / "complete"
     reference = ModelFolder.open(context.reference)
     engine = context.engines[candidate.engine]
-    with storing(folder):
+    with durable.storing(folder):
         shutil.copytree(context.artifact(candidate), complete)
         for name in ("config.json", *TOKENIZER_FILES):
             if (reference.folder / name).exists() and not (complete / name).exists():
@@ -111,11 +112,10 @@ def _save(folder: Path, context: Context, accepted: Accepted, *, own_texts: bool
             elapsed_s=context.budget.spent_s,
             usage=engine.usage(folder, reference, candidate),
         )
-        manifest = json.dumps(to_json(exported), indent=1)
-        (complete / MANIFEST).write_text(manifest, encoding="utf-8")
+        durable.write_json(complete / MANIFEST, to_json(exported))
         if folder.exists():  # empty, or an earlier export: it goes with the work folder
             folder.rename(context.folder / "earlier")
-        complete.rename(folder)
+        durable.move(complete, folder)
     return exported
 
 

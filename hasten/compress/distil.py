@@ -20,9 +20,10 @@ from hasten.compress.batches import BATCH_SIZE, Collate, Order, Texts
 from hasten.compress.lesson import Lesson, Look, Taught, Tell
 from hasten.compress.objective import loss
 from hasten.errors import StorageError
-from hasten.models.folder import storing, storing_weights, write_json
+from hasten.models.folder import storing_weights
 from hasten.models.module import quiet
 from hasten.plain import from_json, to_json
+from hasten.storage.durable import storing, write_json
 
 if TYPE_CHECKING:
     from torch import nn

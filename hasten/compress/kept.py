@@ -11,7 +11,7 @@ from typing import Any
 from hasten.compress.sizes import Wanted
 from hasten.errors import ResumeError
 from hasten.models import ModelFolder
-from hasten.models.folder import write_json
+from hasten.storage.durable import write_json
 
 ASKED, SIZES, CHOICE = "asked.json", "sizes.json", "choice.json"
 STEPS, INT8_STEPS = "steps.json", "int8-steps.json"

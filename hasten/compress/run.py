@@ -34,9 +34,10 @@ from hasten.errors import ChoiceError, HastenError, ModelError
 from hasten.inputs import corpus
 from hasten.models import ModelFolder
 from hasten.models import heads as attention
-from hasten.models.folder import TOKENIZER_FILES, storing_weights, write_json
+from hasten.models.folder import TOKENIZER_FILES, storing_weights
 from hasten.models.module import load_original, quiet
 from hasten.records import Event, Student
+from hasten.storage.durable import write_json
 
 if TYPE_CHECKING:
     from torch import nn

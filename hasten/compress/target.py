@@ -18,9 +18,9 @@ from hasten.compress.schedule import INT8_OF_SEARCH
 from hasten.compress.search import RUNGS, Shape, Speeds
 from hasten.compress.sizes import Wanted
 from hasten.errors import BudgetError, ChoiceError
-from hasten.models.folder import storing
 from hasten.options import CompressOptions
 from hasten.records import Student
+from hasten.storage.durable import storing
 
 _ROUNDING = 1e-9
 

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from hasten.errors import ModelError
 from hasten.inputs.tokenization import TextTokenizer, Tokens
 from hasten.models import ModelFolder
-from hasten.models.folder import TOKENIZER_FILES, write_json
+from hasten.models.folder import TOKENIZER_FILES
+from hasten.storage.durable import write_json
 
 if TYPE_CHECKING:
     from torch import nn

@@ -31,9 +31,9 @@ import platformdirs
 from hasten.demo.training import Work, accuracy, lower_states, train
 from hasten.errors import Unavailable
 from hasten.inputs.tokenization import TextTokenizer
-from hasten.models.folder import storing, write_json
 from hasten.models.module import quiet
 from hasten.records import Progress
+from hasten.storage.durable import storing, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,11 +7,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,6 +23,7 @@ from hasten.inputs.tokenization import TextTokenizer, Tokens
 from hasten.models.module import Attention, load_module
 from hasten.plain import from_json
 from hasten.records import ModelInfo, Text
+from hasten.storage.durable import storing, write_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -191,15 +192,6 @@ def _link(source: str, target: str) -> None:
 
 
 @contextmanager
-def storing(path: Path) -> Iterator[None]:
-    """Turn the system's refusal to write ``path`` into a StorageError."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error}") from error
-
-
-@contextmanager
 def storing_weights(path: Path) -> Iterator[None]:
     """As :func:`storing`, where safetensors writes: a full disk is an error of its own there."""
     from safetensors import SafetensorError
@@ -209,16 +201,3 @@ def storing_weights(path: Path) -> Iterator[None]:
             yield
     except SafetensorError as error:
         raise StorageError(f"cannot write {path}: {error}") from error
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write ``value`` for people and programs to read; the file is there whole or not at all.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    with storing(path):
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)

@@ -17,13 +17,14 @@ from hasten.errors import ModelError
 from hasten.inputs.corpus import TAUGHT
 from hasten.inputs.tokenization import Tokens
 from hasten.models import dtypes
-from hasten.models.folder import ModelFolder, storing, write_json
+from hasten.models.folder import ModelFolder
 from hasten.models.module import count_flops, load_original, with_face
 from hasten.models.pooling import encoder_of
 from hasten.models.sources import Options, Origin, find
 from hasten.models.tokenizer import StoredTokenizer, no_tokenizer, write_tokenizer
 from hasten.plain import to_json
 from hasten.records import ModelInfo, example_ids
+from hasten.storage.durable import storing, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hasten.errors import ModelError
 from hasten.models import pooling
-from hasten.models.folder import storing_weights, write_json
+from hasten.models.folder import storing_weights
 from hasten.models.sentence import (
     ACTIVATIONS,
     POOLING,
@@ -25,6 +25,7 @@ from hasten.models.sentence import (
     Sentence,
     as_fields,
 )
+from hasten.storage.durable import write_json
 
 if TYPE_CHECKING:
     from torch import Tensor

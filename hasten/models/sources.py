@@ -23,13 +23,12 @@ from hasten.models.folder import (
     TOKENIZER_FILES,
     TRAINED_RANGES,
     Kind,
-    storing,
     storing_weights,
-    write_json,
 )
 from hasten.models.identity import identity
 from hasten.models.module import automatic, build, family, implementation, pretrained, quiet
 from hasten.models.tokenizer import SLOW_TOKENIZER_FILES
+from hasten.storage.durable import storing, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

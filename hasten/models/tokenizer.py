@@ -21,10 +21,11 @@ import numpy as np
 from hasten import tasks
 from hasten.errors import ModelError
 from hasten.inputs.tokenization import TextTokenizer
-from hasten.models.folder import TOKENIZER_FILES, ModelFolder, storing, write_json
+from hasten.models.folder import TOKENIZER_FILES, ModelFolder
 from hasten.models.module import quiet
 from hasten.models.sentence import Sentence
 from hasten.records import Text
+from hasten.storage.durable import storing, write_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

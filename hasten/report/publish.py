@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 
-from hasten.errors import ChoiceError, StorageError
+from hasten.errors import ChoiceError
 from hasten.records import Bench, Tuning
 from hasten.report import comparison, compose, markdown, page, pictures, stored
 from hasten.report.document import Document
 from hasten.runtime.manifest import MANIFEST
+from hasten.storage import durable
 
 FORMATS = ("html", "md", "png", "svg")
 
@@ -66,11 +67,9 @@ def write(document: Document, base: Path, formats: Sequence[str]) -> tuple[Path,
             raise ChoiceError(
                 f"unknown report format {name!r}", fix=f"Choose from: {', '.join(FORMATS)}."
             )
-    try:
+    with durable.storing(base):
         base.parent.mkdir(parents=True, exist_ok=True)
-        return tuple(_write(document, base, formats))
-    except OSError as error:
-        raise StorageError(f"cannot write {base}: {error.strerror or error}") from error
+    return tuple(_write(document, base, formats))
 
 
 def _write(document: Document, base: Path, formats: Sequence[str]) -> Iterator[Path]:
@@ -79,7 +78,7 @@ def _write(document: Document, base: Path, formats: Sequence[str]) -> Iterator[P
     for kind in kinds:
         for figure in document.figures if kind in formats else ():
             path = base.with_name(f"{base.name}-{figure.name}.{kind}")
-            path.write_bytes(pictures.draw(figure, kind))
+            durable.write(path, pictures.draw(figure, kind))
             shown[figure.name] = path.name
             yield path
     if "md" in formats:
@@ -89,5 +88,5 @@ def _write(document: Document, base: Path, formats: Sequence[str]) -> Iterator[P
 
 
 def _write_text(path: Path, text: str) -> Path:
-    path.write_text(text, encoding="utf-8")
+    durable.write(path, text.encode())
     return path

@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import glob
+import json
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from hasten.errors import StorageError
 
@@ -70,6 +71,15 @@ def write(path: Path, content: bytes, desk: Path | None = None) -> None:
         StorageError: it cannot be written; the earlier one stays.
     """
     replace(path, lambda file: file.write(content), desk)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Make a file for people and programs to read, in the place of any earlier one.
+
+    Raises:
+        StorageError: it cannot be written; the earlier one stays.
+    """
+    write(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def replace(path: Path, write: Callable[[IO[bytes]], object], desk: Path | None = None) -> None:
@@ -150,6 +160,17 @@ def make_folder(folder: Path) -> None:
         return
     make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
+
+
+def move(made: Path, folder: Path) -> None:
+    """Give a folder its name once all of it is on the disk.
+
+    Raises:
+        OSError: the system cannot.
+    """
+    sync_tree(made)
+    made.rename(folder)
     sync_folder(folder.parent)
 
 

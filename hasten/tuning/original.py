@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
-from hasten.errors import EngineError, StorageError
+from hasten.errors import EngineError
 from hasten.judging.parity import require_finite
 from hasten.runtime import probes
+from hasten.storage import durable
 from hasten.tasks import Outputs
 from hasten.tuning.context import Context
 from hasten.tuning.timing import ORIGINAL_VISITS
@@ -48,18 +48,12 @@ def answers(context: Context, baseline: Trial, check: Check) -> Outputs:
         check(context, pass_s)
         context.budget.tell("prepare", f"the original's answers to {len(context.texts)} texts")
         indices = tuple(range(context.answered_texts))
-        _store(stored, baseline.outputs(RunTexts(indices, probes.STRATEGY, outputs=True), pass_s))
+        message = RunTexts(indices, probes.STRATEGY, outputs=True)
+        given = baseline.outputs(message, pass_s)
+        durable.replace(
+            stored, lambda file: np.savez(file, values=given.values, offsets=given.offsets)
+        )
     with np.load(stored) as arrays:
         truth = Outputs(arrays["values"], arrays["offsets"])
     require_finite(truth)  # before anything is exported that could not be compared
     return truth
-
-
-def _store(path: Path, outputs: Outputs) -> None:
-    """Write outputs so that the file is whole or not there."""
-    unfinished = path.with_suffix(".unfinished.npz")
-    try:
-        np.savez(unfinished, values=outputs.values, offsets=outputs.offsets)
-        unfinished.replace(path)
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror}") from error
