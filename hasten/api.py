@@ -37,10 +37,10 @@ from hasten.report.doctor import Diagnosis, diagnose
 from hasten.report.notebook import progress
 from hasten.report.stored import BENCH
 from hasten.runtime.saving import refuse_foreign_folder, save
-from hasten.storage import durable
-from hasten.tuning import cascades, contest, job
+from hasten.storage import durable, workfolder
+from hasten.tuning import cascades, contest, study
 from hasten.tuning.context import Context
-from hasten.tuning.job import Job, Source
+from hasten.tuning.study import ModelSource, Study
 
 _DECISIVE = ("objective", "max_latency_ms", "batch_sizes", "rounds", "cascade", "cascade_only")
 
@@ -77,8 +77,8 @@ def tune(
     """
     options = choose("hasten.tune", TuneOptions, options)
     settings = record(Settings, TuneOptions, options)
-    job.check(settings)
-    job.require_tune_extra()
+    study.check(settings)
+    study.require_tune_extra()
     folder = Path(options["output"]).resolve()
     refuse_foreign_folder(folder)
     work = folder.with_name(folder.name + ".tuning")
@@ -88,19 +88,22 @@ def tune(
     restart, accept_now = options["restart"], options["accept_now"]
     if accept_now:
         _require_interrupted(work, restart=restart)
-    with job.held(work, restart=restart), progress(on_event, job.ignore_event) as report:
-        asked = Job(source, texts, labels, settings, report, reference=original)
+    with (
+        workfolder.held(work, restart=restart, ours=study.OURS),
+        progress(on_event, study.ignore_event) as report,
+    ):
+        asked = Study(source, texts, labels, settings, report, reference=original)
         context = asked.open(work, header, settings.budget_s, accept_now=accept_now)
         tuning = replace(_run(context, accept_now=accept_now), command=command)
         _save(folder, tuning, context)
         if not tuning.ended_early:
-            job.discard(work)
+            workfolder.discard(work)
     return tuning
 
 
-def _sources(model: Model, options: TuneOptions) -> tuple[Source, Source | None]:
+def _sources(model: Model, options: TuneOptions) -> tuple[ModelSource, ModelSource | None]:
     """The model, and the original where the model is its student."""
-    source = record(Source, TuneOptions, options, model=model)
+    source = record(ModelSource, TuneOptions, options, model=model)
     if options["reference"] is None:
         return source, None
     if source.random_weights:
@@ -117,7 +120,7 @@ def _require_interrupted(work: Path, *, restart: bool) -> None:
             "--accept-now ends an interrupted run, and --restart throws it away",
             fix="Leave one of them out.",
         )
-    if not (work / job.RESULTS).exists():
+    if not (work / workfolder.RESULTS).exists():
         raise ChoiceError(
             f"--accept-now ends an interrupted run, and there is none in {work}",
             fix="Leave it out to begin a run, or name the -o of the interrupted one.",
@@ -182,16 +185,16 @@ def compress(
         raise StorageError(f"{folder} already exists", fix="Choose another -o, or remove it.")
     work = folder.with_name(folder.name + ".training")
     with (
-        job.held(work, restart=options["restart"], ours=kept.FILES, worth=kept.WORTH),
-        progress(on_event, job.ignore_event) as report,
+        workfolder.held(work, restart=options["restart"], ours=kept.FILES, worth=kept.WORTH),
+        progress(on_event, study.ignore_event) as report,
     ):
         shutil.rmtree(work / "reference", ignore_errors=True)
-        reference = record(Source, CompressOptions, options, model=model).prepare(
+        reference = record(ModelSource, CompressOptions, options, model=model).prepare(
             work / "reference", wanted.seed
         )
         if target_flips is not None:
             targets.require_decisions(tasks.of(reference.info))
-        notices = job.noticed(reference, single).notices
+        notices = study.noticed(reference, single).notices
         for notice in notices:
             report(Notice(notice))
         make = partial(compression.make, reference, single, labels, report=report)
@@ -201,7 +204,7 @@ def compress(
             student = targets.fastest_within(target_flips, wanted, make, work=work, begin_s=begin_s)
         student = replace(student, notices=notices)
         _save_student(folder, student, work / kept.STUDENT)
-        job.discard(work)
+        workfolder.discard(work)
     return student
 
 
@@ -213,7 +216,7 @@ def _save_student(folder: Path, student: Student, made: Path) -> None:
 
 
 def _require_compress_extra() -> None:
-    job.require_tune_extra()
+    study.require_tune_extra()
     if find_spec("accelerate") is None:
         raise Unavailable(
             "training a student needs accelerate, which is not installed",
@@ -252,18 +255,18 @@ def bench(
     options = choose("hasten.bench", BenchOptions, options)
     settings = record(Settings, BenchOptions, options, integers=False)
     wanted = record(Wanted, BenchOptions, options, command=command)
-    job.check(settings)
-    job.require_tune_extra()
+    study.check(settings)
+    study.require_tune_extra()
     folder = Path(options["output"]).resolve()
-    source = record(Source, BenchOptions, options, model=model)
+    source = record(ModelSource, BenchOptions, options, model=model)
     with (
-        job.held(folder, restart=options["restart"]),
-        progress(on_event, job.ignore_event) as report,
+        workfolder.held(folder, restart=options["restart"], ours=study.OURS),
+        progress(on_event, study.ignore_event) as report,
     ):
         earlier = _finished(folder)
         if earlier:
             wanted, settings = wanted.with_all_of(earlier), _with_sizes_of(earlier, settings)
-        asked = Job(source, texts, None, settings, report)
+        asked = Study(source, texts, None, settings, report)
         context = asked.open(folder, {"kind": "bench"}, math.inf)
         _check_lengths(wanted, context.info)
 
@@ -274,7 +277,7 @@ def bench(
 
         result = Experiment.plan(context, wanted, save).run()
         # Another start would make these again: gigabytes, for a large model.
-        job.remove(folder, "reference", "artifacts")
+        workfolder.remove(folder, "reference", "artifacts")
     return result
 
 
@@ -308,7 +311,7 @@ def demo(
     if options.pop("task") == "embeddings":
         encoder, texts = assets.embedder()
         return tune(encoder, texts, command=command, on_event=on_event, **options)
-    with progress(on_event, job.ignore_event) as report:
+    with progress(on_event, study.ignore_event) as report:
         made = assets.prepare(None, report)
     read = corpus.read(made.texts_file, text_column="text", label_column="label")
     return tune(
@@ -381,9 +384,11 @@ def _failure_logs(tuning: Tuning, context: Context) -> dict[str, str]:
     logs: dict[str, str] = {}
     for candidate in (row.candidate for row in tuning.rows if row.status == "failed"):
         for name in (f"export-{context.artifact_name(candidate, '-')}", candidate.label):
-            path = context.folder / job.LOGS / f"{name}.log"
+            path = context.folder / study.LOGS / f"{name}.log"
             if path.exists():
-                logs[f"{job.LOGS}/{name}.log"] = path.read_text(encoding="utf-8", errors="replace")
+                logs[f"{study.LOGS}/{name}.log"] = path.read_text(
+                    encoding="utf-8", errors="replace"
+                )
     return logs
 
 

@@ -15,11 +15,11 @@ from hasten.models.folder import TOKENIZER_FILES, ModelFolder
 from hasten.options import ExportOptions, Model, choose, documented, record
 from hasten.plain import to_json
 from hasten.records import Event, Exported, Settings, Text
-from hasten.storage import durable
-from hasten.tuning import job, recipes
+from hasten.storage import durable, workfolder
+from hasten.tuning import recipes, study
 from hasten.tuning.context import Context
-from hasten.tuning.job import Job, Source
 from hasten.tuning.recipes import Accepted
+from hasten.tuning.study import ModelSource, Study
 
 MANIFEST = "export.json"
 
@@ -61,28 +61,28 @@ def export(
         engines=(options["engine"],),
         precisions=(options["precision"],),
     )
-    job.check(settings)
+    study.check(settings)
     recipes.require_runnable(hardware.detect(), settings, engines.discover())
-    job.require_tune_extra()
+    study.require_tune_extra()
     folder = Path(options["output"]).resolve()
     _refuse_foreign_folder(folder)
-    source = record(Source, ExportOptions, options, model=model)
+    source = record(ModelSource, ExportOptions, options, model=model)
     own_texts = len(texts) > 0
-    asked = Job(
+    asked = Study(
         source,
         texts if own_texts else corpus.sample_texts(),
         labels,
         settings,
-        on_event or job.ignore_event,
+        on_event or study.ignore_event,
     )
     work = folder.with_name(f"{folder.name}.exporting")
-    with job.held(work, restart=True):
+    with workfolder.held(work, restart=True, ours=study.OURS):
         try:
             context = asked.open(work, {"kind": "export"}, settings.budget_s)
             accepted = recipes.first_accepted(context, force=options["force"])
             return _save(folder, context, accepted, own_texts=own_texts)
         finally:
-            job.discard(work)
+            workfolder.discard(work)
 
 
 def _save(folder: Path, context: Context, accepted: Accepted, *, own_texts: bool) -> Exported:

@@ -24,7 +24,7 @@ from hasten.errors import (
 from hasten.records import Briefing, Progress
 from hasten.report import stored
 from hasten.runtime import bundle
-from hasten.tuning import job
+from hasten.storage import workfolder
 from hasten.tuning.texts import choose_texts
 from tests.tiny import save_tiny, tiny_texts
 
@@ -234,10 +234,10 @@ def test_no_such_model(tmp_path: Path) -> None:
 
 
 def test_a_refused_run_takes_its_folder_away_unless_something_was_measured(tmp_path: Path) -> None:
-    work, results = tmp_path / "bundle.tuning", tmp_path / "bundle.tuning" / job.RESULTS
+    work, results = tmp_path / "bundle.tuning", tmp_path / "bundle.tuning" / workfolder.RESULTS
 
     def run(lines: tuple[str, ...], name: str) -> None:
-        with job.held(work, restart=False, worth=("student",)):
+        with workfolder.held(work, restart=False, ours=(), worth=("student",)):
             (work / name).touch()
             if lines:
                 results.write_text("\n".join(lines))
@@ -255,7 +255,7 @@ def test_a_refused_run_takes_its_folder_away_unless_something_was_measured(tmp_p
     assert (work / "student").exists()
     refused()  # a folder that was there stays
     assert work.exists()
-    job.discard(work)
+    workfolder.discard(work)
     refused("{header}", "{result}")
     assert results.exists()
 

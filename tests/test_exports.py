@@ -20,7 +20,7 @@ from hasten.inputs import corpus
 from hasten.models import ModelFolder
 from hasten.plain import from_json, to_json
 from hasten.records import Event, Exported, Progress
-from hasten.tuning import job
+from hasten.tuning import study
 from hasten.tuning.process import InlineWorker
 from hasten.tuning.worker import Worker
 from tests.tiny import save_tiny, tiny_texts
@@ -38,7 +38,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def _inline() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job, "WorkerProcess", lambda *_: InlineWorker(Worker()))
+        patch.setattr(study, "WorkerProcess", lambda *_: InlineWorker(Worker()))
         yield
 
 

@@ -38,6 +38,7 @@ from hasten.models.folder import TOKENIZER_FILES, storing_weights
 from hasten.models.module import load_original, quiet
 from hasten.records import Event, Student
 from hasten.storage.durable import write_json
+from hasten.storage.journal import Journal
 
 if TYPE_CHECKING:
     from torch import nn
@@ -118,13 +119,13 @@ def make(
     """
     begin_s = time.monotonic() if begin_s is None else begin_s
     task = _task(reference, texts, labels, wanted)
-    kept.take_up(work, reference, texts, labels, wanted)
+    journal = kept.take_up(work, reference, texts, labels, wanted)
     original, runner = task.original, Runner(reference)
     tell = Teller(report, begin_s, wanted.budget_s)
     tell("choose", "what can be left out")
     words = _fewer_words(task, reference, runner) if wanted.embeddings else None
     lots = Lots(runner.lot(original, task.watched), runner.lot(original, task.judging))
-    chosen = _choose(task, runner, lots.watch, work, tell)
+    chosen = _choose(task, runner, lots.watch, journal, tell)
     student = blocks.cut(original, chosen.layers, chosen.units, chosen.heads)
     if wanted.freeze_embeddings:
         distil.freeze_embeddings(student)
@@ -145,7 +146,7 @@ def make(
         learning_rate=learning_rate(original.config.hidden_size),
         bf16=hardware.detect().has_bf16,
     )
-    teacher = _Teacher(runner, wanted, work, tell, compare_s)
+    teacher = _Teacher(runner, wanted, work, journal, tell, compare_s)
     taught = teacher.teach(lesson, lots) if chosen.sizes != task.whole else None
     if words is not None:
         vocabulary.shrink(student, words)
@@ -191,6 +192,7 @@ class _Teacher:
     runner: Runner
     wanted: Wanted
     work: Path
+    journal: Journal
     tell: Teller
     compare_s: float
 
@@ -216,7 +218,7 @@ class _Teacher:
             int8_s = phases[-1].takes_s(counts[-1]) if self.wanted.int8 else 0.0
             return {"steps": counts[0], "int8_s": int8_s, "bf16": lesson.bf16}
 
-        plan = kept.once(self.work / kept.STEPS, decide)
+        plan = self.journal.once(kept.STEPS, decide)
         end_s = self.compare_s + plan["int8_s"]
         lesson = replace(
             lesson, steps=plan["steps"], bf16=plan["bf16"], overdue=self._overdue(end_s)
@@ -241,7 +243,7 @@ class _Teacher:
             # As much as comes at the end comes before the first step.
             return {"steps": self._steps([phase], strict=alone)[0], "end_s": phase.upkeep.end_s / 2}
 
-        plan = kept.once(self.work / kept.INT8_STEPS, decide)
+        plan = self.journal.once(kept.INT8_STEPS, decide)
         # Rounding changes a few answers in a hundred, of the student's and not of the original's.
         truth = self.runner.outputs(lesson.student, lots.watch.tokens)
         rounding = replace(
@@ -337,18 +339,16 @@ def _of_words(words: Vocabulary | None, original: Any) -> dict[str, Any]:
     }
 
 
-def _choose(task: _Task, runner: Runner, watch: Lot, work: Path, tell: Teller) -> _Chosen:
+def _choose(task: _Task, runner: Runner, watch: Lot, journal: Journal, tell: Teller) -> _Chosen:
     """The sizes, and which blocks, units and heads they are; what a run before this one chose."""
     sizes, speed = task.sizes, 0.0
     if task.wanted.target is not None:
         tell("choose", "how fast each size would be")
         find = partial(target.sizes_for, task.wanted.target, task.original, runner, watch)
-        found = kept.once(work / kept.SIZES, find)
+        found = journal.once(kept.SIZES, find)
         sizes = replace(sizes, layers=found["layers"], ffn_width=found["ffn_width"])
         speed = found["predicted_speed"]
-    choice = kept.once(
-        work / kept.CHOICE, lambda: _choice(task.original, runner, watch, sizes, tell)
-    )
+    choice = journal.once(kept.CHOICE, lambda: _choice(task.original, runner, watch, sizes, tell))
     return _Chosen(sizes, speed, **choice)
 
 

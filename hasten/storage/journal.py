@@ -36,6 +36,7 @@ class Journal:
         begin_s: float | None = None,
         *,
         complete: bool = False,
+        binding: str | None = None,
     ) -> None:
         """Open ``path``, or begin it.
 
@@ -45,6 +46,8 @@ class Journal:
             clock: tells the time in seconds.
             begin_s: when the present run began, by ``clock``; now, if it is not given.
             complete: take what is there for all there will be.
+            binding: the key from whose result on no other header may follow; before it, another
+                header discards the results. By default, any result binds.
 
         Raises:
             ResumeError: the file has another header.
@@ -66,10 +69,15 @@ class Journal:
         for line in lines:
             self._known[line["key"]] = line
             spent_s = line["at_s"]
-        if not self._known:  # a run that measured nothing binds no other
+        changes = _changes(stored, self._header)
+        if changes and (binding in self._known if binding else self._known):
+            raise ResumeError(
+                f"{path.parent} holds the results of another run ({changes})",
+                fix="Use --restart to throw them away, or another -o to keep them.",
+            )
+        if changes or not self._known:
             self.clear()
             return
-        _require_same(stored, self._header, path)
         self._begin_s -= spent_s
         _cut_torn_line(path)
 
@@ -155,24 +163,25 @@ def _cut_torn_line(path: Path) -> None:
             file.truncate(whole)
 
 
-def _require_same(stored: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
+def _changes(stored: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """What differs between two headers; empty if nothing does."""
     wanted = json.loads(json.dumps(to_json(wanted)))
     different = sorted(
         key for key in stored.keys() | wanted.keys() if stored.get(key) != wanted.get(key)
     )
-    if different:
-        changes = "; ".join(_difference(k, stored.get(k), wanted.get(k)) for k in different)
-        raise ResumeError(
-            f"{path.parent} holds the results of another run ({changes})",
-            fix="Use --restart to throw them away, or another -o to keep them.",
-        )
+    return "; ".join(_difference(k, stored.get(k), wanted.get(k)) for k in different)
 
 
 def _difference(key: str, before: Any, now: Any) -> str:
     """What has changed, as far as it can be read: a digest says only that it has."""
-    if isinstance(before, str) and isinstance(now, str) and len(before) == len(now) == _DIGEST:
+    if _is_digest(before) and _is_digest(now):
         return f"other {key}" if key.endswith("s") else f"another {key}"
     if isinstance(before, dict) and isinstance(now, dict):
         names = sorted(n for n in before.keys() | now.keys() if before.get(n) != now.get(n))
         return ", ".join(f"{n} was {before.get(n)}, is {now.get(n)}" for n in names)
     return f"{key} was {before}, is {now}"
+
+
+def _is_digest(value: Any) -> bool:
+    """Whether it is a SHA-256, or stands for the lack of one."""
+    return value is None or (isinstance(value, str) and len(value) == _DIGEST)

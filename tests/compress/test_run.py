@@ -34,6 +34,7 @@ from hasten.inputs import corpus
 from hasten.models import ModelFolder, prepare
 from hasten.models.module import pretrained
 from hasten.records import Notice
+from hasten.storage.workfolder import RESULTS
 from tests.tiny import save_tiny, save_tiny_tokenizer, tiny_texts
 
 TEXTS = tiny_texts(400)
@@ -88,9 +89,9 @@ def test_an_interrupted_run_ends_with_the_same_weights(
 
     with pytest.raises(KeyboardInterrupt):
         compress(model, tmp_path / "student", on_event=stop, **options)
-    with pytest.raises(ResumeError, match="different labels"):
+    with pytest.raises(ResumeError, match="other labels"):
         compress(model, tmp_path / "student", labels=["LABEL_0"] * len(TEXTS), **options)
-    with pytest.raises(ResumeError, match="ffn_width, freeze_embeddings"):
+    with pytest.raises(ResumeError, match=r"ffn_width was .*; freeze_embeddings was"):
         compress(model, tmp_path / "student", ffn_width=16, freeze_embeddings=bool(options))
     continued = compress(model, tmp_path / "student", **options)
     assert continued.agreements == undisturbed.agreements
@@ -182,26 +183,10 @@ def test_a_mistake_that_was_mended_needs_no_restart(model: Path, tmp_path: Path)
     ):
         with pytest.raises(HastenError):
             compress(model, tmp_path / "student", **options)
-    assert (tmp_path / "student.training" / kept.CHOICE).exists()
+    results = tmp_path / "student.training" / RESULTS
+    assert f'"{kept.CHOICE}"' in results.read_text()
     student = compress(model, tmp_path / "student", labels=["LABEL_1"] * len(TEXTS))
     assert (student.ffn_width, len(student.layers)) == (64, 1)
-
-
-def test_a_cut_off_note_is_never_read(model: Path, tmp_path: Path) -> None:
-    """A full disk or a kill while a note is written leaves the earlier one, or none."""
-    write = Path.write_text
-
-    def half(path: Path, text: str, **options: Any) -> int:
-        if path.name.startswith(kept.CHOICE):
-            write(path, text[:5], **options)
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return write(path, text, **options)
-
-    with pytest.MonkeyPatch.context() as broken:
-        broken.setattr(Path, "write_text", half)
-        with pytest.raises(StorageError, match="No space left"):
-            compress(model, tmp_path / "student")
-    assert compress(model, tmp_path / "student").steps
 
 
 def test_weights_that_do_not_fit_on_the_disk_are_told(

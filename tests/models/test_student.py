@@ -20,8 +20,8 @@ from hasten.errors import ChoiceError, InputError, ModelError, ResumeError
 from hasten.inputs import corpus
 from hasten.models import prepare
 from hasten.records import Briefing, Progress, Settings
-from hasten.tuning import job
-from hasten.tuning.job import Job, Source
+from hasten.tuning import study
+from hasten.tuning.study import ModelSource, Study
 from hasten.tuning.texts import Texts, choose_texts
 from tests.tiny import save_tiny, tiny_texts
 
@@ -125,13 +125,13 @@ def test_words_that_a_student_lacks_are_its_own_loss(original: Path, tmp_path: P
 
 
 def opened(original: Path, student: Path | str, work: Path) -> Any:
-    asked = Job(
-        Source(student),
+    asked = Study(
+        ModelSource(student),
         TEXTS,
         None,
         Settings(texts=60, calibration=40),
-        job.ignore_event,
-        reference=Source(original),
+        study.ignore_event,
+        reference=ModelSource(original),
     )
     return asked.open(work, {}, 60.0)
 
@@ -158,7 +158,7 @@ def test_the_texts_that_made_a_student_calibrate_and_do_not_judge(
         opened(original, student, tmp_path / "damaged")
     # Against its own answers they judge as well as others: nothing was trained from those.
     (student / corpus.TAUGHT).write_text(json.dumps(made))
-    alone = Job(Source(student), TEXTS, None, Settings(texts=400), job.ignore_event)
+    alone = Study(ModelSource(student), TEXTS, None, Settings(texts=400), study.ignore_event)
     assert alone.open(tmp_path / "alone", {}, 60.0).taught_texts == 0
 
 

@@ -1,31 +1,24 @@
-"""From what the user gives to a question that can be measured: checks, texts, a folder, a context.
+"""From what the user gives to a question that can be measured: checks, texts, a context.
 
 What ``tune`` and ``bench`` have in common before the first measurement.
 """
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from filelock import FileLock, Timeout
 
 from hasten import __version__, engines, hardware, tasks
 from hasten.errors import (
     ChoiceError,
     EndedEarly,
-    HastenError,
-    StorageError,
     Unavailable,
 )
 from hasten.judging.parity import FP32_TOLERANCE
@@ -38,6 +31,7 @@ from hasten.models import (
 )
 from hasten.records import Briefing, Event, ModelInfo, Settings, Text
 from hasten.storage.journal import Journal
+from hasten.storage.workfolder import RESULTS
 from hasten.tuning import candidates
 from hasten.tuning.budget import Budget
 from hasten.tuning.context import Context, Subject
@@ -48,15 +42,14 @@ from hasten.tuning.texts import choose_texts, looks
 if TYPE_CHECKING:
     from torch import nn
 
-RESULTS = "results.jsonl"
 LOGS = "logs"
 
-MARKER = ".hasten.lock"
-_OURS = (RESULTS, LOGS, TRUTH, "reference", "artifacts", "bench.json")
+OURS = (RESULTS, LOGS, TRUTH, "reference", "artifacts", "bench.json")
+"""What a run may leave in its folder."""
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ModelSource:
     """The model as the user names it; the fields are the arguments of :func:`hasten.tune`."""
 
     model: str | PathLike[str] | nn.Module
@@ -82,20 +75,20 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class Study:
     """What is asked, of which model, over which texts; ``begin_s`` is when it was asked.
 
     Where there is a ``reference``, the answers are compared with that model's instead of the
     source's own, and both are measured.
     """
 
-    source: Source
+    source: ModelSource
     texts: Sequence[Text]
     labels: Sequence[str] | None
     settings: Settings
     report: Callable[[Event], None]
     begin_s: float = field(default_factory=time.monotonic)
-    reference: Source | None = None
+    reference: ModelSource | None = None
 
     def open(
         self, work: Path, header: Mapping[str, Any], budget_s: float, *, accept_now: bool = False
@@ -243,80 +236,6 @@ def _spawn(logs: Path, threads: int, name: str) -> Connection:
 
 def _refuse_to_measure(name: str) -> Connection:
     raise EndedEarly(name)
-
-
-@contextmanager
-def held(
-    work: Path, *, restart: bool, ours: Sequence[str] = (), worth: Sequence[str] = ()
-) -> Iterator[None]:
-    """Hold the folder ``work`` for one run's measurements, and keep other runs out of it.
-
-    Where the run is refused before anything was measured, no new folder stays behind.
-
-    Args:
-        work: is made if it does not exist. One with anything in it must have been made here: a
-            marker in it says so, which is also the lock.
-        restart: throw away what an earlier run left in it.
-        ours: names in it that may be thrown away as well.
-        worth: names of files or folders that, like measurements, are kept when the run fails.
-
-    Raises:
-        StorageError: it holds something else, another run holds it, or it cannot be written.
-    """
-    lock, new = FileLock(work / MARKER, timeout=0), not work.exists()
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        if any(work.iterdir()) and not (work / MARKER).exists():
-            raise StorageError(
-                f"{work} holds something else, and this is where the run keeps its results",
-                fix="Choose another -o, or move it away.",
-            )
-        lock.acquire()
-        if restart:
-            remove(work, *_OURS, *ours)
-    except Timeout:
-        raise StorageError(
-            f"another run is writing to {work}", fix="Wait for it to end, or choose another -o."
-        ) from None
-    except OSError as error:
-        raise StorageError(f"cannot write {work}: {error.strerror}") from error
-    try:
-        yield
-    except HastenError:
-        if new and not _has_results(work, worth):
-            with suppress(OSError):
-                discard(work)
-        raise
-    finally:
-        lock.release()
-
-
-def _has_results(work: Path, worth: Sequence[str]) -> bool:
-    """Whether anything is there that another start would go on from."""
-    if any(path.name in worth for path in work.rglob("*")):
-        return True
-    try:
-        with (work / RESULTS).open("rb") as lines:
-            return len(list(islice(lines, 2))) > 1  # the first is the header
-    except OSError:
-        return False
-
-
-def remove(work: Path, *names: str) -> None:
-    """Remove these files and folders of ours, as far as they are there."""
-    for path in (work / name for name in names):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def discard(work: Path) -> None:
-    """Remove a folder that is :func:`held`; what cannot be removed is in nobody's way."""
-    # Moved away first, so that a run that begins at once finds nothing that is about to go.
-    gone = work.with_name(f"{work.name}.{os.getpid()}.gone")
-    work.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
 
 
 def ignore_event(event: Event) -> None:
