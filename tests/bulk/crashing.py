@@ -150,7 +150,7 @@ def warm_up(folder: Path, command: list[str]) -> None:
             loaded.write_text("\n".join(sys.modules))
             atexit(status)
 
-        os._exit = leave  # type: ignore[assignment]
+        os._exit = leave
 
     forked([*command, "-o", str(folder / "warm" / "out.csv")], folder / "said", tell)
     shutil.rmtree(folder / "warm", ignore_errors=True)

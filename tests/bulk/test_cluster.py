@@ -66,7 +66,7 @@ def order_of(bundle: Path, given: Path, output: Path, **changes: Any) -> Order:
         cluster.described(bundle, trust=False),
         source,
         targets.decide(str(output), None, source),
-        choose("predict_file", PredictOptions, {"shard_rows": 5}),
+        choose("predict_file", PredictOptions, PredictOptions(shard_rows=5)),
     )
     store = Store(output, dataset=False)
     with store:

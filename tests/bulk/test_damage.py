@@ -423,9 +423,9 @@ def test_strange_texts_have_answers_and_harm_no_neighbour(
     scripted_bundle: Path, tmp_path: Path, suffix: str
 ) -> None:
     path, output = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
-    items = [{"n": n, "text": text} for n, text in enumerate(STRANGE)]
+    items: list[dict[str, Any]] = [{"n": n, "text": text} for n, text in enumerate(STRANGE)]
     if suffix == ".jsonl":
-        wanted: list[Any] = items
+        wanted = items
         path.write_text("".join(f"{json.dumps(item)}\n" for item in items))
     else:
         wanted = [{"n": item["n"], "text": replaced(item["text"])} for item in items]

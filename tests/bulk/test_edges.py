@@ -294,9 +294,11 @@ def test_a_pipe_with_a_name_is_told_how_to_be_read(scripted_bundle: Path, tmp_pa
 def test_an_empty_name_is_not_the_current_folder(
     scripted_bundle: Path, tmp_path: Path, empty: str
 ) -> None:
+    given: dict[str, Path | str]
     given = {"bundle": scripted_bundle, "input": tmp_path / "a.csv", "output": tmp_path / "b.csv"}
+    given[empty] = ""
     with pytest.raises(ChoiceError, match="is empty"):
-        hasten.predict_file(**{**given, empty: ""})
+        hasten.predict_file(given["bundle"], given["input"], given["output"])
 
 
 def test_the_advice_for_taken_names_can_be_followed(scripted_bundle: Path, tmp_path: Path) -> None:

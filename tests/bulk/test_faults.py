@@ -736,7 +736,7 @@ def test_a_pipe_from_which_nothing_comes_does_not_keep_it_from_ending(desk: Desk
     # All shards that are full: behind them there are 1 row and an open end.
     assert all(process.stdout.readline() for _ in range(1999))
     process.send_signal(signal.SIGINT)
-    process.stdin, held = None, process.stdin
+    held, process.stdin = process.stdin, None
     said = process.communicate(timeout=10)[1]
     held.close()
     assert process.returncode == 130, said

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, cast
 
 import pytest
 
-from hasten.bulk.flow import _Line, _Running, flow
+from hasten.bulk import flow
+from hasten.bulk.flow import _Line, _Running
 
 
 class Step(NamedTuple):
@@ -37,13 +38,24 @@ class Task:
         return next(self.left, ())
 
 
+def through(
+    tasks: Iterable[Task],
+    streams: tuple[int, ...],
+    ran: Callable[[Task, Step], None] = lambda *_: None,
+) -> Generator[Task, None, None]:
+    """What runs shards, given tasks."""
+    stand_ins: Any = tasks
+    heard: Any = ran
+    yield from cast("Any", flow.flow(stand_ins, streams, heard))
+
+
 @pytest.mark.parametrize("streams", [1, 2, 3])
 @pytest.mark.parametrize("sizes", [[], [1], [0, 3, 0, 0, 5], [1] * 20, [40, 1, 1, 1]])
 def test_everything_runs_once_and_comes_in_order(streams: int, sizes: list[int]) -> None:
     log: list[Any] = []
     tasks = [Task(name, size, log) for name, size in enumerate(sizes)]
     told: list[Any] = []
-    done = list(flow(tasks, (streams,), lambda task, batch: told.append((task.name, batch))))
+    done = list(through(tasks, (streams,), lambda task, batch: told.append((task.name, batch))))
     assert done == tasks
     expected = [(task.name, batch) for task in tasks for batch in task.batches]
     assert sorted(log) == sorted(told) == expected
@@ -58,7 +70,7 @@ def test_only_a_few_are_alive() -> None:
             made += 1
             yield Task(made, 2, [])
 
-    running = flow(endless(), (2,))
+    running = through(endless(), (2,))
     for number in range(1, 30):
         assert next(running).name == number
         assert made <= number + 5
@@ -72,10 +84,10 @@ def test_an_error_while_preparing_comes_after_what_was_prepared() -> None:
         yield Task(1, 3, [])
         raise ValueError("broken")
 
-    seen = []
+    seen: list[int] = []
     with pytest.raises(ValueError, match="broken"):
-        seen.extend(task.name for task in flow(failing(), (2,)))
-    running = flow(failing(), (2,))
+        seen.extend(task.name for task in through(failing(), (2,)))
+    running = through(failing(), (2,))
     assert [next(running).name, next(running).name] == [0, 1]
     with pytest.raises(ValueError, match="broken"):
         next(running)
@@ -88,7 +100,7 @@ def test_an_error_in_a_batch_ends_all_threads() -> None:
                 raise ValueError("broken")
 
     with pytest.raises(ValueError, match="broken"):
-        list(flow((Failing(name, 4, []) for name in range(100)), (2,)))
+        list(through((Failing(name, 4, []) for name in range(100)), (2,)))
     assert not [t for t in threading.enumerate() if t.name.startswith("hasten-")]
 
 
@@ -103,7 +115,7 @@ def test_streams_do_not_wait_for_each_other_between_shards() -> None:
             else:
                 begun.set()
 
-    assert len(list(flow([Waiting(0, 1, []), Waiting(1, 1, [])], (2,)))) == 2
+    assert len(list(through([Waiting(0, 1, []), Waiting(1, 1, [])], (2,)))) == 2
 
 
 # --- stages -----------------------------------------------------------------------------------
@@ -114,7 +126,7 @@ def test_a_shards_stages_run_one_after_the_other(streams: tuple[int, ...]) -> No
     log: list[Any] = []
     later = [(3, 1), (0, 0), (1, 0), (2, 5)]
     tasks = [Task(name, 4, log, counts[: len(streams) - 1]) for name, counts in enumerate(later)]
-    assert list(flow(tasks, streams)) == tasks
+    assert list(through(tasks, streams)) == tasks
     for task in tasks:
         ran = [batch for name, batch in log if name == task.name]
         assert sorted(ran, key=lambda batch: (batch.stage, batch.number)) == [
@@ -138,7 +150,8 @@ def test_stages_of_unequal_layout_take_turns(
     streams: tuple[int, int], busy: list[int], room: list[bool]
 ) -> None:
     line = _Line([], streams, lambda *_: None)
-    line._alive += [_Running(RunsIn(stage)) for stage in busy]
+    stand_ins: list[Any] = [RunsIn(stage) for stage in busy]
+    line._alive += [_Running(each) for each in stand_ins]
     assert [line._draw() is not None for _ in busy] == [True] * len(busy)
     assert [line._has_room(stage) for stage in (0, 1)] == room
 
@@ -157,5 +170,5 @@ def test_an_error_while_a_later_stage_is_planned_ends_all_threads() -> None:
             raise ValueError("broken")
 
     with pytest.raises(ValueError, match="broken"):
-        list(flow([Failing(0, 2, [])], (2,)))
+        list(through([Failing(0, 2, [])], (2,)))
     assert not [t for t in threading.enumerate() if t.name.startswith("hasten-")]

@@ -33,7 +33,7 @@ def plan_of(bundle: Path, given: Path, output: str, shard_rows: int) -> BulkPlan
         cluster.described(bundle, trust=False),
         source,
         targets.decide(output, None, source),
-        choose("predict_file", PredictOptions, {"shard_rows": shard_rows}),
+        choose("predict_file", PredictOptions, PredictOptions(shard_rows=shard_rows)),
     ).plan
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -37,13 +38,14 @@ def test_arrow_data_keeps_its_columns(scripted_bundle: Path) -> None:
 def test_it_begins_before_the_data_has_ended(scripted_bundle: Path) -> None:
     drawn = 0
 
-    def endless():
+    def endless() -> Iterator[str]:
         nonlocal drawn
         while True:
             drawn += 1
             yield TEXTS[drawn % 3000]
 
     answered = hasten.predict(scripted_bundle, endless())
+    assert isinstance(answered, Generator)
     assert len(next(answered)) == 8192
     answered.close()
     assert drawn < 10 * 8192
