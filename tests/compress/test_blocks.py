@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
@@ -15,9 +18,10 @@ INPUTS = {
 }
 
 
-def logits(model: torch.nn.Module) -> torch.Tensor:
+def logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
-        return model(**INPUTS).logits
+        result: torch.Tensor = model(**INPUTS).logits
+    return result
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -29,11 +33,12 @@ def test_a_model_cut_by_hand_computes_the_same(family: str) -> None:
     kept = [3, 5, 8, 63]
     student = blocks.cut(model, [1], [kept])
     by_hand = tiny_model(family)
-    by_hand.get_submodule(found.path)[0] = by_hand.get_submodule(found.path)[1]
-    del by_hand.get_submodule(found.path)[1]
+    layers: Any = by_hand.get_submodule(found.path)
+    layers[0] = layers[1]
+    del layers[1]
     dropped = [unit for unit in range(64) if unit not in kept]
     with torch.no_grad():
-        down = found.block(by_hand, 0).get_submodule(found.down)
+        down: Any = found.block(by_hand, 0).get_submodule(found.down)
         down.weight[:, dropped] = 0.0
     # The same sums, with zeros in between: another order of adding, at most.
     torch.testing.assert_close(logits(student), logits(by_hand), rtol=1e-5, atol=1e-5)
@@ -41,7 +46,7 @@ def test_a_model_cut_by_hand_computes_the_same(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_cut_model_is_an_ordinary_folder(family: str, tmp_path) -> None:
+def test_a_cut_model_is_an_ordinary_folder(family: str, tmp_path: Path) -> None:
     from transformers import AutoModelForSequenceClassification
 
     student = blocks.cut(tiny_model(family), [0], [list(range(16))])

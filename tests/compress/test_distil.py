@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,9 @@ import pytest
 import torch
 
 from hasten.compress import blocks, distil, relations
+from hasten.compress.batches import Order
 from hasten.compress.lesson import Lesson, Look, Taught
+from hasten.compress.objective import loss
 from hasten.errors import StorageError
 from hasten.inputs.tokenization import TextTokenizer
 from tests.compress.test_blocks import INPUTS
@@ -51,7 +54,7 @@ def test_a_resumed_lesson_teaches_what_an_undisturbed_one_would(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Amid a pass over the texts, and with a look that is always the best: no weight is older."""
-    loss, seen = distil.loss, []
+    seen: list[float] = []
 
     def watched(what: Lesson, student: Any, inputs: dict[str, Any]) -> Any:
         seen.append(inputs["input_ids"].sum().item())
@@ -116,7 +119,7 @@ def relation(states: np.ndarray, head: int, size: int) -> np.ndarray:
     """By hand: softmax(x x' / sqrt(size)) of one relation head of one text without padding."""
     x = states[:, head * size : (head + 1) * size]
     scores = np.exp(x @ x.T / math.sqrt(size))
-    return scores / scores.sum(1, keepdims=True)
+    return np.asarray(scores / scores.sum(1, keepdims=True))
 
 
 def test_relations_are_those_of_the_paper() -> None:
@@ -149,14 +152,14 @@ def test_the_original_has_nothing_to_learn_from_itself() -> None:
     original = tiny_model().requires_grad_(False)
     same = lesson(student=blocks.cut(original, [0, 1], [UNITS] * 2), layers=[0, 1])
     for weight in (0.0, 1.0):
-        total, _ = distil.loss(replace(same, relations=weight), same.student, dict(INPUTS))
+        total, _ = loss(replace(same, relations=weight), same.student, dict(INPUTS))
         assert total.item() == pytest.approx(0.0, abs=1e-5)
 
 
 def test_relations_count_as_much_as_they_weigh() -> None:
     what = lesson()
     losses = [
-        distil.loss(replace(what, relations=weight), what.student, dict(INPUTS))[0].item()
+        loss(replace(what, relations=weight), what.student, dict(INPUTS))[0].item()
         for weight in (0.0, 1.0, 3.0)
     ]
     assert losses[1] - losses[0] > 1e-3
@@ -167,10 +170,9 @@ def test_relations_count_as_much_as_they_weigh() -> None:
 def test_products_are_bfloat16_only_where_it_is_asked_for(bf16: bool) -> None:
     what = lesson(bf16=bf16)
     seen: list[torch.dtype] = []
-    hook = what.student.bert.encoder.layer[0].output.dense.register_forward_hook(
-        lambda _, __, output: seen.append(output.dtype)
-    )
-    total, outputs = distil.loss(what, what.student, dict(INPUTS))
+    layer = what.student.get_submodule("bert.encoder.layer.0.output.dense")
+    hook = layer.register_forward_hook(lambda _, __, output: seen.append(output.dtype))
+    total, outputs = loss(what, what.student, dict(INPUTS))
     hook.remove()
     assert seen == [torch.bfloat16 if bf16 else torch.float32]
     assert total.dtype == outputs.logits.dtype == torch.float32
@@ -178,7 +180,7 @@ def test_products_are_bfloat16_only_where_it_is_asked_for(bf16: bool) -> None:
     gradients = [p.grad for p in what.student.parameters() if p.grad is not None]
     assert gradients
     assert all(g.dtype == torch.float32 and g.isfinite().all() for g in gradients)
-    exact, _ = distil.loss(replace(what, bf16=False), what.student, dict(INPUTS))
+    exact, _ = loss(replace(what, bf16=False), what.student, dict(INPUTS))
     assert total.item() == pytest.approx(exact.item(), rel=0.1 if bf16 else 1e-6)
 
 
@@ -220,16 +222,16 @@ def test_a_few_long_texts_count_for_what_they_take(monkeypatch: pytest.MonkeyPat
         [*(["ba ke"] * 15 * 32), *(["ba ke li no " * 5] * 32)]
     )
     lengths = sorted(set(tokens.lengths.tolist()))
-    now_s, real = [0.0], distil.loss
+    now_s = [0.0]
 
     def slow(what: Lesson, student: Any, inputs: dict[str, Any]) -> Any:
         now_s[0] += inputs["input_ids"].numel()
-        return real(what, student, inputs)
+        return loss(what, student, inputs)
 
     monkeypatch.setattr(distil, "loss", slow)
-    monkeypatch.setattr(distil.time, "perf_counter", lambda: now_s[0])
+    monkeypatch.setattr(time, "perf_counter", lambda: now_s[0])
     what = lesson(tokens=tokens)
-    order = list(distil.Order(tokens, what.seed, lambda: 0))
+    order = list(Order(tokens, what.seed, lambda: 0))
     batches = [tokens.lengths[order[at : at + 32]].max() for at in range(0, len(order), 32)]
     assert len(lengths) == 2
     assert max(batches) > 5 * min(batches)
@@ -253,13 +255,14 @@ def test_an_offset_of_all_answers_is_an_error_except_of_a_softmax(
     objective: Any, tells: bool
 ) -> None:
     what = lesson(objective=objective)
-    what.student.classifier.load_state_dict(what.original.classifier.state_dict())
+    head = what.original.get_submodule("classifier")
+    what.student.get_submodule("classifier").load_state_dict(head.state_dict())
     same = replace(what, student=what.original, layers=[0, 1], relations=0.0)
-    before, _ = distil.loss(same, same.student, dict(INPUTS))
+    before, _ = loss(same, same.student, dict(INPUTS))
     moved = tiny_model()
     with torch.no_grad():
         moved.classifier.bias += 3.0
-    after, _ = distil.loss(same, moved, dict(INPUTS))
+    after, _ = loss(same, moved, dict(INPUTS))
     assert before.item() == pytest.approx(0.0, abs=1e-5)
     assert (after.item() > 1.0) == tells
 
@@ -271,12 +274,13 @@ def test_long_texts_relate_their_beginnings_only(monkeypatch: pytest.MonkeyPatch
         relations.Watched(2, [torch.tensor(rng.normal(size=(2, 9, 8))) for _ in range(3)])
         for _ in range(2)
     )
-    short = [
+    our_four, their_four = (
         relations.Watched(2, [states[:, :4] for states in each.outputs]) for each in (ours, theirs)
-    ]
+    )
     mask = torch.ones(2, 9, dtype=torch.bool)
     assert torch.equal(
-        relations.difference(ours, theirs, mask), relations.difference(*short, mask[:, :4])
+        relations.difference(ours, theirs, mask),
+        relations.difference(our_four, their_four, mask[:, :4]),
     )
 
 
@@ -342,7 +346,7 @@ def test_too_little_room_is_told_before_anything_is_taught(
     assert distil.checkpoint_bytes(what.student) < 3 * sizes
     told: list[int] = []
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(distil.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(StorageError, match="checkpoints need"):
         teach(what, tmp_path, lambda step, look: told.append(step))
     (tmp_path / "file").touch()

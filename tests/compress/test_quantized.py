@@ -40,7 +40,8 @@ def batch_of(family: str, count: int = 32) -> dict[str, torch.Tensor]:
 
 def logits(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     with torch.no_grad():
-        return model(**batch).logits
+        result: torch.Tensor = model(**batch).logits
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -186,14 +187,16 @@ def test_fewer_heads_and_words_are_learnt_with_integers_too(
     assert record.vocabulary < record.of_vocabulary
     reference = prepare(folder, tmp_path / "reference")
     trained = load_trained(reference)
-    assert trained.original.get_input_embeddings().num_embeddings == record.vocabulary
+    original: Any = trained.original
+    assert original.get_input_embeddings().num_embeddings == record.vocabulary
     tokens = reference.tokenizer().encode(texts[:40])
     ids, mask = map(torch.from_numpy, tokens.pad(range(40), reference.info.pad_token_id))
     inputs = ids, mask, torch.zeros_like(ids)
     exact, rounded = reference.module()(*inputs), trained(*inputs)
     assert (exact - rounded).abs().mean() < 0.3 * exact.std()
     # The embeddings are frozen, also while integers are trained.
-    tables = (each.original.get_input_embeddings().weight for each in (reference.module(), trained))
+    exact_original: Any = reference.module().original
+    tables = [each.get_input_embeddings().weight for each in (exact_original, original)]
     assert torch.equal(*tables)
     for name in ("openvino", "onnx_runtime"):
         run(
@@ -316,13 +319,9 @@ def test_a_student_s_ranges_are_its_own(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("hasten.tuning.contest.run", stop)
-    for source, options in (
-        (student[0], {"reference": model}),
-        (student[0], {}),
-        (model, {}),
-    ):
+    for source, reference in ((student[0], model), (student[0], None), (model, None)):
         with pytest.raises(KeyboardInterrupt):
-            api.tune(source, texts=TEXTS, output=tmp_path / str(len(found)), **options)
+            api.tune(source, texts=TEXTS, output=tmp_path / str(len(found)), reference=reference)
     assert [context.trained for context in found] == [("student",), ("original",), ()]
     # What trained the integers does not judge them; the model that they came from has none.
     made = set(json.loads((student[0] / corpus.TAUGHT).read_text(encoding="utf-8"))["texts"])

@@ -19,7 +19,7 @@ from transformers import AutoModelForSequenceClassification
 from hasten import api, hardware
 from hasten.cli.display import show_student
 from hasten.compress import distil, kept, lots
-from hasten.compress.lesson import Look, Taught
+from hasten.compress.lesson import Lesson, Look, Taught
 from hasten.errors import (
     BudgetError,
     ChoiceError,
@@ -117,7 +117,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     ],
 )
 def test_what_cannot_be(
-    model: Path, tmp_path: Path, options: dict[str, Any], kind: type[Exception], message: str
+    model: Path, tmp_path: Path, options: dict[str, Any], kind: type[HastenError], message: str
 ) -> None:
     with pytest.raises(kind, match=message) as caught:
         compress(options.pop("model", model), tmp_path / "student", **options)
@@ -227,8 +227,8 @@ def test_a_family_that_cannot_be_pruned_is_told(tmp_path: Path) -> None:
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=2,
-        num_labels=3,
     )
+    config.num_labels = 3
     AlbertForSequenceClassification(config).save_pretrained(tmp_path / "albert")
     save_tiny_tokenizer(tmp_path / "albert")
     with pytest.raises(ModelError, match="AlbertForSequenceClassification cannot") as caught:
@@ -342,7 +342,12 @@ def test_bfloat16_is_used_where_the_cpu_has_it(
     here = replace(hardware.detect(), instruction_sets=("avx512_bf16",) if has_bf16 else ("avx2",))
     seen: list[bool] = []
     monkeypatch.setattr(hardware, "detect", lambda: here)
-    monkeypatch.setattr(distil, "teach", lambda lesson, *_: seen.append(lesson.bf16) or TAUGHT)
+
+    def teach(lesson: Lesson, *_: object) -> Taught:
+        seen.append(lesson.bf16)
+        return TAUGHT
+
+    monkeypatch.setattr(distil, "teach", teach)
     compress(model, tmp_path / "student")
     assert seen == [has_bf16]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -84,11 +85,12 @@ def test_what_a_budget_lacks_is_told() -> None:
 class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_s = 1000.0
-        monkeypatch.setattr(schedule.time, "monotonic", lambda: self.now_s)
+        monkeypatch.setattr(time, "monotonic", lambda: self.now_s)
 
 
 def test_how_long_is_left_follows_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, events = Clock(monkeypatch), []
+    clock = Clock(monkeypatch)
+    events: list[Any] = []
     tell = Teller(events.append, clock.now_s, budget_s=100.0)
     clock.now_s += 20.0
     tell("choose", "blocks")
