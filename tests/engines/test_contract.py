@@ -75,7 +75,8 @@ class Case:
 
     def truth(self, batch: Batch) -> np.ndarray:
         with torch.inference_mode():
-            return self.module(*map(torch.from_numpy, self.inputs(batch))).numpy()
+            logits = self.module(*map(torch.from_numpy, self.inputs(batch)))
+        return np.asarray(logits)
 
     @property
     def tolerance(self) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from hasten import engines
@@ -25,6 +26,10 @@ TOKEN = Candidate("onnx_runtime", "int8", "cpu", 1, recipe="token")
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def column(*values: float) -> NDArray[np.float32]:
+    return np.array(values, np.float32)[:, np.newaxis]
 
 
 def graph_of(nodes: list[Any], **weights: np.ndarray) -> Any:
@@ -64,7 +69,7 @@ def kinds(model: Any) -> list[str]:
 
 def test_rows_of_very_different_size_are_equally_exact() -> None:
     weights = normal(INPUTS, OUTPUTS)
-    x = normal(5, INPUTS, seed=1) * np.float32([[1e-6], [1], [50], [3000], [1e6]])
+    x = normal(5, INPUTS, seed=1) * column(1e-6, 1, 50, 3000, 1e6)
     exact = x @ weights
     off = np.abs(run(rewritten(product(weights)), x) - exact).max(axis=1)
     assert (off < 0.05 * np.abs(exact).max(axis=1)).all()
@@ -86,12 +91,12 @@ def test_sums_do_not_overflow_on_any_cpu() -> None:
 
 
 def test_weights_without_large_neighbours_keep_eight_bits() -> None:
-    weights = np.tile(np.float32([[1.0], [-1.0]]), (INPUTS // 2, OUTPUTS))
+    weights = np.tile(column(1.0, -1.0), (INPUTS // 2, OUTPUTS))
     np.testing.assert_allclose(_onnx_token.column_scales(weights), 1 / 127, rtol=0.01)
 
 
 def test_an_odd_number_of_inputs_has_a_last_weight_without_neighbour() -> None:
-    scales = _onnx_token.column_scales(np.float32([[0], [0], [254]]))
+    scales = _onnx_token.column_scales(column(0, 0, 254))
     np.testing.assert_allclose(scales, [2])
 
 
