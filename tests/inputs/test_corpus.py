@@ -8,12 +8,14 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from pyarrow import parquet
 
 from hasten.errors import ChoiceError, InputError
@@ -60,7 +62,9 @@ FORMATS = {
 
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
 @pytest.mark.parametrize("extension", FORMATS)
-def test_every_format_gives_the_same_texts_and_labels(tmp_path, extension, packed):
+def test_every_format_gives_the_same_texts_and_labels(
+    tmp_path: Path, extension: str, packed: bool
+) -> None:
     content = FORMATS[extension]
     path = write(tmp_path, f"reviews{extension}", content)
     if packed:
@@ -72,12 +76,12 @@ def test_every_format_gives_the_same_texts_and_labels(tmp_path, extension, packe
     assert read(path, limit=2) == Corpus(tuple(TEXTS[:2]), None, str(path))
 
 
-def test_extensions_count_in_capitals_too(tmp_path):
+def test_extensions_count_in_capitals_too(tmp_path: Path) -> None:
     assert read(write(tmp_path, "A.TXT", "a")).texts == ("a",)
     assert read(write(tmp_path, "A.TXT.GZ", gzip.compress(b"a"))).texts == ("a",)
 
 
-def test_plain_lines_keep_blank_ones_and_inner_space(tmp_path):
+def test_plain_lines_keep_blank_ones_and_inner_space(tmp_path: Path) -> None:
     path = write(tmp_path, "a.txt", "one \r\n\r\n\ttwo\u2028still two\nthree")
     assert read(path).texts == ("one ", "", "\ttwo\u2028still two", "three")
 
@@ -91,53 +95,55 @@ def test_plain_lines_keep_blank_ones_and_inner_space(tmp_path):
         ("a.txt", "\ufeffa"),
     ],
 )
-def test_a_byte_order_mark_is_no_part_of_the_first_text_or_column(tmp_path, name, content):
+def test_a_byte_order_mark_is_no_part_of_the_first_text_or_column(
+    tmp_path: Path, name: str, content: bytes | str
+) -> None:
     assert read(write(tmp_path, name, content), text_column="text").texts == ("a",)
 
 
-def test_semicolons_are_seen_in_the_header_and_commas_stay_in_texts(tmp_path):
+def test_semicolons_are_seen_in_the_header_and_commas_stay_in_texts(tmp_path: Path) -> None:
     path = write(tmp_path, "avis.csv", "texte;note\r\nbon, vraiment bon;5\r\n")
     assert read(path, label_column="note") == Corpus(("bon, vraiment bon",), ("5",), str(path))
 
 
-def test_missing_texts_are_empty_and_no_row_is_lost(tmp_path):
+def test_missing_texts_are_empty_and_no_row_is_lost(tmp_path: Path) -> None:
     lines = '{"text": null}\n\n{"other": 1}\n{"text": "a"}\n'
     assert read(write(tmp_path, "a.jsonl", lines)).texts == ("", "", "a")
     rows = parquet_bytes(text=[None, "", "a"])
     assert read(write(tmp_path, "a.parquet", rows)).texts == ("", "", "a")
 
 
-def test_lone_surrogates_become_the_replacement_character(tmp_path):
+def test_lone_surrogates_become_the_replacement_character(tmp_path: Path) -> None:
     line = r'{"text": "a\ud800b \ud83d\ude00", "y": "\udfff"}'
     corpus = read(write(tmp_path, "a.jsonl", line), text_column="text", label_column="y")
     assert (corpus.texts, corpus.labels) == (("a\ufffdb 😀",), ("\ufffd",))
 
 
-def test_labels_become_str(tmp_path):
+def test_labels_become_str(tmp_path: Path) -> None:
     lines = '{"text": "a", "y": 1}\n{"text": "b", "y": 2.5}\n{"text": "c", "y": "x"}'
     path = write(tmp_path, "a.jsonl", lines)
     assert read(path, text_column="text", label_column="y").labels == ("1", "2.5", "x")
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view()])
-def test_parquet_strings_of_every_kind(tmp_path, kind):
+def test_parquet_strings_of_every_kind(tmp_path: Path, kind: pa.DataType) -> None:
     plain = pa.array(["a", None, "é"]).cast(kind)
     path = write(tmp_path, "a.parquet", parquet_bytes(text=plain))
     assert read(path).texts == ("a", "", "é")
 
 
-def test_parquet_categories(tmp_path):
+def test_parquet_categories(tmp_path: Path) -> None:
     coded = pa.array(["x", "y", "x"]).dictionary_encode()
     path = write(tmp_path, "a.parquet", parquet_bytes(text=coded, y=coded))
     assert read(path, label_column="y").labels == ("x", "y", "x")
 
 
-def test_a_very_long_text(tmp_path):
+def test_a_very_long_text(tmp_path: Path) -> None:
     path = write(tmp_path, "a.csv", "text,y\n" + "x" * 1_000_000 + ",1\n")
     assert len(read(path).texts[0]) == 1_000_000
 
 
-def test_rows_beyond_those_looked_at_first_are_read_in_order(tmp_path):
+def test_rows_beyond_those_looked_at_first_are_read_in_order(tmp_path: Path) -> None:
     texts = tuple(f"text {i}" for i in range(2500))
     path = write(tmp_path, "a.csv", "text\n" + "\n".join(texts))
     assert read(path).texts == texts
@@ -146,7 +152,7 @@ def test_rows_beyond_those_looked_at_first_are_read_in_order(tmp_path):
     assert read(table, limit=1500).texts == texts[:1500]
 
 
-def test_the_rest_of_a_long_file_is_not_looked_at(tmp_path):
+def test_the_rest_of_a_long_file_is_not_looked_at(tmp_path: Path) -> None:
     path = write(tmp_path, "a.txt", b"fine\n" * 5 + b"\xff\n")
     assert len(read(path, limit=5).texts) == 5
 
@@ -160,17 +166,19 @@ def test_the_rest_of_a_long_file_is_not_looked_at(tmp_path):
         (",text", "0,a", None, "a"),
     ],
 )
-def test_the_text_column_is_found_where_it_is_clear(tmp_path, header, row, label, chosen):
+def test_the_text_column_is_found_where_it_is_clear(
+    tmp_path: Path, header: str, row: str, label: str | None, chosen: str
+) -> None:
     path = write(tmp_path, "a.csv", f"{header}\n{row}\n")
     assert read(path, label_column=label).texts == (chosen,)
 
 
-def test_the_text_column_of_parquet_is_found_by_type(tmp_path):
+def test_the_text_column_of_parquet_is_found_by_type(tmp_path: Path) -> None:
     path = write(tmp_path, "a.parquet", parquet_bytes(x=[1.5], y=["words"]))
     assert read(path).texts == ("words",)
 
 
-def failure(path: Path, **options: object) -> InputError:
+def failure(path: Path, **options: Any) -> InputError:
     with pytest.raises(InputError) as caught:
         read(path, **options)
     assert str(path) in caught.value.message
@@ -178,19 +186,21 @@ def failure(path: Path, **options: object) -> InputError:
 
 
 @pytest.mark.parametrize("header", ["title,author", "text,body"])
-def test_an_unclear_text_column_is_asked_for(tmp_path, header):
+def test_an_unclear_text_column_is_asked_for(tmp_path: Path, header: str) -> None:
     error = failure(write(tmp_path, "a.csv", f"{header}\nsome,words\n"))
     assert header.replace(",", ", ") in error.message
     assert error.fix == f"Name one of them, as in: --text-column {header.partition(',')[0]}"
 
 
-def test_no_column_of_text(tmp_path):
+def test_no_column_of_text(tmp_path: Path) -> None:
     assert "no column holds text" in failure(write(tmp_path, "a.csv", "x,y\n1,2.5\n")).message
 
 
 @pytest.mark.parametrize("option", ["text_column", "label_column"])
 @pytest.mark.parametrize("extension", [".csv", ".jsonl", ".parquet"])
-def test_a_missing_column_is_named_with_those_that_exist(tmp_path, option, extension):
+def test_a_missing_column_is_named_with_those_that_exist(
+    tmp_path: Path, option: str, extension: str
+) -> None:
     path = write(tmp_path, f"a{extension}", FORMATS[extension])
     error = failure(path, **{option: "labels"})
     assert "'labels'" in error.message
@@ -198,7 +208,7 @@ def test_a_missing_column_is_named_with_those_that_exist(tmp_path, option, exten
     assert error.fix == f"--{option.replace('_', '-')} label"
 
 
-def test_a_missing_column_like_no_other_gets_one_that_holds_text(tmp_path):
+def test_a_missing_column_like_no_other_gets_one_that_holds_text(tmp_path: Path) -> None:
     path = write(tmp_path, "a.csv", "id,the words\n1,some\n")
     assert (
         failure(path, text_column="zzz").fix == "Name one of them, as in: --text-column 'the words'"
@@ -206,14 +216,14 @@ def test_a_missing_column_like_no_other_gets_one_that_holds_text(tmp_path):
     assert failure(path, label_column="zzz").fix == "Name one of them, as in: --label-column id"
 
 
-def test_no_such_file_names_its_neighbours(tmp_path):
+def test_no_such_file_names_its_neighbours(tmp_path: Path) -> None:
     write(tmp_path, "reviews.csv", "text\na\n")
     assert "reviews.csv" in str(failure(tmp_path / "review.csv").fix)
     assert failure(tmp_path / "zzz.parquet").fix is None
     assert "nor does its folder" in failure(tmp_path / "nowhere" / "a.csv").message
 
 
-def test_a_folder_names_its_files(tmp_path):
+def test_a_folder_names_its_files(tmp_path: Path) -> None:
     write(tmp_path, "b.csv.gz", b"")
     write(tmp_path, "README.md", b"")
     error = failure(tmp_path)
@@ -222,7 +232,7 @@ def test_a_folder_names_its_files(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.docx", "a", "a.gz", "a.docx.gz"])
-def test_an_unknown_extension_names_the_known(tmp_path, name):
+def test_an_unknown_extension_names_the_known(tmp_path: Path, name: str) -> None:
     error = failure(write(tmp_path, name, b"a"))
     assert ".csv" in str(error.fix)
     assert ".parquet" in str(error.fix)
@@ -241,7 +251,7 @@ def test_an_unknown_extension_names_the_known(tmp_path, name):
         ("a.parquet", parquet_bytes(text=pa.array([], pa.string()))),
     ],
 )
-def test_a_file_without_rows(tmp_path, name, content):
+def test_a_file_without_rows(tmp_path: Path, name: str, content: bytes | str) -> None:
     error = failure(write(tmp_path, name, content))
     assert "has no rows" in error.message
     assert error.fix == "Name a file with texts, one a row."
@@ -256,7 +266,7 @@ def test_a_file_without_rows(tmp_path, name, content):
         ("a.parquet", parquet_bytes(text=pa.array([None], pa.string()))),
     ],
 )
-def test_blank_texts_only(tmp_path, name, content):
+def test_blank_texts_only(tmp_path: Path, name: str, content: bytes | str) -> None:
     assert "'text' is blank in every row" in failure(write(tmp_path, name, content)).message
 
 
@@ -294,7 +304,9 @@ def test_blank_texts_only(tmp_path, name, content):
         ),
     ],
 )
-def test_invalid_utf8_is_placed(tmp_path, name, content, place, fix):
+def test_invalid_utf8_is_placed(
+    tmp_path: Path, name: str, content: bytes | str, place: str, fix: str
+) -> None:
     error = failure(write(tmp_path, name, content))
     assert place in error.message
     assert fix in str(error.fix)
@@ -312,7 +324,7 @@ def test_invalid_utf8_is_placed(tmp_path, name, content, place, fix):
         ('{"text": ' + "1" * 5000 + "}", "beyond"),
     ],
 )
-def test_a_broken_json_line_is_placed(tmp_path, line, reason):
+def test_a_broken_json_line_is_placed(tmp_path: Path, line: str, reason: str) -> None:
     error = failure(write(tmp_path, "a.jsonl", '{"text": "a"}\n\n' + line))
     assert "line 3" in error.message
     assert reason in error.message
@@ -326,20 +338,22 @@ def test_a_broken_json_line_is_placed(tmp_path, line, reason):
         ("a,1\rb,2\n", 2),
     ],
 )
-def test_wrong_csv_quoting_is_placed_where_the_record_starts(tmp_path, rows, line):
+def test_wrong_csv_quoting_is_placed_where_the_record_starts(
+    tmp_path: Path, rows: str, line: int
+) -> None:
     error = failure(write(tmp_path, "a.csv", "text,y\n" + rows))
     assert f"line {line}: the quoting" in error.message
     assert '""' in str(error.fix)
 
 
 @pytest.mark.parametrize("row", ["a, b,2", "alone"])
-def test_a_csv_row_of_another_width_is_placed(tmp_path, row):
+def test_a_csv_row_of_another_width_is_placed(tmp_path: Path, row: str) -> None:
     error = failure(write(tmp_path, "a.csv", f"text,y\na,1\n{row}\n"))
     assert "line 3" in error.message
     assert "the header has 2" in error.message
 
 
-def test_columns_that_share_a_name(tmp_path):
+def test_columns_that_share_a_name(tmp_path: Path) -> None:
     assert "share a name" in failure(write(tmp_path, "a.csv", "text,text\na,b\n")).message
 
 
@@ -350,7 +364,9 @@ def test_columns_that_share_a_name(tmp_path):
         ("a.parquet", parquet_bytes(text=[[1, 2]]), "row 1"),
     ],
 )
-def test_a_text_column_that_is_not_text(tmp_path, name, content, place):
+def test_a_text_column_that_is_not_text(
+    tmp_path: Path, name: str, content: bytes | str, place: str
+) -> None:
     error = failure(write(tmp_path, name, content), text_column="text")
     assert place in error.message
     assert "is not text" in error.message
@@ -364,7 +380,7 @@ def test_a_text_column_that_is_not_text(tmp_path, name, content, place):
         ("a.parquet", parquet_bytes(text=["a", "b"], y=[{"z": 1}, {"z": 2}]), "row 1"),
     ],
 )
-def test_a_label_that_is_none(tmp_path, name, content, place):
+def test_a_label_that_is_none(tmp_path: Path, name: str, content: bytes | str, place: str) -> None:
     error = failure(write(tmp_path, name, content), text_column="text", label_column="y")
     assert place in error.message
     assert "a label is text, a number, or a list of texts" in error.message
@@ -378,7 +394,7 @@ def test_a_label_that_is_none(tmp_path, name, content, place):
         ("a.parquet", parquet_bytes(text=["a", "b"], y=[1, None])),
     ],
 )
-def test_a_missing_label_is_the_empty_text(tmp_path, name, content):
+def test_a_missing_label_is_the_empty_text(tmp_path: Path, name: str, content: bytes | str) -> None:
     path = write(tmp_path, name, content)
     assert read(path, text_column="text", label_column="y").labels == ("1", "")
 
@@ -399,13 +415,13 @@ PARQUET = parquet_bytes(text=["a" * 50, "b"])
         ("a.parquet.gz", gzip.compress(PARQUET)[:-30]),
     ],
 )
-def test_damaged_files(tmp_path, name, content):
+def test_damaged_files(tmp_path: Path, name: str, content: bytes) -> None:
     error = failure(write(tmp_path, name, content))
     assert "cannot be read" in error.message
     assert error.__cause__ is not None
 
 
-def test_a_limit_below_one():
+def test_a_limit_below_one() -> None:
     with pytest.raises(ChoiceError):
         read("a.txt", limit=0)
 
@@ -414,7 +430,9 @@ cells = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 
 @given(st.lists(cells, min_size=1, max_size=20))
-def test_what_the_csv_module_writes_is_read_back(tmp_path_factory, texts):
+def test_what_the_csv_module_writes_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str]
+) -> None:
     path = tmp_path_factory.mktemp("csv") / "a.csv"
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("text", "n"), *((t, "x") for t in texts), ("end", "x")])
@@ -422,16 +440,20 @@ def test_what_the_csv_module_writes_is_read_back(tmp_path_factory, texts):
 
 
 @given(st.lists(st.text(max_size=20), min_size=1, max_size=20))
-def test_json_of_any_text_can_be_encoded_afterwards(tmp_path_factory, texts):
+def test_json_of_any_text_can_be_encoded_afterwards(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str]
+) -> None:
     path = tmp_path_factory.mktemp("json") / "a.jsonl"
     path.write_text("\n".join(json.dumps({"text": t}) for t in [*texts, "end"]))
     found = read(path).texts
     assert len(found) == len(texts) + 1
-    "".join(found).encode()
+    "".join(map(str, found)).encode()
 
 
 @given(st.binary(max_size=60), st.sampled_from([".csv", ".tsv", ".jsonl", ".txt", ".parquet"]))
-def test_any_bytes_are_read_or_refused_in_our_words(tmp_path_factory, content, extension):
+def test_any_bytes_are_read_or_refused_in_our_words(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, extension: str
+) -> None:
     path = tmp_path_factory.mktemp("any") / f"a{extension}"
     path.write_bytes(content)
     try:
@@ -440,7 +462,7 @@ def test_any_bytes_are_read_or_refused_in_our_words(tmp_path_factory, content, e
         assert str(path) in error.message  # noqa: PT017 - either outcome is right
 
 
-def test_reading_loads_no_framework(tmp_path):
+def test_reading_loads_no_framework(tmp_path: Path) -> None:
     path = write(tmp_path, "a.parquet", PARQUET)
     code = (
         "import sys; from hasten.inputs.corpus import read; read(sys.argv[1]); "
@@ -449,7 +471,7 @@ def test_reading_loads_no_framework(tmp_path):
     assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == 0
 
 
-def test_profile():
+def test_profile() -> None:
     lengths = np.array([2, 4, 4, 9, 16, 16], dtype=np.int64)
     summary = profile(lengths, lengths == 16, max_length=16)
     assert (summary.texts, summary.tokens, summary.mean) == (6, 51, 8.5)
@@ -458,7 +480,7 @@ def test_profile():
 
 
 @pytest.mark.parametrize("shape", [(0,), (3,), (2, 1)])
-def test_profile_needs_as_many_flags_as_lengths(shape):
+def test_profile_needs_as_many_flags_as_lengths(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="n > 0"):
         profile(np.ones(2 if shape != (0,) else 0, np.int64), np.ones(shape, np.bool_), 8)
 
@@ -470,7 +492,9 @@ sizes = st.integers(1, 20)  # now above, now below the number of texts
 
 
 @given(lengths_of_texts, sizes, st.integers(0, 2**32))
-def test_a_sample_is_distinct_ordered_and_repeatable(lengths, n, seed):
+def test_a_sample_is_distinct_ordered_and_repeatable(
+    lengths: NDArray[np.int64], n: int, seed: int
+) -> None:
     chosen = stratified_sample(lengths, n, seed)
     assert chosen.dtype == np.int64
     assert len(chosen) == min(n, len(lengths))
@@ -480,7 +504,9 @@ def test_a_sample_is_distinct_ordered_and_repeatable(lengths, n, seed):
 
 
 @given(lengths_of_texts, sizes, st.integers(0, 2**32))
-def test_a_sample_has_one_text_of_each_slice_of_lengths(lengths, n, seed):
+def test_a_sample_has_one_text_of_each_slice_of_lengths(
+    lengths: NDArray[np.int64], n: int, seed: int
+) -> None:
     whole = np.sort(lengths)
     sample = np.sort(lengths[stratified_sample(lengths, n, seed)])
     total, n = len(whole), len(sample)
@@ -490,7 +516,7 @@ def test_a_sample_has_one_text_of_each_slice_of_lengths(lengths, n, seed):
         assert whole[k * total // n] <= length <= whole[((k + 1) * total - 1) // n]
 
 
-def test_every_text_is_taken_equally_often():
+def test_every_text_is_taken_equally_often() -> None:
     lengths = np.arange(10, dtype=np.int64)
     counts = np.zeros(10)
     for seed in range(2000):
@@ -498,18 +524,18 @@ def test_every_text_is_taken_equally_often():
     assert np.abs(counts / 2000 - 0.3).max() < 0.05  # five standard deviations
 
 
-def test_equal_lengths_do_not_beat_with_the_files_order():
+def test_equal_lengths_do_not_beat_with_the_files_order() -> None:
     # Positive and negative texts in turn, all cut to the same length.
     chosen = stratified_sample(np.full(1000, 128), 100, seed=0)
     assert 25 < np.count_nonzero(chosen % 2) < 75
 
 
-def test_a_sample_of_none_is_refused():
+def test_a_sample_of_none_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         stratified_sample(np.ones(3, np.int64), 0, seed=0)
 
 
-def test_lists_of_labels_become_one_field(tmp_path):
+def test_lists_of_labels_become_one_field(tmp_path: Path) -> None:
     lines = b'{"text": "a", "y": ["x", "z"]}\n{"text": "b", "y": []}\n'
     path = write(tmp_path, "lists.jsonl", lines)
     assert read(path, text_column="text", label_column="y").labels == ("x,z", "")

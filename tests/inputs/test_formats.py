@@ -59,7 +59,7 @@ cells = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 
 @given(extensions, st.lists(cells, min_size=1, max_size=12), st.integers(1, 5))
-def test_reading_can_begin_wherever_rows_ended(extension, texts, size):
+def test_reading_can_begin_wherever_rows_ended(extension: str, texts: list[str], size: int) -> None:
     raw = written(extension, texts)
     reader = opened(extension, raw)
     shards = drained(reader, size)
@@ -72,7 +72,7 @@ def test_reading_can_begin_wherever_rows_ended(extension, texts, size):
 
 
 @pytest.mark.parametrize("extension", [".csv", ".tsv", ".jsonl", ".parquet", ".txt"])
-def test_large_rows_make_small_shards(extension):
+def test_large_rows_make_small_shards(extension: str) -> None:
     texts = ["x" * 100] * 3 + ["y" * 1000] + ["z"] * 4
     shards = drained(opened(extension, written(extension, texts)), 100, 300)
     assert [len(shard) for shard in shards][:2] == [3, 1]
@@ -80,7 +80,7 @@ def test_large_rows_make_small_shards(extension):
 
 
 @given(st.sampled_from([".csv", ".tsv", ".jsonl"]), st.lists(cells, min_size=1, max_size=8))
-def test_what_is_written_is_read_back(extension, texts):
+def test_what_is_written_is_read_back(extension: str, texts: list[str]) -> None:
     kind = formats.BY_EXTENSION[extension]
     reader = opened(extension, written(extension, texts))
     rows = reader.take(100)
@@ -91,7 +91,7 @@ def test_what_is_written_is_read_back(extension, texts):
     assert list(again.column("label")) == texts[::-1]
 
 
-def test_parts_without_heads_join_to_one_file():
+def test_parts_without_heads_join_to_one_file() -> None:
     for extension in (".csv", ".jsonl"):
         kind = formats.BY_EXTENSION[extension]
         reader = opened(extension, written(extension, ["a", "b", "c"]))
@@ -112,7 +112,7 @@ def test_parts_without_heads_join_to_one_file():
             assert texts_of(opened(extension, raw).take(9)) == ["a", "b", "c"]
 
 
-def test_a_bare_carriage_return_survives_csv():
+def test_a_bare_carriage_return_survives_csv() -> None:
     rows = opened(".jsonl", b'{"text": "a\\rb"}\n').take(1)
     raw = formats.BY_EXTENSION[".csv"].write(
         rows, pa.table({"label": ["x"]}), pa.schema([("text", pa.string())]), head=True
@@ -120,7 +120,7 @@ def test_a_bare_carriage_return_survives_csv():
     assert texts_of(opened(".csv", raw).take(1)) == ["a\rb"]
 
 
-def test_broken_rows_are_rows():
+def test_broken_rows_are_rows() -> None:
     raw = b'text,n\nok,1\n\xff,2\nshort\n"a"b,4\nlast,5\n'
     rows = opened(".csv", raw).take(10)
     assert isinstance(rows, Records)
@@ -129,7 +129,7 @@ def test_broken_rows_are_rows():
     assert texts_of(rows) == ["ok", None, None, None, "last"]
 
 
-def test_a_line_without_end_is_one_broken_row(monkeypatch):
+def test_a_line_without_end_is_one_broken_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hasten.inputs.formats.records.LONGEST_LINE", 10)
     rows = opened(".txt", b"short\n" + b"x" * 35 + b"\nlast\n").take(9)
     assert rows.column("text") == ["short", None, "last"]
@@ -148,11 +148,11 @@ def test_a_line_without_end_is_one_broken_row(monkeypatch):
         ([None], "string"),
     ],
 )
-def test_types_of_json_columns(values, kind):
+def test_types_of_json_columns(values: list[object], kind: str) -> None:
     assert str(type_of(values)) == kind
 
 
-def test_values_for_json():
+def test_values_for_json() -> None:
     assert as_field({"a": [1, None]}) == '{"a": [1, null]}'
     assert as_json("\ud800é") == '"\\ud800\\u00e9"'
     assert as_json("é") == '"é"'
@@ -162,7 +162,7 @@ def test_values_for_json():
     assert to_values(pa.array([[1], None, []])) == [[1], None, []]
 
 
-def test_extensions():
+def test_extensions() -> None:
     assert formats.extension(PurePath("a.CSV.GZ")) == ".csv"
     assert formats.packing(PurePath("a.csv.zst")) == ".zst"
     assert formats.packing(PurePath("a.csv")) == ""

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -15,7 +18,7 @@ CLS, SEP = 2, 3
 
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory):
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_tokenizer(tmp_path_factory.mktemp("tokenizer")) / "tokenizer.json"
 
 
@@ -38,7 +41,7 @@ rows_and_indices = st.lists(
 
 
 @given(rows_and_indices)
-def test_select_takes_the_texts_that_were_named(case):
+def test_select_takes_the_texts_that_were_named(case: tuple[list[list[int]], list[int]]) -> None:
     rows, indices = case
     tokens = ragged(rows)
     chosen = tokens.select(indices)
@@ -47,11 +50,13 @@ def test_select_takes_the_texts_that_were_named(case):
         text = chosen.ids[chosen.offsets[position] : chosen.offsets[position + 1]]
         assert text.tolist() == rows[index]
     assert chosen.truncated.tolist() == tokens.truncated[indices].tolist()
-    assert (chosen.ids.dtype, chosen.offsets.dtype) == (np.int32, np.int64)
+    assert (str(chosen.ids.dtype), str(chosen.offsets.dtype)) == ("int32", "int64")
 
 
 @given(rows_and_indices)
-def test_padding_adds_only_masked_pads_on_the_right(case):
+def test_padding_adds_only_masked_pads_on_the_right(
+    case: tuple[list[list[int]], list[int]],
+) -> None:
     rows, indices = case
     input_ids, mask = ragged(rows).pad(indices, pad_token_id=77)
     length = max([1, *(len(rows[index]) for index in indices)])
@@ -63,8 +68,9 @@ def test_padding_adds_only_masked_pads_on_the_right(case):
         assert bits == [1] * len(row) + [0] * (length - len(row))
 
 
-def test_the_files_own_truncation_and_padding_are_overridden(file):
+def test_the_files_own_truncation_and_padding_are_overridden(file: Path) -> None:
     stored = Tokenizer.from_file(str(file))
+    assert stored.truncation is not None
     assert stored.truncation["max_length"] == 16
     assert stored.padding is not None
     tokens = TextTokenizer.load(file, 40).encode(["babbab " * 25, "bab"])
@@ -72,24 +78,24 @@ def test_the_files_own_truncation_and_padding_are_overridden(file):
     assert tokens.lengths[1] < tokens.lengths[0]
 
 
-def test_only_texts_that_lost_tokens_count_as_truncated(file):
+def test_only_texts_that_lost_tokens_count_as_truncated(file: Path) -> None:
     tokenizer = TextTokenizer.load(file, 8)
     tokens = tokenizer.encode(["bab " * 5, "bab " * 6, "bab " * 7, ""])
     assert tokens.lengths.tolist() == [7, 8, 8, 2]
     assert tokens.truncated.tolist() == [False, False, True, False]
 
 
-def test_an_empty_text_is_its_special_tokens(file):
+def test_an_empty_text_is_its_special_tokens(file: Path) -> None:
     tokens = TextTokenizer.load(file, 8).encode(["", " \t\n"])
     assert tokens.ids.tolist() == [CLS, SEP, CLS, SEP]
 
 
-def test_no_texts_are_no_tokens(file):
+def test_no_texts_are_no_tokens(file: Path) -> None:
     tokens = TextTokenizer.load(file, 8).encode([])
     assert (len(tokens), tokens.offsets.tolist(), tokens.lengths.tolist()) == (0, [0], [])
 
 
-def test_ids_are_those_of_the_library_text_by_text(file):
+def test_ids_are_those_of_the_library_text_by_text(file: Path) -> None:
     texts = tiny_texts(50, seed=3)
     tokens = TextTokenizer.load(file, 128).encode(texts)
     library = tiny_tokenizer()
@@ -109,7 +115,9 @@ def test_ids_are_those_of_the_library_text_by_text(file):
         max_size=5,
     )
 )
-def test_reading_only_the_head_of_a_long_text_changes_nothing(pieces):
+def test_reading_only_the_head_of_a_long_text_changes_nothing(
+    pieces: list[tuple[str, int]],
+) -> None:
     text = "".join(piece * count for piece, count in pieces)
     tokens = TextTokenizer(tiny_tokenizer(), 12).encode([text])
     library = tiny_tokenizer()
@@ -127,7 +135,7 @@ def test_reading_only_the_head_of_a_long_text_changes_nothing(pieces):
     max_tokens=st.integers(3, 64),
     side=st.sampled_from(["left", "right"]),
 )
-def test_reading_less_cuts_as_the_library_does(words, max_tokens, side):
+def test_reading_less_cuts_as_the_library_does(words: int, max_tokens: int, side: str) -> None:
     text = " ".join(tiny_texts(90)[:words])
     library = tiny_tokenizer()
     whole = library.encode(text).ids[:MAX_LENGTH]
@@ -143,7 +151,7 @@ def test_reading_less_cuts_as_the_library_does(words, max_tokens, side):
         assert tokens.ids.tolist() == whole
 
 
-def test_texts_are_cut_on_the_side_that_the_file_names(file, tmp_path):
+def test_texts_are_cut_on_the_side_that_the_file_names(file: Path, tmp_path: Path) -> None:
     library = Tokenizer.from_file(str(file))
     library.enable_truncation(16, direction="left")
     library.save(str(tmp_path / "left.json"))
@@ -154,7 +162,7 @@ def test_texts_are_cut_on_the_side_that_the_file_names(file, tmp_path):
 
 
 @pytest.mark.parametrize("position", [0, 2])
-def test_a_lone_surrogate_is_named_by_its_texts_index(file, position):
+def test_a_lone_surrogate_is_named_by_its_texts_index(file: Path, position: int) -> None:
     texts = ["bab"] * 3
     texts[position] = "bab \ud83d keb"
     with pytest.raises(InputError, match=f"text {position} holds a lone surrogate .U\\+D83D"):
@@ -162,12 +170,12 @@ def test_a_lone_surrogate_is_named_by_its_texts_index(file, position):
 
 
 @pytest.mark.parametrize("bad", [None, 3, b"bab", ("bab", "keb")])
-def test_what_is_not_text_is_named_by_its_index(file, bad):
+def test_what_is_not_text_is_named_by_its_index(file: Path, bad: Any) -> None:
     with pytest.raises(InputError, match=f"text 1 is {type(bad).__name__}, not str"):
         TextTokenizer.load(file, 8).encode(["bab", bad])
 
 
-def test_a_word_that_the_vocabulary_cannot_express_is_our_error():
+def test_a_word_that_the_vocabulary_cannot_express_is_our_error() -> None:
     library = Tokenizer(models.WordLevel({"bab": 0}, unk_token="[UNK]"))
     library.pre_tokenizer = pre_tokenizers.Whitespace()
     with pytest.raises(InputError, match="cannot encode"):
@@ -175,20 +183,20 @@ def test_a_word_that_the_vocabulary_cannot_express_is_our_error():
 
 
 @pytest.mark.parametrize("text", ["a\0b", "\ufeffbab", "\u202ebab", "e\u0301", "👩‍👩‍👧"])
-def test_odd_but_valid_text_becomes_tokens(file, text):
+def test_odd_but_valid_text_becomes_tokens(file: Path, text: str) -> None:
     tokens = TextTokenizer.load(file, 16).encode([text])
     assert tokens.ids[0] == CLS
     assert tokens.ids[-1] == SEP
 
 
-def test_a_window_without_room_for_text_is_refused(file):
+def test_a_window_without_room_for_text_is_refused(file: Path) -> None:
     with pytest.raises(ModelError, match="2 special tokens"):
         TextTokenizer.load(file, 2)
     assert TextTokenizer.load(file, 3).encode(["bab keb"]).lengths.tolist() == [3]
 
 
 @pytest.mark.parametrize("content", [None, "", "{}", "not json"])
-def test_a_damaged_file_is_refused_by_name(tmp_path, content):
+def test_a_damaged_file_is_refused_by_name(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "tokenizer.json"
     if content is not None:
         path.write_text(content)
@@ -196,12 +204,13 @@ def test_a_damaged_file_is_refused_by_name(tmp_path, content):
         TextTokenizer.load(path, 8)
 
 
-def test_pairs_are_read_as_transformers_reads_them(tmp_path, file):
+def test_pairs_are_read_as_transformers_reads_them(tmp_path: Path, file: Path) -> None:
     from transformers import AutoTokenizer
 
     pairs = list(zip(tiny_texts(20), tiny_texts(20, seed=4), strict=True))
     pairs += [("ba " * 70, "ke " * 20), ("ba", "ke " * 200), ("", "")]
     tokens = TextTokenizer.load(file, 64).encode(pairs, pairs=True)
+    assert tokens.types is not None
     theirs = AutoTokenizer.from_pretrained(file.parent)(
         *map(list, zip(*pairs, strict=True)), truncation="longest_first", max_length=64
     )
@@ -213,11 +222,15 @@ def test_pairs_are_read_as_transformers_reads_them(tmp_path, file):
 
 
 @pytest.mark.parametrize("threads", [None, 1])
-def test_spans_say_where_each_token_stands_in_its_text(file, threads):
+def test_spans_say_where_each_token_stands_in_its_text(file: Path, threads: int | None) -> None:
     texts = ["bab  kek", "", "Ké ba", "bab " * 40]
     tokens = TextTokenizer.load(file, 16, threads).encode(texts, spans=True)
+    assert tokens.spans is not None
+    assert tokens.special is not None
     assert tokens.spans.shape == (len(tokens.ids), 2)
     shown = tokens.select([2, 0])
+    assert shown.spans is not None
+    assert shown.special is not None
     own = [shown.spans[shown.offsets[i] : shown.offsets[i + 1]] for i in range(2)]
     special = [shown.special[shown.offsets[i] : shown.offsets[i + 1]] for i in range(2)]
     words = [
@@ -230,7 +243,7 @@ def test_spans_say_where_each_token_stands_in_its_text(file, threads):
     assert (tokens.spans[tokens.special] == 0).all()
 
 
-def test_a_text_is_no_pair_and_a_pair_no_text(file):
+def test_a_text_is_no_pair_and_a_pair_no_text(file: Path) -> None:
     tokenizer = TextTokenizer.load(file, 16)
     with pytest.raises(InputError, match="text 1 is tuple, not str"):
         tokenizer.encode(["a", ("a", "b")])
@@ -238,7 +251,7 @@ def test_a_text_is_no_pair_and_a_pair_no_text(file):
         tokenizer.encode(["ab"], pairs=True)
 
 
-def test_tokens_put_together_are_all_texts(file):
+def test_tokens_put_together_are_all_texts(file: Path) -> None:
     tokenizer = TextTokenizer.load(file, 16)
     texts = tiny_texts(9)
     parts = [tokenizer.encode(texts[:4], spans=True), tokenizer.encode(texts[4:], spans=True)]
