@@ -104,7 +104,7 @@ def test_other_answers_are_refused_and_named(
 
 
 def test_outputs_without_labels_need_the_same_width(tmp_path: Path) -> None:
-    tensors = {"task": "tensors", "labels": ()}
+    tensors: dict[str, Any] = {"task": "tensors", "labels": ()}
     models = replace(WIDE, **tensors), replace(SMALL, **tensors, output_width=4)
     with pytest.raises(ModelError, match=r"gives 3 numbers a text, the student \(small\) 4"):
         require(*pair(tmp_path, *models))

@@ -105,7 +105,8 @@ def test_special_tokens_that_the_model_has_no_row_for_are_read_as_text(
     """BertTokenizer adds the mask token that the tiny vocabulary does not have."""
     folder = edited(bert, tmp_path / "model", tokenizer_class="BertTokenizer")
     reference = prepare(folder, tmp_path / "reference")
-    rows = reference.module().original.get_input_embeddings().num_embeddings
+    original: Any = reference.module().original
+    rows = original.get_input_embeddings().num_embeddings
     assert max(ids_of_transformers(folder, ["a [MASK]"])[0]) >= rows
     assert max(ids_of(reference.tokenizer(), ["a [MASK]"])[0]) < rows
 

@@ -8,8 +8,10 @@ import subprocess
 import sys
 import textwrap
 import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NoReturn, cast
 
 import numpy as np
 import pytest
@@ -61,7 +63,13 @@ def wrong():
 class Own(nn.Module):
     """A user's own encoder; ``shape`` says what its forward returns."""
 
-    def __init__(self, shape="tensor", labels=3, positions=None, config=None):
+    def __init__(
+        self,
+        shape: str = "tensor",
+        labels: int = 3,
+        positions: int | None = None,
+        config: dict[str, object] | None = None,
+    ) -> None:
         super().__init__()
         torch.manual_seed(1)
         self.embedding = nn.Embedding(200, 8)
@@ -71,7 +79,7 @@ class Own(nn.Module):
         self.shape = shape
         self.config = config
 
-    def forward(self, input_ids, attention_mask):
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
         hidden = self.embedding(input_ids)
         if self.positions:
             hidden = hidden + self.positions(torch.arange(input_ids.shape[1]))
@@ -88,17 +96,23 @@ class Own(nn.Module):
         return shapes[self.shape]
 
 
-class Segments(Own):
-    def forward(self, input_ids, attention_mask, token_type_ids):
-        return super().forward(input_ids + token_type_ids, attention_mask)
+class Segments(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Own()
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor
+    ) -> Any:
+        return self.inner(input_ids + token_type_ids, attention_mask)
 
 
-class Unnamed(Own):
-    def forward(self, x, y):
-        return super().forward(x, y)
+class Unnamed(nn.Module):
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        raise AssertionError("its inputs have no names that the tokenizer knows")
 
 
-def batch(reference, texts):
+def batch(reference: ModelFolder, texts: Sequence[str]) -> tuple[torch.Tensor, ...]:
     ids, mask = (
         reference.tokenizer().encode(texts).pad(np.arange(len(texts)), reference.info.pad_token_id)
     )
@@ -106,13 +120,14 @@ def batch(reference, texts):
     return every[: len(reference.info.input_names)]
 
 
-def logits_of(reference, texts):
+def logits_of(reference: ModelFolder, texts: Sequence[str]) -> torch.Tensor:
     with torch.no_grad():
-        return reference.module()(*batch(reference, texts))
+        logits: torch.Tensor = reference.module()(*batch(reference, texts))
+    return logits
 
 
 @pytest.fixture(autouse=True, scope="module")
-def one_thread():
+def one_thread() -> Iterator[None]:
     """Tiny products lose more by waking a second thread than they gain."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -121,17 +136,17 @@ def one_thread():
 
 
 @pytest.fixture(scope="module")
-def bert(tmp_path_factory):
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("bert"))
 
 
 @pytest.fixture(scope="module")
-def prepared(bert, tmp_path_factory):
+def prepared(bert: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
     return prepare(bert, tmp_path_factory.mktemp("reference"))
 
 
 @pytest.fixture
-def code(tmp_path, monkeypatch):
+def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A working folder with a user's own code; the name of its module."""
     folder = tmp_path / "code"
     folder.mkdir()
@@ -146,7 +161,7 @@ def code(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "texts.csv"])
-def test_a_file_given_as_a_model_names_its_folder(name, tmp_path):
+def test_a_file_given_as_a_model_names_its_folder(name: str, tmp_path: Path) -> None:
     folder = tmp_path / "my model"
     folder.mkdir()
     (folder / name).write_text("{}")
@@ -158,7 +173,7 @@ def test_a_file_given_as_a_model_names_its_folder(name, tmp_path):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_folders_answers_are_those_of_transformers(family, tmp_path):
+def test_a_folders_answers_are_those_of_transformers(family: str, tmp_path: Path) -> None:
     reference = prepare(save_tiny(tmp_path / "model", family), tmp_path / "reference")
     ids, mask, *_ = batch(reference, tiny_texts(20))
     with torch.no_grad():
@@ -179,7 +194,7 @@ def test_a_folders_answers_are_those_of_transformers(family, tmp_path):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_longest_text_fits_the_position_table(family, tmp_path):
+def test_the_longest_text_fits_the_position_table(family: str, tmp_path: Path) -> None:
     # Without a limit in the tokenizer's settings, the model's own table has to tell.
     folder = save_tiny(tmp_path / "model", family)
     (folder / "tokenizer_config.json").unlink()
@@ -189,7 +204,7 @@ def test_the_longest_text_fits_the_position_table(family, tmp_path):
     assert ("token_type_ids" in reference.info.input_names) == (family == "bert")
 
 
-def test_work_is_that_of_the_matrix_products(prepared):
+def test_work_is_that_of_the_matrix_products(prepared: ModelFolder) -> None:
     layers, inner = 2, 64
     weights = 4 * HIDDEN * HIDDEN + 2 * HIDDEN * inner
     assert prepared.info.flops_per_token == 2 * layers * weights
@@ -197,7 +212,7 @@ def test_work_is_that_of_the_matrix_products(prepared):
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert"])
-def test_the_module_can_be_traced_for_every_batch_and_length(family, tmp_path):
+def test_the_module_can_be_traced_for_every_batch_and_length(family: str, tmp_path: Path) -> None:
     reference = prepare(save_tiny(tmp_path / "model", family), tmp_path / "reference")
     module = reference.module()
     with warnings.catch_warnings():
@@ -210,7 +225,7 @@ def test_the_module_can_be_traced_for_every_batch_and_length(family, tmp_path):
         torch.testing.assert_close(traced(*inputs), module(*inputs))
 
 
-def test_the_module_is_exact_and_still(prepared):
+def test_the_module_is_exact_and_still(prepared: ModelFolder) -> None:
     module = prepared.module()
     assert not any(part.training for part in module.modules())
     assert not any(p.requires_grad for p in module.parameters())
@@ -225,14 +240,16 @@ def test_the_module_is_exact_and_still(prepared):
         (2, "single_label_classification", "single_label"),
     ],
 )
-def test_the_task_is_what_the_config_says(labels, problem_type, task, tmp_path):
+def test_the_task_is_what_the_config_says(
+    labels: int, problem_type: str, task: str, tmp_path: Path
+) -> None:
     folder = save_tiny(tmp_path / "model", labels=labels, problem_type=problem_type)
     reference = prepare(folder, tmp_path / "reference")
     assert reference.info.task == task
     assert len(reference.info.labels) == labels
 
 
-def test_the_task_can_be_overruled(bert, tmp_path):
+def test_the_task_can_be_overruled(bert: Path, tmp_path: Path) -> None:
     reference = prepare(bert, tmp_path, task="multi_label")
     assert reference.info.task == "multi_label"
     config = json.loads((tmp_path / "config.json").read_text())
@@ -241,7 +258,7 @@ def test_the_task_can_be_overruled(bert, tmp_path):
         prepare(bert, tmp_path / "other", task="multilabel")
 
 
-def test_labels_keep_the_order_of_the_columns(bert, tmp_path):
+def test_labels_keep_the_order_of_the_columns(bert: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(bert, tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
     config["id2label"] = {"2": "c", "0": "a", "1": "b"}
@@ -249,7 +266,7 @@ def test_labels_keep_the_order_of_the_columns(bert, tmp_path):
     assert prepare(folder, tmp_path / "reference").info.labels == ("a", "b", "c")
 
 
-def test_shards_are_taken_along(tmp_path):
+def test_shards_are_taken_along(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     tiny_model().save_pretrained(folder, max_shard_size="40KB")
     save_tiny_tokenizer(folder)
@@ -259,7 +276,7 @@ def test_shards_are_taken_along(tmp_path):
     assert logits_of(reference, ["bab"]).shape == (1, 3)
 
 
-def test_an_index_that_leaves_its_folder_is_refused(bert, tmp_path):
+def test_an_index_that_leaves_its_folder_is_refused(bert: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(bert, tmp_path / "model")
     (folder / "model.safetensors").rename(tmp_path / "weights.safetensors")
     index = {"weight_map": {"a": "../weights.safetensors"}}
@@ -271,7 +288,7 @@ def test_an_index_that_leaves_its_folder_is_refused(bert, tmp_path):
         prepare(folder, tmp_path / "reference")
 
 
-def test_training_on_does_not_change_the_reference(bert, tmp_path):
+def test_training_on_does_not_change_the_reference(bert: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(bert, tmp_path / "model")
     reference = prepare(folder, tmp_path / "reference")
     before = reference.fingerprint()
@@ -281,7 +298,9 @@ def test_training_on_does_not_change_the_reference(bert, tmp_path):
     assert reference.fingerprint() == before
 
 
-def test_other_architectures_are_refused_with_the_list_of_those_supported(bert, tmp_path):
+def test_other_architectures_are_refused_with_the_list_of_those_supported(
+    bert: Path, tmp_path: Path
+) -> None:
     folder = shutil.copytree(bert, tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
     for architecture in ("BertForQuestionAnswering", "BertModel"):
@@ -293,7 +312,7 @@ def test_other_architectures_are_refused_with_the_list_of_those_supported(bert, 
         prepare(folder, tmp_path / "reference")
 
 
-def test_code_that_comes_with_a_model_is_never_run(bert, tmp_path):
+def test_code_that_comes_with_a_model_is_never_run(bert: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(bert, tmp_path / "model")
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     config = json.loads((folder / "config.json").read_text())
@@ -306,7 +325,7 @@ def test_code_that_comes_with_a_model_is_never_run(bert, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_weights_that_lack_the_head_are_refused(bert, tmp_path):
+def test_weights_that_lack_the_head_are_refused(bert: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(bert, tmp_path / "model")
     state = load_file(folder / "model.safetensors")
     del state["classifier.weight"]
@@ -315,7 +334,7 @@ def test_weights_that_lack_the_head_are_refused(bert, tmp_path):
         prepare(folder, tmp_path / "reference")
 
 
-def test_damaged_weights_are_refused(bert, tmp_path):
+def test_damaged_weights_are_refused(bert: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(bert, tmp_path / "model")
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
@@ -327,14 +346,16 @@ def test_damaged_weights_are_refused(bert, tmp_path):
 
 
 @pytest.fixture
-def pickled(bert, tmp_path):
+def pickled(bert: Path, tmp_path: Path) -> Path:
     folder = shutil.copytree(bert, tmp_path / "pickled")
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     return folder
 
 
-def test_pickled_weights_need_permission(pickled, prepared, tmp_path):
+def test_pickled_weights_need_permission(
+    pickled: Path, prepared: ModelFolder, tmp_path: Path
+) -> None:
     with pytest.raises(ModelError, match=r"pytorch_model\.bin") as caught:
         prepare(pickled, tmp_path / "reference")
     assert "--allow-pickle" in str(caught.value.fix)
@@ -344,14 +365,14 @@ def test_pickled_weights_need_permission(pickled, prepared, tmp_path):
 
 
 class Bomb:
-    def __init__(self, path):
+    def __init__(self, path: str) -> None:
         self.path = path
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[object, ...]:
         return open, (self.path, "w")
 
 
-def test_pickled_code_is_not_run_even_with_permission(pickled, tmp_path):
+def test_pickled_code_is_not_run_even_with_permission(pickled: Path, tmp_path: Path) -> None:
     bomb = pickle.dumps({"a": Bomb(str(tmp_path / "ran"))})
     (pickled / "pytorch_model.bin").write_bytes(bomb)
     with pytest.raises(ModelError):
@@ -362,7 +383,7 @@ def test_pickled_code_is_not_run_even_with_permission(pickled, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_folder_without_weights_is_told_so(pickled, tmp_path):
+def test_a_folder_without_weights_is_told_so(pickled: Path, tmp_path: Path) -> None:
     (pickled / "pytorch_model.bin").unlink()
     with pytest.raises(ModelError, match="no weights"):
         prepare(pickled, tmp_path / "reference", allow_pickle=True)
@@ -372,7 +393,7 @@ def test_a_folder_without_weights_is_told_so(pickled, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_a_state_dict_replaces_the_weights(suffix, bert, tmp_path):
+def test_a_state_dict_replaces_the_weights(suffix: str, bert: Path, tmp_path: Path) -> None:
     other = tiny_model(seed=5)
     path = tmp_path / f"state{suffix}"
     (torch.save if suffix == ".pt" else save_file)(other.state_dict(), path)
@@ -382,7 +403,7 @@ def test_a_state_dict_replaces_the_weights(suffix, bert, tmp_path):
     assert not reference.info.random_weights
 
 
-def test_a_state_dict_that_does_not_fit_names_a_few_keys(bert, tmp_path):
+def test_a_state_dict_that_does_not_fit_names_a_few_keys(bert: Path, tmp_path: Path) -> None:
     state = tiny_model().state_dict()
     state["head.weight"] = state.pop("classifier.weight")
     torch.save(state, tmp_path / "state.pt")
@@ -399,7 +420,7 @@ def test_a_state_dict_that_does_not_fit_names_a_few_keys(bert, tmp_path):
 # ----------------------------------------------------------------------------- random weights
 
 
-def test_random_weights_need_only_a_config(bert, tmp_path):
+def test_random_weights_need_only_a_config(bert: Path, tmp_path: Path) -> None:
     shutil.copy(bert / "config.json", tmp_path)
     references = [
         prepare(tmp_path, tmp_path / str(i), tokenizer=bert, random_weights=True, seed=seed)
@@ -413,7 +434,7 @@ def test_random_weights_need_only_a_config(bert, tmp_path):
     assert info.random_weights
 
 
-def test_random_weights_leave_the_random_state_alone(bert, tmp_path):
+def test_random_weights_leave_the_random_state_alone(bert: Path, tmp_path: Path) -> None:
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
@@ -421,7 +442,7 @@ def test_random_weights_leave_the_random_state_alone(bert, tmp_path):
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_a_tokenizer_with_more_ids_than_embeddings_is_refused(bert, tmp_path):
+def test_a_tokenizer_with_more_ids_than_embeddings_is_refused(bert: Path, tmp_path: Path) -> None:
     config = json.loads((bert / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "vocab_size": 100}))
     with pytest.raises(ModelError, match=r"up to 169, .* 100 rows"):
@@ -431,8 +452,10 @@ def test_a_tokenizer_with_more_ids_than_embeddings_is_refused(bert, tmp_path):
 # ------------------------------------------------------------------------------------ the hub
 
 
-def test_what_cannot_be_found_says_what_was_tried(tmp_path, monkeypatch):
-    def offline(name, allow_patterns):
+def test_what_cannot_be_found_says_what_was_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(name: str, allow_patterns: list[str]) -> NoReturn:
         raise ConnectionError("Name or service not known")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
@@ -448,11 +471,11 @@ def test_what_cannot_be_found_says_what_was_tried(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("allow_pickle", [False, True])
 def test_a_hub_id_is_downloaded_without_code_and_unasked_pickles(
-    allow_pickle, bert, tmp_path, monkeypatch
-):
+    allow_pickle: bool, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = []
 
-    def download(name, allow_patterns):
+    def download(name: str, allow_patterns: list[str]) -> str:
         asked.extend(allow_patterns)
         return str(bert)
 
@@ -471,7 +494,7 @@ def test_a_hub_id_is_downloaded_without_code_and_unasked_pickles(
     assert {"config.json", "tokenizer.json", "*.model"} <= set(asked)
 
 
-def test_what_a_student_was_taught_with_comes_along(bert, tmp_path):
+def test_what_a_student_was_taught_with_comes_along(bert: Path, tmp_path: Path) -> None:
     model = shutil.copytree(bert, tmp_path / "model")
     assert prepare(model, tmp_path / "none").taught() == frozenset()
     (model / TAUGHT).write_text(json.dumps({"texts": [digest("a"), digest("b")]}))
@@ -482,7 +505,9 @@ def test_what_a_student_was_taught_with_comes_along(bert, tmp_path):
     assert reference.same_as(ModelFolder.open(tmp_path / "none"))
 
 
-def test_what_taught_another_does_not_stay_from_an_interrupted_run(bert, tmp_path):
+def test_what_taught_another_does_not_stay_from_an_interrupted_run(
+    bert: Path, tmp_path: Path
+) -> None:
     (tmp_path / "reference").mkdir()
     (tmp_path / "reference" / TAUGHT).write_text(json.dumps({"texts": [digest("a")]}))
     assert prepare(bert, tmp_path / "reference").taught() == frozenset()
@@ -492,7 +517,7 @@ def test_what_taught_another_does_not_stay_from_an_interrupted_run(bert, tmp_pat
 
 
 @pytest.mark.parametrize("shape", ["tensor", "dict", "tuple"])
-def test_a_module_in_memory_keeps_its_answers(shape, bert, tmp_path):
+def test_a_module_in_memory_keeps_its_answers(shape: str, bert: Path, tmp_path: Path) -> None:
     module = Own(shape, config={"id2label": {0: "no", 1: "maybe", 2: "yes"}})
     reference = prepare(module, tmp_path, tokenizer=bert)
     assert module.training, "the user's own module was changed"
@@ -506,7 +531,7 @@ def test_a_module_in_memory_keeps_its_answers(shape, bert, tmp_path):
     assert config["id2label"] == {"0": "no", "1": "maybe", "2": "yes"}
 
 
-def test_labels_have_plain_names_where_the_module_gives_none(bert, tmp_path):
+def test_labels_have_plain_names_where_the_module_gives_none(bert: Path, tmp_path: Path) -> None:
     assert prepare(Own(), tmp_path, tokenizer=bert).info.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
     with pytest.raises(ModelError, match="3 numbers a text, but its config names 2"):
         prepare(Own(config={"id2label": {0: "a", 1: "b"}}), tmp_path / "other", tokenizer=bert)
@@ -520,36 +545,38 @@ def test_labels_have_plain_names_where_the_module_gives_none(bert, tmp_path):
         ("none", "NoneType"),
     ],
 )
-def test_outputs_that_are_no_logits_are_refused(shape, message, bert, tmp_path):
+def test_outputs_that_are_no_logits_are_refused(
+    shape: str, message: str, bert: Path, tmp_path: Path
+) -> None:
     with pytest.raises(ModelError, match=message):
         prepare(Own(shape), tmp_path, tokenizer=bert)
     assert not (tmp_path / "reference.json").exists()
 
 
-def test_outputs_of_any_shape_can_be_compared_as_tensors(bert, tmp_path):
+def test_outputs_of_any_shape_can_be_compared_as_tensors(bert: Path, tmp_path: Path) -> None:
     reference = prepare(Own("tokens"), tmp_path, tokenizer=bert, task="tensors")
     assert reference.info.output_names == ("output",)
     assert logits_of(reference, ["bab keb"]).shape == (1, 4, 8)
 
 
-def test_segments_are_given_to_a_forward_that_needs_them(bert, tmp_path):
+def test_segments_are_given_to_a_forward_that_needs_them(bert: Path, tmp_path: Path) -> None:
     reference = prepare(Segments(), tmp_path, tokenizer=bert / "tokenizer.json")
     assert reference.info.input_names == ("input_ids", "attention_mask", "token_type_ids")
 
 
-def test_a_forward_with_other_inputs_is_refused(bert, tmp_path):
+def test_a_forward_with_other_inputs_is_refused(bert: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"takes \(x, y\)"):
         prepare(Unnamed(), tmp_path, tokenizer=bert)
 
 
-def test_texts_longer_than_the_module_takes_are_found_out_now(bert, tmp_path):
+def test_texts_longer_than_the_module_takes_are_found_out_now(bert: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=f"{MAX_LENGTH} tokens") as caught:
         prepare(Own(positions=100), tmp_path, tokenizer=bert)
     assert "model_max_length" in str(caught.value)
 
 
 @pytest.mark.parametrize("edit", [None, "bfloat16", "head"])
-def test_a_transformers_model_in_memory(edit, bert, tmp_path):
+def test_a_transformers_model_in_memory(edit: str | None, bert: Path, tmp_path: Path) -> None:
     model = tiny_model()
     if edit == "bfloat16":
         model = model.bfloat16()
@@ -565,7 +592,9 @@ def test_a_transformers_model_in_memory(edit, bert, tmp_path):
 
 @pytest.mark.parametrize("stored", ["bfloat16", "float16"])
 @pytest.mark.parametrize("pickled", [False, True])
-def test_a_checkpoint_in_half_precision_is_run_in_fp32(stored, pickled, bert, tmp_path):
+def test_a_checkpoint_in_half_precision_is_run_in_fp32(
+    stored: str, pickled: bool, bert: Path, tmp_path: Path
+) -> None:
     model = tiny_model().to(getattr(torch, stored))
     source = shutil.copytree(bert, tmp_path / "source")
     model.save_pretrained(source)
@@ -582,7 +611,7 @@ def test_a_checkpoint_in_half_precision_is_run_in_fp32(stored, pickled, bert, tm
     assert {p.dtype for p in reference.module().parameters()} == {torch.float32}
 
 
-def test_weights_of_other_sizes_than_the_configs_are_named(bert, tmp_path):
+def test_weights_of_other_sizes_than_the_configs_are_named(bert: Path, tmp_path: Path) -> None:
     source = shutil.copytree(bert, tmp_path / "source")
     config = json.loads((source / "config.json").read_text())
     config["vocab_size"] += 7
@@ -594,22 +623,22 @@ def test_weights_of_other_sizes_than_the_configs_are_named(bert, tmp_path):
     assert "report" not in str(caught.value)
 
 
-def test_an_fp32_checkpoint_says_nothing_of_its_dtype(prepared):
+def test_an_fp32_checkpoint_says_nothing_of_its_dtype(prepared: ModelFolder) -> None:
     assert prepared.info.dtype == "float32"
     assert prepared.info.notices == ()
 
 
-def test_what_is_in_memory_takes_no_other_weights(bert, tmp_path):
+def test_what_is_in_memory_takes_no_other_weights(bert: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="load_state_dict"):
         prepare(Own(), tmp_path, tokenizer=bert, weights="state.pt")
     with pytest.raises(ModelError, match="a custom module"):
         prepare(Own(), tmp_path, tokenizer=bert, random_weights=True)
     with pytest.raises(ModelError, match="a dict is not a model"):
-        prepare({}, tmp_path, tokenizer=bert)
+        prepare(cast("Any", {}), tmp_path, tokenizer=bert)
 
 
-def test_a_module_that_cannot_be_pickled_is_told_of_factories(bert, tmp_path):
-    module = Own()
+def test_a_module_that_cannot_be_pickled_is_told_of_factories(bert: Path, tmp_path: Path) -> None:
+    module: Any = Own()
     module.stream = (tmp_path / "open").open("w")
     with pytest.raises(ModelError, match="cannot be pickled") as caught, module.stream:
         prepare(module, tmp_path, tokenizer=bert)
@@ -626,8 +655,10 @@ def test_a_module_that_cannot_be_pickled_is_told_of_factories(bert, tmp_path):
         ({"anything": object()}, False),
     ],
 )
-def test_a_pickled_module_is_known_by_what_it_is(bert, tmp_path, change, same):
-    def fingerprint(name, **changes):
+def test_a_pickled_module_is_known_by_what_it_is(
+    bert: Path, tmp_path: Path, change: dict[str, object], same: bool
+) -> None:
+    def fingerprint(name: str, **changes: object) -> str:
         module = Own()
         for key, value in {"options": {"pooling": ["mean"]}, **changes}.items():
             setattr(module, key, value)
@@ -636,8 +667,8 @@ def test_a_pickled_module_is_known_by_what_it_is(bert, tmp_path, change, same):
     assert (fingerprint("one") == fingerprint("two", **change)) == same
 
 
-def test_buffers_that_are_not_saved_count_as_well(bert, tmp_path):
-    def fingerprint(name, scale):
+def test_buffers_that_are_not_saved_count_as_well(bert: Path, tmp_path: Path) -> None:
+    def fingerprint(name: str, scale: float) -> str:
         module = Own()
         module.register_buffer("scale", torch.tensor(scale), persistent=False)
         return prepare(module, tmp_path / name, tokenizer=bert).fingerprint()
@@ -645,7 +676,7 @@ def test_buffers_that_are_not_saved_count_as_well(bert, tmp_path):
     assert fingerprint("one", 1.0) != fingerprint("two", 2.0)
 
 
-def test_classes_of_a_script_reach_other_processes(bert, tmp_path):
+def test_classes_of_a_script_reach_other_processes(bert: Path, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     body = """
     import sys, torch
@@ -680,23 +711,27 @@ def test_classes_of_a_script_reach_other_processes(bert, tmp_path):
 # ---------------------------------------------------------------------------------- factories
 
 
-def test_a_factory_is_called_with_its_weights(code, bert, tmp_path):
+def test_a_factory_is_called_with_its_weights(code: str, bert: Path, tmp_path: Path) -> None:
     factory = f"{code}:build"
     random = prepare(factory, tmp_path / "random", tokenizer=bert)
     assert random.kind == "factory"
     assert runs_code(random.folder / "module")
     assert torch.equal(logits_of(random, ["bab"]), logits_of(random, ["bab"]))
 
-    state = random.module().original.state_dict()
+    built: Any = random.module().original
+    state = built.state_dict()
     state["head.bias"] = torch.tensor([1.0, 2.0, 3.0, 4.0])
     torch.save(state, tmp_path / "state.pt")
     given = prepare(factory, tmp_path / "given", tokenizer=bert, weights=tmp_path / "state.pt")
-    assert torch.equal(given.module().original.head.bias, state["head.bias"])
+    loaded: Any = given.module().original
+    assert torch.equal(loaded.head.bias, state["head.bias"])
     assert given.info.name == factory
     assert given.info.architecture == "Bag"
 
 
-def test_importing_from_the_working_folder_leaves_no_trace(code, bert, tmp_path):
+def test_importing_from_the_working_folder_leaves_no_trace(
+    code: str, bert: Path, tmp_path: Path
+) -> None:
     before = list(sys.path)
     prepare(f"{code}:build", tmp_path / "reference", tokenizer=bert)
     assert sys.path == before
@@ -710,15 +745,19 @@ def test_importing_from_the_working_folder_leaves_no_trace(code, bert, tmp_path)
         ("wrong", "returned dict, not a torch.nn.Module"),
     ],
 )
-def test_a_factory_that_fails_is_named(attribute, message, code, bert, tmp_path):
+def test_a_factory_that_fails_is_named(
+    attribute: str, message: str, code: str, bert: Path, tmp_path: Path
+) -> None:
     with pytest.raises(ModelError, match=message) as caught:
         prepare(f"{code}:{attribute}", tmp_path / "reference", tokenizer=bert)
     assert f"{code}:{attribute}" in str(caught.value)
 
 
-def test_a_factory_whose_code_changed_is_refused(code, bert, tmp_path):
+def test_a_factory_whose_code_changed_is_refused(
+    code: str, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reference = prepare(f"{code}:build", tmp_path / "reference", tokenizer=bert)
-    sys.modules[code].build = lambda: nn.Linear(2, 2)
+    monkeypatch.setattr(sys.modules[code], "build", lambda: nn.Linear(2, 2))
     with pytest.raises(ModelError, match="no longer builds"):
         reference.module()
 
@@ -726,7 +765,7 @@ def test_a_factory_whose_code_changed_is_refused(code, bert, tmp_path):
 # --------------------------------------------------------------------------------- tokenizers
 
 
-def test_without_a_tokenizer_says_what_was_looked_for(bert, tmp_path):
+def test_without_a_tokenizer_says_what_was_looked_for(bert: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(bert, tmp_path / "model")
     (folder / "tokenizer.json").unlink()
     for model in (folder, Own()):
@@ -736,7 +775,7 @@ def test_without_a_tokenizer_says_what_was_looked_for(bert, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["folder", "file", "text", "library", "transformers"])
-def test_a_tokenizer_comes_in_many_forms(form, bert, tmp_path):
+def test_a_tokenizer_comes_in_many_forms(form: str, bert: Path, tmp_path: Path) -> None:
     given = {
         "folder": bert,
         "file": bert / "tokenizer.json",
@@ -753,7 +792,7 @@ def test_a_tokenizer_comes_in_many_forms(form, bert, tmp_path):
     assert reference.info.max_length == lengths.get(form, MAX_LENGTH)
 
 
-def test_a_vocabulary_alone_is_converted(bert, tmp_path):
+def test_a_vocabulary_alone_is_converted(bert: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(bert, tmp_path / "model")
     (folder / "tokenizer.json").unlink()
     words = sorted(tiny_tokenizer().get_vocab().items(), key=lambda item: item[1])
@@ -768,14 +807,16 @@ def test_a_vocabulary_alone_is_converted(bert, tmp_path):
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
 @pytest.mark.parametrize("content", ["", "[]"])
-def test_damaged_tokenizer_files_are_named(name, content, bert, tmp_path):
+def test_damaged_tokenizer_files_are_named(
+    name: str, content: str, bert: Path, tmp_path: Path
+) -> None:
     folder = shutil.copytree(bert, tmp_path / "model")
     (folder / name).write_text(content)
     with pytest.raises(ModelError, match=name):
         prepare(folder, tmp_path / "reference")
 
 
-def test_what_is_no_tokenizer_is_refused(bert, tmp_path):
+def test_what_is_no_tokenizer_is_refused(bert: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="dict is not a tokenizer"):
         prepare(bert, tmp_path, tokenizer={"bab": 1})
     with pytest.raises(ModelError, match=r"no tokenizer in .*nowhere"):
@@ -785,25 +826,27 @@ def test_what_is_no_tokenizer_is_refused(bert, tmp_path):
 # -------------------------------------------------------------------------------- the folder
 
 
-def test_opening_gives_what_was_prepared(prepared):
+def test_opening_gives_what_was_prepared(prepared: ModelFolder) -> None:
     assert ModelFolder.open(prepared.folder) == prepared
     assert pickle.loads(pickle.dumps(prepared)) == prepared
 
 
 @pytest.mark.parametrize("content", [None, "", "{}", '{"kind": "factory", "info": {}}', "[]"])
-def test_an_incomplete_folder_is_not_opened(content, tmp_path):
+def test_an_incomplete_folder_is_not_opened(content: str | None, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "reference.json").write_text(content)
     with pytest.raises(ModelError, match="not a complete reference"):
         ModelFolder.open(tmp_path)
 
 
-def test_a_finished_reference_is_not_overwritten(bert, prepared):
+def test_a_finished_reference_is_not_overwritten(bert: Path, prepared: ModelFolder) -> None:
     with pytest.raises(ModelError, match="already holds a reference"):
         prepare(bert, prepared.folder)
 
 
-def test_what_an_interrupted_run_left_is_no_obstacle(bert, prepared, tmp_path):
+def test_what_an_interrupted_run_left_is_no_obstacle(
+    bert: Path, prepared: ModelFolder, tmp_path: Path
+) -> None:
     (tmp_path / "module").mkdir()
     (tmp_path / "module" / "module.pkl").write_text("half")
     reference = prepare(bert, tmp_path)
@@ -811,7 +854,7 @@ def test_what_an_interrupted_run_left_is_no_obstacle(bert, prepared, tmp_path):
     assert reference.fingerprint() == prepared.fingerprint()
 
 
-def test_a_folder_that_cannot_be_written_is_a_storage_error(bert, tmp_path):
+def test_a_folder_that_cannot_be_written_is_a_storage_error(bert: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="file"):
         prepare(bert, tmp_path / "file" / "reference")
@@ -820,7 +863,9 @@ def test_a_folder_that_cannot_be_written_is_a_storage_error(bert, tmp_path):
 @pytest.mark.parametrize(
     "name", ["reference.json", "config.json", "tokenizer.json", "module/model.safetensors"]
 )
-def test_any_changed_file_changes_the_fingerprint(name, prepared, tmp_path):
+def test_any_changed_file_changes_the_fingerprint(
+    name: str, prepared: ModelFolder, tmp_path: Path
+) -> None:
     folder = shutil.copytree(prepared.folder, tmp_path / "copy")
     copied = replace(prepared, folder=folder)
     assert copied.fingerprint() == prepared.fingerprint()
@@ -831,10 +876,12 @@ def test_any_changed_file_changes_the_fingerprint(name, prepared, tmp_path):
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_a_copied_module_runs_on_its_own(links, prepared, tmp_path, monkeypatch):
+def test_a_copied_module_runs_on_its_own(
+    links: bool, prepared: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if not links:
 
-        def refuse(source, target):
+        def refuse(source: Path, target: Path) -> NoReturn:
             raise OSError("another file system")
 
         monkeypatch.setattr(os, "link", refuse)
@@ -848,13 +895,15 @@ def test_a_copied_module_runs_on_its_own(links, prepared, tmp_path, monkeypatch)
     assert torch.equal(load_module(module_folder, prepared.info)(*inputs), expected)
 
 
-def test_nothing_is_said_on_the_way(bert, tmp_path, capfd):
+def test_nothing_is_said_on_the_way(
+    bert: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     prepare(bert, tmp_path / "a")
     prepare(tiny_model(), tmp_path / "b", tokenizer=bert)
     assert capfd.readouterr() == ("", "")
 
 
-def test_importing_the_package_loads_no_framework():
+def test_importing_the_package_loads_no_framework() -> None:
     code = (
         "import sys, hasten.models, hasten.inputs.tokenization;"
         "print({'torch', 'transformers', 'tokenizers', 'safetensors'} & set(sys.modules))"
