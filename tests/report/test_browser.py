@@ -172,7 +172,12 @@ def test_a_text_of_the_users_runs_nothing(browser: Any, tmp_path: Path) -> None:
     path.write_text(page.render(compose.of(tuned(tmp_path / "lab"))), encoding="utf-8")
     tab = browser.new_page()
     said: list[str] = []
-    tab.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+
+    def hear(dialog: Any) -> None:
+        said.append(dialog.message)
+        dialog.dismiss()
+
+    tab.on("dialog", hear)
     opened = Opened(tab)
     opened.open(path)
     assert (said, opened.complaints) == ([], [])

@@ -5,12 +5,15 @@ import json
 import sys
 from collections.abc import Mapping
 from importlib import metadata
+from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from rich.console import Console
 
-from hasten.engines.base import Engine
-from hasten.records import Gpu, Hardware
+from hasten.engines.base import Engine, Options
+from hasten.models import ModelFolder
+from hasten.records import Candidate, Gpu, Hardware
 from hasten.report.doctor import EngineCheck, Obstacle, diagnose, render, to_dict
 
 PLAIN = Hardware("AMD EPYC 7763", 2, ("avx2", "fma"), 24 << 30)
@@ -29,7 +32,7 @@ class Installed(Engine):
     extra = "quick"
     simplicity = 2
 
-    def supports(self, candidate, hardware):
+    def supports(self, candidate: Candidate, hardware: Hardware) -> str | None:
         assert candidate.engine == self.name
         if candidate.precision == "bf16" and not hardware.has_bf16:
             return f"{hardware.cpu_model} has no bf16 instructions"
@@ -37,13 +40,13 @@ class Installed(Engine):
             return "Quick Runtime has no fp16 kernels"
         return None
 
-    def export(self, reference, candidate, folder):
+    def export(self, reference: ModelFolder, candidate: Candidate, folder: Path) -> NoReturn:
         raise AssertionError
 
-    def session_options(self, candidate):
+    def session_options(self, candidate: Candidate) -> NoReturn:
         raise AssertionError
 
-    def open(self, folder, candidate, options):
+    def open(self, folder: Path, candidate: Candidate, options: Options) -> NoReturn:
         raise AssertionError
 
 
@@ -54,7 +57,7 @@ class Absent(Installed):
     extra = "absent"
     simplicity = 9
 
-    def supports(self, candidate, hardware):
+    def supports(self, candidate: Candidate, hardware: Hardware) -> str | None:
         raise AssertionError("an engine that is not installed has nobody to ask")
 
 
@@ -75,7 +78,7 @@ def check(engine: Engine, hardware: Hardware = PLAIN) -> EngineCheck:
     return row
 
 
-def test_an_installed_engine():
+def test_an_installed_engine() -> None:
     row = check(Installed())
     assert (row.name, row.title) == ("quick", "Quick Runtime")
     assert row.version == f"numpy {metadata.version('numpy')}"
@@ -84,15 +87,15 @@ def test_an_installed_engine():
     assert row.obstacles == (Obstacle("run", "cpu", ("bf16",), reason, None),)
 
 
-def test_gpus_are_asked_about_where_there_are_any():
+def test_gpus_are_asked_about_where_there_are_any() -> None:
     row = check(Installed(), WITH_GPU)
     assert row.runs == {"cpu": ("fp32", "bf16", "int8"), "cuda": ("fp32", "bf16")}
     assert [(o.device, o.precisions) for o in row.obstacles] == [("cuda", ("fp16",))]
 
 
-def test_precisions_with_one_reason_share_its_line():
+def test_precisions_with_one_reason_share_its_line() -> None:
     class Fp32Only(Installed):
-        def supports(self, candidate, hardware):
+        def supports(self, candidate: Candidate, hardware: Hardware) -> str | None:
             return None if candidate.precision == "fp32" else "only fp32 was built in"
 
     on_cpu, on_cuda = check(Fp32Only(), WITH_GPU).obstacles
@@ -101,7 +104,7 @@ def test_precisions_with_one_reason_share_its_line():
     assert on_cuda.scope == "bf16, fp16 on cuda"
 
 
-def test_a_missing_engine_has_its_reason_and_its_command():
+def test_a_missing_engine_has_its_reason_and_its_command() -> None:
     row = check(Absent())
     assert (row.version, row.runs) == (None, {})
     (obstacle,) = row.obstacles
@@ -109,7 +112,7 @@ def test_a_missing_engine_has_its_reason_and_its_command():
     assert obstacle.fix == "pip install 'hasten[absent]'"
 
 
-def test_an_engine_that_runs_but_cannot_export():
+def test_an_engine_that_runs_but_cannot_export() -> None:
     row = check(CannotExport())
     assert row.runs["cpu"] == ("fp32", "int8")
     (obstacle,) = [o for o in row.obstacles if o.step == "export"]
@@ -118,18 +121,18 @@ def test_an_engine_that_runs_but_cannot_export():
     assert obstacle.fix == "pip install 'hasten[tune]'"
 
 
-def test_a_module_from_a_distribution_of_another_name():
+def test_a_module_from_a_distribution_of_another_name() -> None:
     row = check(Rebranded())
     assert row.version == "no-such-dist (version unknown)"
     assert row.runs["cpu"] == ("fp32", "int8")
 
 
-def test_the_simplest_to_deploy_comes_first():
+def test_the_simplest_to_deploy_comes_first() -> None:
     engines = {engine.name: engine for engine in (CannotExport(), Installed(), Absent())}
     assert [e.name for e in diagnose(PLAIN, engines).engines] == ["quick", "reader", "absent"]
 
 
-def test_the_dict_is_plain_json():
+def test_the_dict_is_plain_json() -> None:
     plain = to_dict(diagnose(WITH_GPU, {"quick": Installed(), "absent": Absent()}))
     assert json.loads(json.dumps(plain)) == plain
     assert plain["hardware"]["gpus"] == [
@@ -147,7 +150,7 @@ def shown(hardware: Hardware, *engines: Engine) -> str:
     return screen.getvalue()
 
 
-def test_what_is_shown():
+def test_what_is_shown() -> None:
     text = shown(WITH_GPU, Installed(), Absent())
     for expected in ("Intel Xeon, 8 usable cores", "avx512_bf16", "64 GiB", "NVIDIA L4, 23 GiB"):
         assert expected in text
@@ -158,18 +161,18 @@ def test_what_is_shown():
     assert "pip install 'hasten[absent]'" in text
 
 
-def test_engines_with_one_reason_share_its_line():
+def test_engines_with_one_reason_share_its_line() -> None:
     assert "Quick Runtime, Quick Runtime (bf16 on cpu)" in shown(PLAIN, Installed(), Rebranded())
 
 
-def test_without_gpus_no_column_is_wasted_on_them():
+def test_without_gpus_no_column_is_wasted_on_them() -> None:
     text = shown(PLAIN, Installed())
     assert "none found" in text
     assert "cuda" not in text
 
 
 @pytest.mark.parametrize("framework", ["torch", "onnxruntime", "openvino"])
-def test_diagnosing_imports_no_framework(framework, monkeypatch):
+def test_diagnosing_imports_no_framework(framework: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from hasten import engines
 
     # A None entry makes every import of that name fail.

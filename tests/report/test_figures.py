@@ -110,7 +110,7 @@ def test_a_distribution_rises_and_has_a_p99_only_from_enough_calls() -> None:
         assert figure is not None
         points = list(figure.points)
         assert len(points) <= 204
-        assert [p["x"] for p in points] == sorted(p["x"] for p in points)  # type: ignore[type-var]
+        assert [p["x"] for p in points] == sorted(p["x"] for p in points)
         marked = [point for point in points if not point.get("bare")]
         assert [point["Percentile"] for point in marked] == ["p50", "p90", "p99"][:marks]
         assert marked[0]["x"] == pytest.approx(0.5 * (1 + count))
