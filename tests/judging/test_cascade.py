@@ -53,7 +53,7 @@ class TestReadings:
     ORIGINAL = np.array([[3.0, 0.0], [1.0, 0.0], [0.0, 2.0]], np.float32)
     PLAN = np.array([[2.0, 0.0], [0.0, 0.5], [0.0, 2.0]], np.float32)
 
-    def reading(self, outputs: Floats) -> Reading:
+    def reading(self, outputs: Floats | NDArray[np.float32]) -> Reading:
         both = Outputs.of_rows(self.ORIGINAL), Outputs.of_rows(outputs)
         return read(*both, SINGLE_LABEL)
 
@@ -82,13 +82,13 @@ class TestReadings:
         assert reading == Reading((2.0, -1.0, 2.0), ())
         stage = worst([reading], ["a", "b", "c"])
         step = certify([stage], np.zeros((1, 1)), max_flips=0.5).steps[0]
-        assert step.deferred == (pytest.approx(1 / 3),)
+        assert step.deferred == pytest.approx((1 / 3,))
 
     def test_one_label_of_several_is_enough_for_a_flip(self) -> None:
         original = Outputs.of_rows([[2.0, -1.0], [2.0, -1.0]])
         reading = read(original, Outputs.of_rows([[2.0, 0.2], [2.0, -3.0]]), MULTI_LABEL)
         assert reading.flips == (0,)
-        assert reading.sureness == (pytest.approx(0.2), 2.0)
+        assert reading.sureness == pytest.approx((0.2, 2.0))
 
 
 class TestPath:

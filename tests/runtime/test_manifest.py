@@ -158,7 +158,7 @@ def test_stages_that_do_not_fit_together_are_refused_before_anything_is_written(
     tmp_path: Path, lab: Lab, tuning: Tuning
 ) -> None:
     labels = tuning.model.labels
-    reasons = {
+    reasons: dict[str, dict[str, Any]] = {
         "only one of them knows new": {"model": other(tuning, labels=(*labels, "new"))},
         "in a different order": {"model": other(tuning, labels=labels[::-1])},
         "different tasks": {"model": other(tuning, task="multi_label")},

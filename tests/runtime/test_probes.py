@@ -94,6 +94,7 @@ def test_lossy_outputs_may_round_otherwise_and_no_more(
 
     class Pipeline:
         def run(self, texts: Any, strategy: Any) -> Any:
+            assert stored is not None
             outputs = Outputs.of_rows(np.array(stored.outputs) + by)
 
             class Run:

@@ -33,7 +33,8 @@ def saved_bundle(folder: Path, info: ModelInfo = INFO, **script: Any) -> Path:
     lab.hardware = hardware.detect()
     lab.reference = save_reference(folder / "model", info)
     if tasks.of(info).takes == "pairs":
-        lab.texts = tuple(zip(lab.texts, reversed(lab.texts), strict=True))
+        pairs: Any = zip(lab.texts, reversed(lab.texts), strict=True)
+        lab.texts = tuple(pairs)
     return save_bundle(folder / "bundle", lab, lab.tune())
 
 

@@ -137,7 +137,7 @@ def test_each_request_has_an_id_and_a_line_without_its_texts(
 
 @pytest.mark.parametrize("given", ["a b", "x" * 200, "a\x00b", 'a"b'])
 def test_an_id_that_could_garble_the_log_is_replaced(client: TestClient, given: str) -> None:
-    answered = client.get("/health", headers={"X-Request-Id": given.encode()})
+    answered = client.get("/health", headers={b"X-Request-Id": given.encode()})
     assert answered.headers["x-request-id"] != given
 
 
@@ -157,7 +157,9 @@ def test_what_nobody_foresaw_is_a_500_without_details(
     assert "division" not in answered.text
 
 
-def test_a_client_who_leaves_frees_its_place(scripted_bundle: Path) -> None:
+def test_a_client_who_leaves_frees_its_place(
+    scripted_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     service = Service.open("news", scripted_bundle)
     reached, free = threading.Event(), threading.Event()
     streams = service.predictor.stages.first.streams
@@ -171,7 +173,8 @@ def test_a_client_who_leaves_frees_its_place(scripted_bundle: Path) -> None:
     async def leave() -> None:
         application = create({"news": service})
         body = json.dumps({"inputs": [["a b"]] * 100}).encode()
-        left, sent = asyncio.Event(), []
+        left = asyncio.Event()
+        sent: list[Any] = []
         messages = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def receive() -> Any:
@@ -183,10 +186,15 @@ def test_a_client_who_leaves_frees_its_place(scripted_bundle: Path) -> None:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        streams.forward = forward  # type: ignore[method-assign]
-        scope = {"type": "http", "method": "POST", "path": "/predict", "headers": []}
+        monkeypatch.setattr(streams, "forward", forward)
+        scope: dict[str, Any] = {
+            "type": "http",
+            "method": "POST",
+            "path": "/predict",
+            "headers": [],
+        }
         scope |= {"query_string": b"", "root_path": "", "http_version": "1.1"}
-        request = asyncio.ensure_future(application(scope, receive, send))  # type: ignore[arg-type]
+        request = asyncio.ensure_future(application(scope, receive, send))
         await asyncio.to_thread(reached.wait)
         assert service.in_flight == 1
         left.set()
@@ -374,13 +382,13 @@ def test_sigterm_ends_the_process_in_order_and_sighup_loads_again(scripted_bundl
 
 
 def test_a_second_signal_ends_at_once() -> None:
-    async def never() -> None:
+    async def never(*_: object) -> None:
         await asyncio.Event().wait()
 
     async def run() -> None:
         one = Server(
             uvicorn.Config(Recorded(never), port=0, log_config=None, lifespan="off"), never, never
-        )  # type: ignore[arg-type]
+        )
         serving = asyncio.ensure_future(one._serve())
         while not one.started:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0)

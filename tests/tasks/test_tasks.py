@@ -289,7 +289,9 @@ class TestNames:
 def test_gold_labels_of_data_frames_and_json(
     name: str, labels: tuple[str, ...], column: int
 ) -> None:
-    assert tasks.get("single_label").gold([name], labels).tolist() == [column]
+    gold = tasks.get("single_label").gold([name], labels)
+    assert gold is not None
+    assert gold.tolist() == [column]
 
 
 def test_nothing_outside_knows_a_tasks_name() -> None:

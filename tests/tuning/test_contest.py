@@ -54,7 +54,7 @@ def test_nan_disqualifies(tmp_path: Path) -> None:
 def test_a_candidate_that_raises_is_recorded_and_the_rest_goes_on(
     tmp_path: Path, step: str
 ) -> None:
-    broken = {**FAST, "fail": "raise", "when": step}
+    broken: dict[str, Any] = {**FAST, "fail": "raise", "when": step}
     # Export fails for the artifact that both layouts share.
     script = {"*": SLOW, "fake-bf16-cpu-1x2": broken, "fake-bf16-cpu-2x1": broken}
     tuning = (lab := Lab(tmp_path, script)).tune()
@@ -179,8 +179,11 @@ def test_a_failure_of_the_original_in_the_last_round_is_told(tmp_path: Path) -> 
 
         def call(self, message: Message, timeout_s: float) -> Any:
             nonlocal rounds
-            single = isinstance(message, RunTexts) and message.strategy.label == "arrival 1"
-            rounds += single and not message.outputs
+            rounds += (
+                isinstance(message, RunTexts)
+                and message.strategy.label == "arrival 1"
+                and not message.outputs
+            )
             if rounds == 15:
                 raise EngineError("as scripted")
             return self._inner.call(message, timeout_s)
@@ -334,7 +337,7 @@ def test_rounds_are_interleaved(tmp_path: Path) -> None:
     timed = [
         name
         for name, message in lab.messages
-        if type(message).__name__ == "RunTexts" and not message.outputs
+        if isinstance(message, RunTexts) and not message.outputs
     ]
     # Between two rounds of one candidate every other finalist has its turn.
     turns = [place for place, name in enumerate(timed) if name == timed[1]]
