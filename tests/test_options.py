@@ -84,7 +84,7 @@ def test_a_misspelt_option_names_the_one_that_was_meant() -> None:
         api.tune("model", ["text"], max_flip=0.1)  # type: ignore[call-arg]
     assert caught.value.fix == "Did you mean max_flips?"
     with pytest.raises(ChoiceError) as caught:
-        choose("hasten.bench", BenchOptions, {"zzz": 1})  # type: ignore[typeddict-unknown-key]
+        choose("hasten.bench", BenchOptions, {"zzz": 1})
     assert "experiments, " in (caught.value.fix or "")
 
 
