@@ -107,7 +107,7 @@ def _cluster(nodes: int) -> Iterator[str]:
             cluster.add_node(num_cpus=1, object_store_memory=_STORE_BYTES)
         yield cluster.address
     finally:
-        cluster.shutdown()  # type: ignore[no-untyped-call]
+        cluster.shutdown()
 
 
 if __name__ == "__main__":

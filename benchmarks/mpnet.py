@@ -158,7 +158,7 @@ def _train(head: Any, seen: Tensor, right: Tensor, steps: int = 150) -> None:
     for _ in range(steps):
         optimizer.zero_grad()
         loss = torch.nn.functional.cross_entropy(head(seen), right)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch has no hints for it
+        loss.backward()
         optimizer.step()
 
 

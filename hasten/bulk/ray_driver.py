@@ -227,7 +227,7 @@ def _nodes(need: Need) -> list[_Node]:
 
     alive = [
         _Node(node["NodeID"], f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})", resources)
-        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        for node in ray.nodes()
         if node["Alive"] and (resources := node.get("Resources", {}))
     ]
     able = [node for node in alive if need.places(node.resources)]

@@ -56,7 +56,7 @@ class Order:
         number = self._steps() // -(-len(self) // BATCH_SIZE)  # of the pass
         (seed,) = np.random.SeedSequence([self._seed, number]).generate_state(1)
         generator = torch.Generator().manual_seed(int(seed))
-        indices: list[int] = get_length_grouped_indices(  # type: ignore[no-untyped-call]
+        indices: list[int] = get_length_grouped_indices(
             self._lengths, BATCH_SIZE, generator=generator
         )
         return iter(indices)

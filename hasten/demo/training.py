@@ -155,7 +155,7 @@ def train(
             optimizer.zero_grad()
             found = logits(model, states, mask)
             loss = torch.nn.functional.cross_entropy(found, right[torch.from_numpy(batch)])
-            loss.backward()  # type: ignore[no-untyped-call]  # torch has no hints for it
+            loss.backward()
             torch.nn.utils.clip_grad_norm_([*blocks, *head], 1.0)
             optimizer.step()
             schedule.step()
