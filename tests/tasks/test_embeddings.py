@@ -89,7 +89,8 @@ def test_a_bundle_returns_what_encode_returns(tuned: Any) -> None:
 def test_a_call_may_ask_for_another_prompt(tuned: Any) -> None:
     bundle, model, _ = tuned
     with hasten.load(bundle) as encode:
-        for asked in ({"prompt_name": "query"}, {"prompt": "li li "}, {"prompt": ""}):
+        prompts: list[dict[str, Any]] = [{"prompt_name": "query"}, {"prompt": "li li "}]
+        for asked in [*prompts, {"prompt": ""}]:
             expected = theirs(model, TEXTS, **asked)
             found = encode(TEXTS, **asked)
             # Steep activations between engines: rounding reaches 1.03e-5 in one number of 384.
