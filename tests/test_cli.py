@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -339,3 +340,13 @@ def test_every_kind_of_report_fits_on_one_screen(
     assert lines_of(both.stdout) <= 25, both.stdout
     whole = run("report", tmp_path / "bench", "-o", tmp_path, "--format", "md", "--verbose")
     assert "Latency of single texts" in whole.stdout
+
+
+def test_a_command_leaves_no_log_handler_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", logging.WARNING)
+    assert run("report", tmp_path, "--debug").exit_code == 1
+    assert (root.handlers, root.level) == ([], logging.WARNING)

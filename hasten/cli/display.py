@@ -176,9 +176,8 @@ def reporting(
     2 for what the user can change in the command, 1 for a run that failed, 130 for Ctrl-C.
     Anything else is a bug and shows its traceback.
     """
-    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, stream=sys.stderr)
     try:
-        with warnings.catch_warnings():
+        with _logging(debug), warnings.catch_warnings():
             warnings.showwarning = _warn
             yield
     except HastenError as error:
@@ -196,6 +195,24 @@ def reporting(
     except KeyboardInterrupt:
         err.print(f"\nInterrupted. {interrupted}")
         raise typer.Exit(_INTERRUPTED) from None
+
+
+@contextmanager
+def _logging(debug: bool) -> Iterator[None]:
+    """Show the library's log on standard error, unless the program around it logs already."""
+    root = logging.getLogger()
+    if root.handlers:
+        yield
+        return
+    handler, level = logging.StreamHandler(), root.level
+    handler.setFormatter(logging.Formatter(logging.BASIC_FORMAT))
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG if debug else logging.WARNING)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:

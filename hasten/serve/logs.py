@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import orjson
+
+_LEVELS = {"hasten": "INFO", "uvicorn": "WARNING", "py.warnings": "WARNING"}
 
 _FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 
@@ -39,13 +43,24 @@ class Text(logging.Formatter):
         )
 
 
-def write_to_stderr(form: str) -> None:
+@contextmanager
+def to_stderr(form: str) -> Iterator[None]:
     """Send the logs of hasten and uvicorn, and warnings, to standard error in this form."""
     handler = logging.StreamHandler()
     handler.setFormatter(Json() if form == "json" else Text())
-    logging.captureWarnings(True)
-    for name, level in (("hasten", "INFO"), ("uvicorn", "WARNING"), ("py.warnings", "WARNING")):
+    before = []
+    for name, level in _LEVELS.items():
         logger = logging.getLogger(name)
+        before.append((logger, logger.level, logger.propagate))
+        logger.addHandler(handler)
         logger.setLevel(level)
-        logger.handlers = [handler]
         logger.propagate = False
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        for logger, own_level, propagate in before:
+            logger.removeHandler(handler)
+            logger.setLevel(own_level)
+            logger.propagate = propagate

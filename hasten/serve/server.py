@@ -18,7 +18,7 @@ from hasten.options import ServeOptions, choose
 from hasten.serve.app import Access, create
 from hasten.serve.connections import Connection, Server
 from hasten.serve.fleet import Fleet
-from hasten.serve.logs import write_to_stderr
+from hasten.serve.logs import to_stderr
 from hasten.serve.metrics import Metrics
 from hasten.serve.service import Limits, Service
 
@@ -44,9 +44,13 @@ def serve(bundles: Mapping[str, Path], **options: Unpack[ServeOptions]) -> Fleet
         EngineError: an engine cannot load its artifact, or fails on a first text.
     """
     chosen = choose("hasten serve", ServeOptions, options)
+    with to_stderr(chosen["log"]):
+        return _serve(bundles, chosen)
+
+
+def _serve(bundles: Mapping[str, Path], chosen: ServeOptions) -> Fleet:
     certificate, key_file = _tls(chosen)
     key = chosen["api_key"] or os.environ.get(_KEY) or None
-    write_to_stderr(chosen["log"])
     if not key and not _is_local(chosen["host"]):
         log.warning(
             "anybody who reaches %s may ask: there is no --api-key and no %s", chosen["host"], _KEY

@@ -417,9 +417,13 @@ def test_connections_have_what_draining_leaves_of_the_time() -> None:
 
 
 def test_a_dry_run_says_which_bundles_answer(scripted_bundle: Path) -> None:
+    loggers = [logging.getLogger(name) for name in ("hasten", "uvicorn", "py.warnings", None)]
+    before = [(log.level, log.propagate, list(log.handlers)) for log in loggers]
     ran = CliRunner().invoke(cli, ["serve", f"news={scripted_bundle}", "--dry-run"])
     assert ran.exit_code == 0, ran.output
     assert "news: fake-fp32-cpu" in ran.output
+    # The stream that it wrote its log to is closed by now.
+    assert [(log.level, log.propagate, list(log.handlers)) for log in loggers] == before
 
 
 @pytest.mark.parametrize(
