@@ -52,7 +52,7 @@ class Runtime:
 
 
 def start(monkeypatch: pytest.MonkeyPatch, candidate: Candidate, runtime: Runtime) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", runtime)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
     ENGINE.open(Path("folder"), candidate, ENGINE.session_options(candidate))
 
 
