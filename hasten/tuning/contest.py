@@ -16,16 +16,17 @@ from hasten.tuning import (
     choose,
     finals,
     original,
+    plans,
     proof,
     repair,
     result,
     rounds,
     screening,
     timing,
-    truncation,
 )
 from hasten.tuning.context import Context
 from hasten.tuning.trial import Trial
+from hasten.tuning.truncation import Truncation
 
 _OF_THE_ORIGINAL = ("export", "start", "shape")
 """What is measured before the original has answered all texts, by the first word of its key."""
@@ -88,6 +89,7 @@ class _Contest:
     """The exact candidates that the first answer is chosen from."""
     accepted: list[Trial] = field(default_factory=list)
     """Those of them whose answers are proved."""
+    truncation: Truncation = field(init=False)
     standing: Tuning | None = None
     untimed: int = 0
     """How many candidates were not compared with the choice that stands."""
@@ -96,6 +98,7 @@ class _Contest:
 
     def run(self) -> Tuning:
         truth = original.answers(self.context, self.baseline, _check_budget)
+        self.truncation = Truncation(self.context, truth)
         _refuse_unprovable(self.context, self.trials, truth)
         self._find_first_answer(truth)
         finalists = self._find_finalists(truth)
@@ -119,7 +122,11 @@ class _Contest:
         return result.ended(self.context.budget, self.standing, self.untimed, early=early)
 
     def _find_first_answer(self, truth: Outputs) -> None:
-        """Prove and time the exact candidates that start quickly, so that a choice stands early."""
+        """Prove and time the exact candidates that start quickly, so that a choice stands early.
+
+        The fastest is also tried with long texts cut: that takes no further artifact, and its
+        answers to whole texts are there to compare with.
+        """
         context = self.context
         self.settled = [trial for trial in self.trials if self._is_prompt(trial)]
         if not self.settled:
@@ -127,13 +134,26 @@ class _Contest:
         with context.budget.early():
             screening.first_looks(context, self.settled, self.baseline, truth)
             timing.measure_tables(context, [e for e in self.settled if e.in_play])
-            self.accepted = proof.choose_finalists(context, self.settled, truth, proof.Tries(0))
+            cut = self._read_less(truth)
+            exact = proof.choose_finalists(context, self.settled, truth, proof.Tries(0))
+            self.accepted = [*cut, *exact]
             early = rounds.plan_early(context, self.accepted, self.baseline)
             if early:
                 self._let_stand(early, truth)
         for trial in self.settled:
             if trial.out_of_time:
                 trial.revive()
+
+    def _read_less(self, truth: Outputs) -> list[Trial]:
+        """The fastest exact candidate with long texts cut, if its answers hold."""
+        context, truncation = self.context, self.truncation
+        whole = plans.fastest(self.settled)
+        if whole is None or not truncation.possible or context.settings.cascade_only:
+            return []
+        if not proof.choose_finalists(context, [whole], truth, proof.Tries(0)):
+            return []
+        self.trials += truncation.exact(whole, self.trials)
+        return proof.prove_early(context, truncation.most_likely(), truth)
 
     def _let_stand(self, early: rounds.Rounds, truth: Outputs) -> None:
         try:
@@ -153,7 +173,8 @@ class _Contest:
     def _find_finalists(self, truth: Outputs) -> list[Trial]:
         """Everybody else is tried, and the accepted are lined up with the choice that stands."""
         context = self.context
-        rest = [e for e in self.trials if e.in_play and e not in self.accepted]
+        known_already = [*self.accepted, *self.truncation.of_exact]
+        rest = [e for e in self.trials if e.in_play and e not in known_already]
         # Lossy ones first where an exact choice stands: what is exact and left took too long, or
         # takes long to start. Without one, the exact come first, or there may be no answer.
         stands = bool(self.accepted)
@@ -162,7 +183,7 @@ class _Contest:
             known = [trial for trial in self.settled if trial not in rest]
             screening.first_looks(context, rest, self.baseline, truth, known)
             timing.measure_tables(context, [trial for trial in rest if trial.in_play])
-        self.trials += truncation.truncated(context, self.trials, truth)
+        self.trials += self.truncation.everything(self.trials)
         repairable = repair.repairable(context, self.trials)
         tries = proof.fix_tries(context, self.trials, repairable, repair.ATTEMPTS)
         accepted = proof.choose_finalists(context, self.trials, truth, tries)
@@ -195,7 +216,10 @@ class _Contest:
         )
 
     def _with_standing(self, finalists: list[Trial]) -> list[Trial]:
-        """The same, with the choice that stands among the first two: it is what is to be beaten."""
+        """The same, with the choice that stands near the front: it is what is to be beaten.
+
+        A lossy one comes after the fastest exact one, which it has to beat itself.
+        """
         if self.standing is None:
             return finalists
         stands = self.standing.plan.candidate
@@ -204,7 +228,8 @@ class _Contest:
             trial.revive()
         if not trial.in_play or trial in finalists[:2]:
             return finalists
-        return [*finalists[:1], trial, *(e for e in finalists[1:] if e is not trial)]
+        others = [e for e in finalists[1:] if e is not trial]
+        return finals.exact_early([*finalists[:1], trial, *others])
 
     def _is_prompt(self, trial: Trial) -> bool:
         candidate = trial.candidate

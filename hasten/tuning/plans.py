@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,12 @@ def best_s(trial: Trial) -> float:
     """Seconds that the best plan predicts for all judged texts; infinite before any timing."""
     best = best_plan(trial)
     return best[1] if best else math.inf
+
+
+def fastest(trials: Sequence[Trial]) -> Trial | None:
+    """The one in play that is predicted to be; None where none has been timed."""
+    predicted = {e: plan[1] for e in trials if e.in_play and (plan := best_plan(e))}
+    return min(predicted, key=lambda trial: predicted[trial], default=None)
 
 
 def predicted_s(trial: Trial, strategy: Strategy) -> float:

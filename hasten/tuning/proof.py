@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,9 @@ from hasten.tuning.worker import RunTexts
 NO_TIME_TO_PROVE = "no time was left to prove its answers; raise --budget"
 # Predictions hold to about 10 %; what is further behind than that and noise is out.
 _WITHIN_REACH = 1.2
+# How many lossy candidates may be judged for the first answer, and what part of the 5 % by which
+# all bounds together may fail they share: the later ones share the rest.
+_EARLY_TRIES, _EARLY_PART = 2, Fraction(1, 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,9 @@ def fix_tries(
     """Count the lossy candidates that may be judged, before any of them is.
 
     Those that the first look refused or ranked lower count as well if it used judged texts, since
-    these then chose who is left. Kept in the journal: a resume must not count again.
+    these then chose who is left. Those that were judged for the first answer have bounds of their
+    own, and leave the others a part of the 5 % by which all bounds together may fail. Kept in the
+    journal: a resume must not count again.
 
     Args:
         context: the tune.
@@ -59,16 +66,20 @@ def fix_tries(
         attempts: how often each.
     """
     chosen_by_judged = not context.first_look
-    lossy = [
-        trial
-        for trial in trials
-        if not trial.candidate.exact
-        and (trial.in_play or (chosen_by_judged and trial.parity is not None))
-    ]
+    lossy = [trial for trial in trials if not trial.candidate.exact]
 
     def fix() -> dict[str, Any]:
         labels = [trial.label for trial in repairable]
-        return {"lossy": len(lossy) + attempts * len(labels), "repairable": labels}
+        judged = [trial for trial in lossy if trial.has_proved("parity")]
+        count = attempts * len(labels) + sum(
+            trial.in_play or (chosen_by_judged and trial.parity is not None)
+            for trial in lossy
+            if trial not in judged
+        )
+        return {
+            "lossy": ceil(count / (1 - _EARLY_PART)) if judged else count,
+            "repairable": labels,
+        }
 
     fixed = context.journal.once("tries:proof", fix)
     return Tries(fixed["lossy"], tuple(fixed["repairable"]))
@@ -104,6 +115,24 @@ def choose_finalists(
         if trial.in_play:
             accepted.append(trial)
     return accepted or _last_resort(context, survivors, truth, tries)
+
+
+def prove_early(context: Context, trials: Sequence[Trial], truth: Outputs) -> list[Trial]:
+    """The first of a few lossy candidates whose answers hold, for the first answer.
+
+    At most two are judged, as far as the time holds; their bounds are corrected for themselves.
+    """
+    deadline = context.budget.deadline("proof truncated")
+    for trial in trials[:_EARLY_TRIES]:
+        if not (trial.has_proved("parity") or deadline.allows(expected_s(context, trial))):
+            break
+        context.budget.tell(
+            "proof", f"{trial.label}: {len(context.texts)} texts against the original"
+        )
+        prove(context, trial, truth, Tries(int(_EARLY_TRIES / _EARLY_PART)))
+        if trial.in_play:
+            return [trial]
+    return []
 
 
 def prove(

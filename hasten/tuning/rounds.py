@@ -214,15 +214,17 @@ def plan(context: Context, finalists: Sequence[Trial], baseline: Trial) -> Round
 
 
 def plan_early(context: Context, accepted: Sequence[Trial], baseline: Trial) -> Rounds | None:
-    """A few rounds of the fastest exact candidates and the baseline; None where none fit.
+    """A few rounds of the accepted candidates and the baseline; None where none fit.
 
     One process each, and no ceiling: the final rounds take care of both.
     """
+    if not accepted:
+        return None
     entries = _entries(accepted, baseline, aside=False)
 
     def fit() -> Fit | None:
         time_s, fewest = shares.ROUNDS * context.budget.left_s, min(FEWEST_TEXTS, most)
-        for heats in range(len(entries), 1, -1):
+        for heats in range(len(entries), _must_run(entries) - 1, -1):
             texts = _most_texts(entries[:heats], most, time_s, _FEWEST_ROUNDS, processes=1)
             if texts >= fewest:
                 return Fit(heats, _FEWEST_ROUNDS, texts, processes=1)

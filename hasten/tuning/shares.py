@@ -26,13 +26,16 @@ PATIENCE = 0.2
 """The part of the whole budget for which a worker may be silent, beyond what its task takes."""
 
 PARTS: Mapping[str, float] = {
-    # The first answer, from exact candidates that start quickly. Its rounds take what is left.
+    # The first answer, from exact candidates that start quickly, and the fastest of them with
+    # long texts cut. Its rounds take what is left.
     "early prepare": 0.4,
     "early prepare again": 0.3,
     "early screen": 0.1,
     "early screen again": 0.1,
     "early cost table": 0.25,
     "early proof": 0.6,
+    "early prepare truncated": 0.4,
+    "early proof truncated": 0.6,
     # The rest of the budget tries to beat it. The final rounds take what is left.
     "prepare": 0.4,  # one layout of each format
     "prepare original": 0.3,  # the same where a student is prepared afterwards

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -37,39 +37,79 @@ def tries_less(settings: Settings) -> bool:
     return not settings.whole_texts and settings.precisions != ("fp32",)
 
 
-def truncated(context: Context, trials: Sequence[Trial], truth: Outputs) -> list[Trial]:
-    """Truncated variants of the best candidates.
+class Truncation:
+    """Tries the best candidates with long texts cut.
 
-    The fastest exact one is tried at the lengths worth trying, from the longest down, until one
-    flips too many calibration texts. The best of every lossy variant is then tried at the longest
-    and the shortest length that passed.
+    Nothing is tried without calibration texts, or where a text does not have exactly one row of
+    outputs, as in token classification.
 
     Args:
         context: the tune.
-        trials: all candidates so far, timed.
         truth: the original's outputs.
 
-    Returns:
-        Everything that was tried, refused or not; nothing without calibration texts, or where a
-        text does not have exactly one row of outputs, as in token classification.
+    Attributes:
+        of_exact: what was tried of the exact candidate, refused or not, the longest first.
     """
-    best = _best_of_each(context, trials)
-    exact = [trial for trial in best if trial.candidate.exact]
-    possible = context.first_look and bool((truth.counts == 1).all())
-    if not exact or not possible or not tries_less(context.settings):
-        return []
-    look = _Look(context, exact[0], trials, truth)
-    tried = []
-    for tokens in lengths_worth_trying(context, exact[0]):
-        tried.append(look.at(exact[0], tokens))
-        if tried[-1].status == "refused":
-            break
-    held = [trial.candidate.max_tokens for trial in tried if trial.in_play]
-    if not held:
-        return tried
-    lossy = [trial for trial in best if trial not in exact]
-    ends = dict.fromkeys((held[0], held[-1]))
-    return tried + [look.at(trial, tokens) for trial in lossy for tokens in ends if tokens]
+
+    def __init__(self, context: Context, truth: Outputs) -> None:
+        self._context, self._truth = context, truth
+        one_row = bool((truth.counts == 1).all())
+        self.possible = bool(context.first_look) and one_row and tries_less(context.settings)
+        self.of_exact: list[Trial] = []
+        self._held: list[int] = []
+        self._look: _Look | None = None
+
+    def exact(self, whole: Trial, beside: Sequence[Trial]) -> list[Trial]:
+        """An exact candidate at the lengths worth trying.
+
+        From the longest down, until one flips too many calibration texts or the time is used up;
+        a second call goes on from there. ``beside`` are others whose workers hold memory.
+        """
+        if not self.possible:
+            return []
+        self._look = self._look or _Look(self._context, whole, self._truth)
+        begin = len(self.of_exact)
+        for tokens in lengths_worth_trying(self._context, whole)[begin:]:
+            if len(self._held) < len(self.of_exact):
+                break  # the one before was refused
+            trial = self._look.at(whole, tokens, beside)
+            if trial.out_of_time:
+                break
+            self.of_exact.append(trial)
+            if trial.in_play:
+                self._held.append(tokens)
+        return self.of_exact[begin:]
+
+    def everything(self, trials: Sequence[Trial]) -> list[Trial]:
+        """The rest: what is left of the exact one's lengths, and the best of every other variant.
+
+        The others are tried at the longest and the shortest length that passed: on calibration
+        texts, since what judged texts refuse must not choose whom they judge next. ``trials`` are
+        all candidates so far, timed.
+        """
+        best = _best_of_each(self._context, trials)
+        exact = [trial for trial in best if trial.candidate.exact]
+        if not exact:
+            return []
+        whole = self._look.exact if self._look else exact[0]
+        found = self.exact(whole, trials)
+        if not self._held or not self._look:
+            return found
+        for trial in (trial for trial in best if trial is not whole):
+            for tokens in dict.fromkeys((self._held[0], self._held[-1])):
+                found.append(self._look.at(trial, tokens, trials))
+        return found
+
+    def most_likely(self) -> list[Trial]:
+        """The exact one's truncated variants in play, those that promise most first.
+
+        Those whose share of flips among calibration texts is itself within ``--max-flips`` come
+        before those for which it may be; of each, the ones that read least.
+        """
+        most = self._context.settings.max_flips
+        shares = self._look.flipped if self._look else {}
+        held = [trial for trial in reversed(self.of_exact) if trial.in_play]
+        return sorted(held, key=lambda trial: shares.get(trial, 0.0) > most)
 
 
 def lengths_worth_trying(context: Context, whole: Trial) -> list[int]:
@@ -92,19 +132,20 @@ def lengths_worth_trying(context: Context, whole: Trial) -> list[int]:
 
 @dataclass(frozen=True)
 class _Look:
-    """Evaluates truncated candidates on calibration texts, against the answers of ``exact``."""
+    """Evaluates truncated candidates on calibration texts, against the answers of ``exact``.
+
+    ``flipped`` holds the share of all texts that each is expected to flip.
+    """
 
     context: Context
     exact: Trial
-    beside: Sequence[Trial]
     truth: Outputs
+    flipped: dict[Trial, float] = field(default_factory=dict)
 
-    def at(self, whole: Trial, tokens: int) -> Trial:
+    def at(self, whole: Trial, tokens: int, beside: Sequence[Trial]) -> Trial:
         """The variant of ``whole`` that reads ``tokens`` tokens, started and evaluated."""
         context, trial = self.context, _cut(self.context, whole, tokens)
-        screening.prepare_all(
-            context, [trial], self.truth, part="prepare truncated", beside=self.beside
-        )
+        screening.prepare_all(context, [trial], self.truth, part="prepare truncated", beside=beside)
         if trial.in_play and not screening.may_pass(trial, context.settings.max_flips):
             assert trial.parity
             changed = f"{trial.parity.flips} of {trial.parity.compared}"
@@ -136,6 +177,8 @@ class _Look:
         found = trial.look(f"long:{trial.label}", flips)
         cut = float((context.lengths > tokens).mean())
         most = context.settings.max_flips
+        if found is not None:
+            self.flipped[trial] = cut * found / len(places)
         if found is None or cut * clopper_pearson_lower(found, len(places)) <= most:
             return
         trial.refuse(
@@ -166,7 +209,8 @@ def _best_of_each(context: Context, trials: Sequence[Trial]) -> list[Trial]:
         fails = not screening.may_pass(trial, context.settings.max_flips)
         return fails, -(trial.screen_tokens_per_s or 0.0)
 
+    timed = [e for e in trials if e.in_play and e.cells and not e.candidate.max_tokens]
     best: dict[str, Trial] = {}
-    for trial in sorted((e for e in trials if e.in_play and e.cells), key=promise):
+    for trial in sorted(timed, key=promise):
         best.setdefault(trial.candidate.variant, trial)
     return sorted(best.values(), key=lambda trial: not trial.candidate.exact)

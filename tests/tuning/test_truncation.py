@@ -11,7 +11,7 @@ import pytest
 
 from hasten.bulk.stream import predict
 from hasten.errors import InputError
-from hasten.records import Candidate, Row, Tuning
+from hasten.records import Candidate, Row, Standing, Tuning
 from hasten.report import headline
 from hasten.runtime import bundle
 from hasten.runtime.predictor import Predictor
@@ -146,12 +146,53 @@ def test_an_interrupted_search_comes_to_the_same_lengths(
     assert {row.candidate for row in cut(again)} == {row.candidate for row in cut(tuning)}
 
 
-def test_the_first_answer_does_not_wait_for_it(early: tuple[Lab, Tuning]) -> None:
+def test_the_first_answer_reads_less_already(early: tuple[Lab, Tuning]) -> None:
     tried, tuning = early
+    (event,) = (event for event in tried.events if isinstance(event, Standing))
+    standing = event.tuning
+    assert standing.plan.candidate == tuning.plan.candidate
     assert tuning.first_answer
-    assert tuning.first_answer.candidate.max_tokens is None
+    assert tuning.first_answer.behind
+    assert tuning.first_answer.behind.estimate == pytest.approx(1.0)
+    # It ran beside the exact one that it has to beat.
+    assert {row.candidate.max_tokens is None for row in standing.rows if row.runs} == {True, False}
     original = next(m for _, m in tried.messages if is_run(m))
     assert len(original.indices) == len(tried.texts) + len(tried.first_look)
+
+
+def test_bounds_of_early_and_later_candidates_hold_together(early: tuple[Lab, Tuning]) -> None:
+    """What is judged for the first answer has a part of the 5 %, and the others have the rest."""
+    tried, tuning = early
+    lossy = [row.parity for row in tuning.rows if row.parity and not row.candidate.exact]
+    judged = [parity for parity in lossy if parity.compared == len(tried.texts)]
+    assert tuning.chosen.parity
+    assert tuning.chosen.parity.tries == 8
+    assert {parity.tries for parity in judged} > {8}
+    assert sum(1 / parity.tries for parity in judged) <= 1.0
+
+
+@pytest.mark.parametrize("budget_s", [12.0, 20.0, 40.0])
+def test_a_budget_that_is_short_is_kept(tmp_path: Path, budget_s: float) -> None:
+    tried = lab(tmp_path, {"*": EARLY_ALONE}, budget_s=budget_s)
+    tuning = tried.tune()
+    assert tuning.elapsed_s <= 1.2 * budget_s
+    standing = [event.tuning for event in tried.events if isinstance(event, Standing)]
+    assert all(each.elapsed_s <= 0.48 * budget_s for each in standing)
+
+
+def test_with_cascade_only_the_first_answer_is_exact(tmp_path: Path) -> None:
+    tried = lab(tmp_path, {"*": EARLY_ALONE}, cascade_only=True)
+    tried.tune()
+    for event in tried.events:
+        if isinstance(event, Standing):
+            assert event.tuning.plan.candidate.exact
+
+
+def test_late_flips_refuse_it_and_leave_the_exact_one_to_stand(tmp_path: Path) -> None:
+    tried = lab(tmp_path, {"*": BY_TOKEN})
+    tried.tune()
+    (event,) = (event for event in tried.events if isinstance(event, Standing))
+    assert event.tuning.plan.candidate.exact
 
 
 def is_run(message: Message) -> TypeGuard[RunTexts]:
