@@ -128,6 +128,14 @@ PARTS = (
         by_default=False,
     ),
     Part(
+        "spinning",
+        "threads that spin between single texts; needs idle cores",
+        1,
+        "spinning.py",
+        "--shapes 1x16 --rounds 2",
+        by_default=False,
+    ),
+    Part(
         "exhaustive",
         "the choice against an exhaustive search",
         12,
