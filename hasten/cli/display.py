@@ -126,10 +126,12 @@ class Display:
             err.print("Continuing an interrupted run; --restart starts over.")
 
     def _stands(self, tuning: Tuning) -> None:
-        from hasten.report import headline
+        from hasten.report import content, headline
 
-        self.standing = tuning
+        self.standing, chosen = tuning, tuning.chosen
         _fact("So far", headline.first(tuning))
+        if chosen.parity and not chosen.candidate.exact:
+            _fact("", content.agreement(chosen.parity))
         _fact("", "The search goes on; Ctrl-C twice ends it with this choice.")
 
     def _forecast(self, event: Forecast) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -10,11 +11,13 @@ import pyarrow as pa
 import pytest
 
 from hasten.bulk.stream import predict
+from hasten.cli.display import Display
 from hasten.errors import InputError
 from hasten.records import Candidate, Row, Standing, Tuning
 from hasten.report import headline
 from hasten.runtime import bundle
 from hasten.runtime.predictor import Predictor
+from hasten.tuning.proof import fix_tries
 from hasten.tuning.trial import Trial
 from hasten.tuning.truncation import GAINS, lengths_worth_trying
 from hasten.tuning.worker import Export, Message, RunTexts
@@ -160,6 +163,16 @@ def test_the_first_answer_reads_less_already(early: tuple[Lab, Tuning]) -> None:
     assert len(original.indices) == len(tried.texts) + len(tried.first_look)
 
 
+def test_the_first_answer_says_what_it_flips(
+    early: tuple[Lab, Tuning], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (event,) = (event for event in early[0].events if isinstance(event, Standing))
+    Display()(event)
+    shown = capsys.readouterr().err
+    assert "tokens" in shown
+    assert "0 of 100 labels flipped: at most" in shown
+
+
 def test_bounds_of_early_and_later_candidates_hold_together(early: tuple[Lab, Tuning]) -> None:
     """What is judged for the first answer has a part of the 5 %, and the others have the rest."""
     tried, tuning = early
@@ -169,6 +182,19 @@ def test_bounds_of_early_and_later_candidates_hold_together(early: tuple[Lab, Tu
     assert tuning.chosen.parity.tries == 8
     assert {parity.tries for parity in judged} > {8}
     assert sum(1 / parity.tries for parity in judged) <= 1.0
+
+
+@pytest.mark.parametrize(("judged_early", "tries"), [((), 3), ((48,), 4), ((48, 32), 4)])
+def test_what_was_judged_early_leaves_the_others_three_quarters(
+    tmp_path: Path, judged_early: tuple[int, ...], tries: int
+) -> None:
+    context = lab(tmp_path, {"*": EARLY_ALONE}).context()
+    whole = Candidate("fake", "fp32", "cpu", 2)
+    early = [Trial(replace(whole, max_tokens=tokens), context) for tokens in judged_early]
+    for trial in early:
+        context.journal.once(f"parity:{trial.label}", lambda: None)
+    later = [Trial(replace(whole, max_tokens=tokens), context) for tokens in (16, 24, 40)]
+    assert fix_tries(context, [*early, *later]).lossy == tries
 
 
 @pytest.mark.parametrize("budget_s", [12.0, 20.0, 40.0])
