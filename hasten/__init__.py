@@ -2,10 +2,10 @@
 
 >>> import hasten
 >>> hasten.__all__  # doctest: +NORMALIZE_WHITESPACE
-['HastenError', '__version__', 'bench', 'compress', 'demo', 'doctor', 'export', 'load', 'predict',
- 'predict_file', 'report', 'tune']
+['HastenError', '__version__', 'audit', 'bench', 'compress', 'demo', 'doctor', 'export', 'load',
+ 'predict', 'predict_file', 'report', 'tune']
 
-Importing it loads no framework. ``tune``, ``bench`` and ``export`` need the extra ``[tune]``,
+Importing it loads no framework. ``tune``, ``bench``, ``export`` and ``audit`` need the extra ``[tune]``,
 ``compress`` needs ``[compress]``, ``demo`` needs ``[demo]``, and a ``report`` with charts
 ``[report]``; ``load``, ``predict`` and ``predict_file`` need only what runs the winner.
 """
@@ -20,6 +20,7 @@ from hasten.errors import HastenError
 
 if TYPE_CHECKING:
     from hasten.api import bench, compress, demo, doctor, report, tune
+    from hasten.audits import audit
     from hasten.bulk.run import predict_file
     from hasten.bulk.stream import predict
     from hasten.exports import export
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 __all__ = [
     "HastenError",
     "__version__",
+    "audit",
     "bench",
     "compress",
     "demo",
@@ -43,6 +45,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "audit": "hasten.audits",
     "bench": "hasten.api",
     "compress": "hasten.api",
     "demo": "hasten.api",

@@ -94,7 +94,9 @@ def tune(
     ):
         asked = Study(source, texts, labels, settings, report, reference=original)
         context = asked.open(work, header, settings.budget_s, accept_now=accept_now)
-        tuning = replace(_run(context, accept_now=accept_now), command=command)
+        found = _run(context, accept_now=accept_now)
+        named = (original or source).named
+        tuning = replace(found, command=command, original=named)
         _save(folder, tuning, context)
         if not tuning.ended_early:
             workfolder.discard(work)

@@ -9,10 +9,11 @@ from typing import Annotated, Any, TypedDict, get_args
 import pytest
 import typer.main
 
-from hasten import api, cli, exports, tasks
+from hasten import api, audits, cli, exports, tasks
 from hasten.bulk import run
 from hasten.errors import ChoiceError
 from hasten.options import (
+    AuditOptions,
     BenchOptions,
     CompressOptions,
     DemoOptions,
@@ -39,6 +40,7 @@ FUNCTIONS: dict[str, tuple[type, Callable[..., Any]]] = {
     "demo": (DemoOptions, api.demo),
     "report": (ReportOptions, api.report),
     "predict": (PredictOptions, run.predict_file),
+    "audit": (AuditOptions, audits.audit),
 }
 
 

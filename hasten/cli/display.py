@@ -23,6 +23,7 @@ from hasten import records
 from hasten.errors import EngineError, HastenError, NoCandidate, StorageError, Unavailable
 from hasten.plain import to_json
 from hasten.records import (
+    Audit,
     Bench,
     Briefing,
     Decided,
@@ -289,6 +290,34 @@ def show_summary(summary: Summary, *, as_json: bool) -> None:
         )
     if told is out:
         told.print(f"Written: {escape(summary.output)}", soft_wrap=True, highlight=False)
+
+
+def show_audit(audit: Audit, *, as_json: bool) -> None:
+    """Print whether a bundle's promise holds, and what the sample showed."""
+    if as_json:
+        print_json(to_json(audit))
+        return
+    from hasten.report import content
+
+    promise = (
+        f"at most {content.percent(audit.max_flips)} of flipped labels"
+        if audit.max_flips
+        else "the original's answers"
+    )
+    outcomes = {"holds": "holds", "broken": "does not hold", "undecided": "is undecided"}
+    lines = [
+        f"The promise of {promise} {outcomes[audit.verdict]}: {audit.reason}.",
+        f"Compared: {content.count(audit.parity.compared, 'different text')} of {audit.given:,}, "
+        f"with {audit.original}.",
+    ]
+    if len(audit.stages.answered) > 1:
+        shares = [f"{each / audit.stages.texts:.1%}" for each in audit.stages.answered]
+        lines.append(f"Answered by stage: {', '.join(shares)}.")
+    if audit.more_texts:
+        lines.append(f"If the share stays as it is, about --size {audit.more_texts} will decide.")
+    for flip in audit.parity.examples[:5]:
+        lines.append(f'{flip.reference_answer} became {flip.candidate_answer}: "{flip.text[:80]}"')
+    out.print("\n".join(map(escape, lines)), soft_wrap=True, highlight=False)
 
 
 def show_student(student: Student, folder: Path, following: str, *, as_json: bool) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Required, TypedDict
 
 from hasten.options import shared
 from hasten.options.base import Defined, Option, choose, default, defined, documented, record
-from hasten.options.bundles import PredictOptions, ReportOptions
+from hasten.options.bundles import AuditOptions, PredictOptions, ReportOptions
 from hasten.options.checks import (
     duration,
     names,
@@ -27,6 +27,7 @@ from hasten.options.serving import LoadTestOptions, ServeOptions
 from hasten.options.shared import FilePath, Model
 
 __all__ = [
+    "AuditOptions",
     "BenchOptions",
     "CompressOptions",
     "Defined",

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, TypedDict
 
+from hasten.options import shared
 from hasten.options.base import Option
 from hasten.options.checks import names, one_of, whole_number
 from hasten.options.choices import ON_ERROR
-from hasten.options.shared import FilePath, Trust
+from hasten.options.shared import FilePath, Model, Trust
 
 
 class PredictOptions(TypedDict, total=False):
@@ -77,3 +78,30 @@ class ReportOptions(TypedDict, total=False):
             "Formats of the files, with commas: html,md,png,svg; html by default.", check=names()
         ),
     ]
+
+
+class AuditOptions(TypedDict, total=False):
+    """Options of :func:`hasten.audit` and ``hasten audit``."""
+
+    model: Annotated[
+        Model | None,
+        Option(
+            "The original, where it is no longer where it was when the bundle was made.",
+            panel=shared.MODEL,
+            metavar="MODEL",
+        ),
+    ]
+    tokenizer: shared.Tokenizer
+    weights: shared.Weights
+    task: shared.Task
+    allow_pickle: shared.AllowPickle
+    size: Annotated[
+        int,
+        Option(
+            "How many different texts to draw from FILE at random.",
+            300,
+            check=whole_number(1, 10**7),
+        ),
+    ]
+    seed: Annotated[int, Option("Seed of the draw.", 0, check=whole_number(0, 2**32 - 1))]
+    trust: Trust

@@ -6,6 +6,7 @@ derived from them is a property. :mod:`hasten.plain` turns records into JSON val
 """
 
 from hasten.options.choices import DEVICES, EXPERIMENTS, OBJECTIVES, ON_ERROR, PRECISIONS
+from hasten.records.audited import Audit, Verdict
 from hasten.records.bulk import (
     BulkPlan,
     Place,
@@ -77,6 +78,7 @@ __all__ = [
     "ON_ERROR",
     "PRECISIONS",
     "WORTH_TRYING",
+    "Audit",
     "BatchingParity",
     "Bench",
     "Briefing",
@@ -128,5 +130,6 @@ __all__ = [
     "Tally",
     "Text",
     "Tuning",
+    "Verdict",
     "example_ids",
 ]

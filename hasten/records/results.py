@@ -143,7 +143,8 @@ class Tuning:
     the budget was used; the same command then goes on with the search.
 
     Where a cascade was chosen, ``plan`` is that of its first stage, and ``further`` are the others.
-    ``no_cascade`` says why none was tried, where none was.
+    ``no_cascade`` says why none was tried, where none was. ``original`` is what the original was
+    named, a folder's whole path; None where it was an object, or was not kept.
     """
 
     plan: Plan
@@ -170,6 +171,7 @@ class Tuning:
     ended_early: bool = False
     further: tuple[FurtherStage, ...] = ()
     no_cascade: str | None = None
+    original: str | None = None
 
     @property
     def chosen(self) -> Row:

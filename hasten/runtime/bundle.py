@@ -153,7 +153,7 @@ def refuse_unfit(stages: Sequence[tuple[ModelInfo, HandsOn | None]], where: Path
             fix=_TUNE_AGAIN,
         )
     for number, (model, _) in enumerate(earlier, 1):
-        if told := _unlike(model, last):
+        if told := unlike(model, last):
             raise BundleError(f"{where}: stage {number} and the last {told}", fix=_TUNE_AGAIN)
     if earlier and not tasks.of(last).decides:
         raise BundleError(
@@ -174,8 +174,8 @@ def _require_alike(stages: Sequence[Stage], where: Path) -> None:
         )
 
 
-def _unlike(first: ModelInfo, last: ModelInfo) -> str | None:
-    """How two models differ in what their outputs mean."""
+def unlike(first: ModelInfo, last: ModelInfo) -> str | None:
+    """How two models differ in what their outputs mean; None where they do not."""
     if first.task != last.task:
         return f"have different tasks: {first.task} and {last.task}"
     if first.labels == last.labels:

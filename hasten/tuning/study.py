@@ -59,6 +59,14 @@ class ModelSource:
     random_weights: bool = False
     allow_pickle: bool = False
 
+    @property
+    def named(self) -> str | None:
+        """By what name another process finds the model: an absolute path where it is a folder."""
+        if not isinstance(self.model, str | PathLike):
+            return None
+        path = Path(self.model)
+        return str(path.absolute()) if path.exists() else str(self.model)
+
     def prepare(self, folder: Path, seed: int) -> ModelFolder:
         """The model as a folder that every process can open."""
         model = self.model
