@@ -5,9 +5,9 @@
 ['HastenError', '__version__', 'audit', 'bench', 'compress', 'demo', 'doctor', 'export', 'load',
  'predict', 'predict_file', 'report', 'tune']
 
-Importing it loads no framework. ``tune``, ``bench``, ``export`` and ``audit`` need the extra ``[tune]``,
-``compress`` needs ``[compress]``, ``demo`` needs ``[demo]``, and a ``report`` with charts
-``[report]``; ``load``, ``predict`` and ``predict_file`` need only what runs the winner.
+Importing it loads no framework. ``tune``, ``bench``, ``export`` and ``audit`` need the extra
+``[tune]``, ``compress`` needs ``[compress]``, ``demo`` needs ``[demo]``, and a ``report`` with
+charts ``[report]``; ``load``, ``predict`` and ``predict_file`` need only what runs the winner.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from hasten.runtime import bundle
 from hasten.tasks import Outputs
 from tests.scripted import Lab, earlier_stage, save_bundle, save_cascade
 from tests.tiny import save_tiny, tiny_texts
+
+Cascades = Callable[[Path, float], Path]
 
 TEXTS = [f"{text} {number}" for number, text in enumerate(tiny_texts(700, seed=9))]
 
@@ -43,9 +45,7 @@ def exact(lab: Lab, tuning: Tuning, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(autouse=True)
-def _scripted_original(
-    tmp_path: Path, exact: Path, monkeypatch: pytest.MonkeyPatch
-) -> list[str | None]:
+def asked_for(tmp_path: Path, exact: Path, monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
     """The original is the exact bundle's model; returns the names by which it was asked for."""
     monkeypatch.setattr(platformdirs, "user_cache_path", lambda name: tmp_path / "cache" / name)
     named: list[str | None] = []
@@ -59,21 +59,27 @@ def _scripted_original(
     return named
 
 
-def cascade(folder: Path, lab: Lab, tuning: Tuning, below: float) -> Path:
-    first = earlier_stage(folder / "1", lab, tuning, HandsOn(below), shift=0.15)
-    return save_cascade(folder / "bundle", lab, tuning, first)
+@pytest.fixture(scope="module")
+def cascades(lab: Lab, tuning: Tuning) -> Cascades:
+    """Makes a cascade whose first stage is wrong only where it is less sure than 0.15."""
+
+    def make(folder: Path, below: float) -> Path:
+        first = earlier_stage(folder / "1", lab, tuning, HandsOn(below), shift=0.15)
+        return save_cascade(folder / "bundle", lab, tuning, first)
+
+    return make
 
 
 def test_an_exact_bundle_holds_on_any_texts(
-    exact: Path, tuning: Tuning, _scripted_original: list[str | None]
+    exact: Path, tuning: Tuning, asked_for: list[str | None]
 ) -> None:
     found = hasten.audit(exact, TEXTS, size=50)
     assert (found.verdict, found.max_flips) == ("holds", 0.0)
     assert (found.parity.compared, found.given) == (50, len(set(TEXTS)))
-    assert _scripted_original == [found.original] == [tuning.original]
+    assert asked_for == [found.original] == [tuning.original]
 
 
-def test_a_sample_is_drawn_anew_with_each_seed(exact: Path, tmp_path: Path, lab: Lab) -> None:
+def test_a_sample_is_drawn_anew_with_each_seed(exact: Path) -> None:
     drawn = [audits._drawn(TEXTS, 50, seed) for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert len(set(drawn[2])) == 50
@@ -82,16 +88,15 @@ def test_a_sample_is_drawn_anew_with_each_seed(exact: Path, tmp_path: Path, lab:
         hasten.audit(exact, [])
 
 
-def test_a_cascade_is_judged_by_the_bounds(tmp_path: Path, lab: Lab, tuning: Tuning) -> None:
-    # Below 0.15 stage 1 is wrong now and then, and above it never.
-    careful = cascade(tmp_path / "careful", lab, tuning, 0.16)
+def test_a_cascade_is_judged_by_the_bounds(tmp_path: Path, cascades: Cascades) -> None:
+    careful = cascades(tmp_path / "careful", 0.16)
     found = hasten.audit(careful, TEXTS, size=600)
     assert (found.verdict, found.max_flips) == ("holds", 0.01)
     assert found.parity.flips == 0
     assert sum(found.stages.answered) == 600
     assert found.stages.answered[1] > 0
     assert hasten.audit(careful, TEXTS, size=200).verdict == "undecided"
-    bold = cascade(tmp_path / "bold", lab, tuning, 0.0)
+    bold = cascades(tmp_path / "bold", 0.0)
     found = hasten.audit(bold, TEXTS, size=600)
     assert found.verdict == "broken"
     assert found.flip_lower_bound > 0.01
@@ -137,24 +142,18 @@ def replace_model(lab: Lab, info: Any) -> Any:
 
 class TestTheCommand:
     @pytest.mark.parametrize(
-        ("below", "size", "status", "said"),
+        ("below", "size", "told"),
         [
-            (0.16, 600, 0, "at most 1 % of flipped labels holds"),
-            (0.0, 600, 1, "does not hold"),
-            (0.16, 100, 3, "is undecided"),
+            (0.16, 600, (0, "at most 1 % of flipped labels holds")),
+            (0.0, 600, (1, "does not hold")),
+            (0.16, 100, (3, "is undecided")),
         ],
     )
     def test_its_exit_status_is_the_verdict(
-        self,
-        tmp_path: Path,
-        lab: Lab,
-        tuning: Tuning,
-        below: float,
-        size: int,
-        status: int,
-        said: str,
+        self, tmp_path: Path, cascades: Cascades, below: float, size: int, told: tuple[int, str]
     ) -> None:
-        folder = cascade(tmp_path, lab, tuning, below)
+        status, said = told
+        folder = cascades(tmp_path, below)
         done = self.run(folder, tmp_path, "--size", str(size))
         assert done.exit_code == status
         assert said in done.stdout

@@ -137,7 +137,7 @@ class _Pass:
             return np.empty(0, np.int64)
         outputs, ran = found
         # In a fixed order: which batch ended first is chance.
-        return np.sort(ran[self.stage.hands_on(outputs)])
+        return np.sort(ran[self.stage.hands_on(outputs, self.tokens.truncated[ran])])
 
     @property
     def padded_tokens(self) -> int:

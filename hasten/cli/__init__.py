@@ -4,7 +4,18 @@
 from hasten.cli import tuning, export, predict, audit, serve, load_test, compress, report  # isort: skip
 from hasten.cli.app import app
 
-__all__ = ["app", "audit", "compress", "export", "load_test", "main", "predict", "report", "serve", "tuning"]
+__all__ = [
+    "app",
+    "audit",
+    "compress",
+    "export",
+    "load_test",
+    "main",
+    "predict",
+    "report",
+    "serve",
+    "tuning",
+]
 
 
 def main() -> None:

@@ -307,16 +307,17 @@ def show_audit(audit: Audit, *, as_json: bool) -> None:
     outcomes = {"holds": "holds", "broken": "does not hold", "undecided": "is undecided"}
     lines = [
         f"The promise of {promise} {outcomes[audit.verdict]}: {audit.reason}.",
-        f"Compared: {content.count(audit.parity.compared, 'different text')} of {audit.given:,}, "
-        f"with {audit.original}.",
+        f"Compared with {audit.original}: {audit.parity.compared:,} of {audit.given:,} texts.",
     ]
     if len(audit.stages.answered) > 1:
         shares = [f"{each / audit.stages.texts:.1%}" for each in audit.stages.answered]
         lines.append(f"Answered by stage: {', '.join(shares)}.")
     if audit.more_texts:
         lines.append(f"If the share stays as it is, about --size {audit.more_texts} will decide.")
-    for flip in audit.parity.examples[:5]:
-        lines.append(f'{flip.reference_answer} became {flip.candidate_answer}: "{flip.text[:80]}"')
+    lines += [
+        f'{flip.reference_answer} became {flip.candidate_answer}: "{flip.text[:80]}"'
+        for flip in audit.parity.examples[:5]
+    ]
     out.print("\n".join(map(escape, lines)), soft_wrap=True, highlight=False)
 
 

@@ -11,19 +11,23 @@ from typing import Literal
 class HandsOn:
     """Which texts a stage hands on to the next: those whose score is below ``below``, or NaN.
 
-    ``margin`` is the task's own sureness (see :mod:`hasten.tasks`), in units of the logits. Of
-    ``texts`` texts that proved the threshold, ``handed`` were handed on; 0 of 0 where that was not
-    counted. A run that hands on a very different share warns.
+    ``below_cut``, if given, takes the place of ``below`` for texts of which the stage did not read
+    the end, as they were longer than it reads. ``margin`` is the task's own sureness (see
+    :mod:`hasten.tasks`), in units of the logits. Of ``texts`` texts that proved the threshold,
+    ``handed`` were handed on; 0 of 0 where that was not counted. A run that hands on a very
+    different share warns.
     """
 
     below: float
     score: Literal["margin"] = "margin"
     handed: int = 0
     texts: int = 0
+    below_cut: float | None = None
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.below):
-            raise ValueError(f"a threshold must be a finite number, not {self.below}")
+        for threshold in (self.below, self.below_cut or 0.0):
+            if not math.isfinite(threshold):
+                raise ValueError(f"a threshold must be a finite number, not {threshold}")
         if not 0 <= self.handed <= self.texts:
             raise ValueError(f"of {self.texts} texts, {self.handed} cannot be handed on")
 

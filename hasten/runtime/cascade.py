@@ -19,7 +19,7 @@ from hasten.records import HandsOn, Plan, Strategy, Text
 from hasten.runtime.batching import CostModel
 from hasten.runtime.pipeline import Clock, Pipeline, PipelineRun
 from hasten.runtime.stages import Passed, handed_on, pass_on
-from hasten.tasks import Outputs, Task
+from hasten.tasks import Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,10 +65,11 @@ class CascadePipeline(Pipeline):
         )
         chosen_s = 0.0
 
-        def hand_on(stage: NextStage, outputs: Outputs) -> NDArray[np.int64]:
+        def hand_on(stage: NextStage, run: PipelineRun) -> NDArray[np.int64]:
             nonlocal chosen_s
             begin = self._clock()
-            unsure = handed_on(self.streams.task, outputs, stage.takes)
+            cut = run.encoded.truncated
+            unsure = handed_on(self.streams.task, run.outputs, cut, stage.takes)
             chosen_s += self._clock() - begin
             return unsure
 

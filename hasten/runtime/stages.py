@@ -42,14 +42,23 @@ class Answered:
     counts: tuple[int, ...]
 
 
-def handed_on(task: Task, outputs: Outputs, rule: HandsOn | None) -> NDArray[np.int64]:
+def handed_on(
+    task: Task, outputs: Outputs, cut: NDArray[np.bool_], rule: HandsOn | None
+) -> NDArray[np.int64]:
     """Which texts a stage hands on, in their order: int64, indices into ``outputs``.
 
     A text whose score is NaN is handed on: nothing is known of how sure the stage is.
+
+    Args:
+        task: how outputs are read.
+        outputs: the stage's, of n texts.
+        cut: bool [n], whether the stage did not read the text's end.
+        rule: which texts go on; None in the last stage.
     """
     if rule is None or not len(outputs):
         return np.empty(0, np.int64)
-    sure: NDArray[np.bool_] = task.sureness(outputs) >= rule.below
+    below_cut = rule.below if rule.below_cut is None else rule.below_cut
+    sure: NDArray[np.bool_] = task.sureness(outputs) >= np.where(cut, below_cut, rule.below)
     return np.flatnonzero(~sure)
 
 
@@ -66,7 +75,7 @@ class Passed:
 
 
 Run = Callable[[Sequence[Text]], PipelineRun]
-HandOn = Callable[[Outputs], NDArray[np.int64]]
+HandOn = Callable[[PipelineRun], NDArray[np.int64]]
 
 
 def pass_on(texts: Sequence[Text], first: Run, further: Sequence[tuple[HandOn, Run]]) -> Passed:
@@ -81,7 +90,7 @@ def pass_on(texts: Sequence[Text], first: Run, further: Sequence[tuple[HandOn, R
     outputs = runs[0].outputs
     stages, left = np.zeros(len(texts), np.int64), np.arange(len(texts))
     for hand_on, run in further:
-        unsure = hand_on(runs[-1].outputs)
+        unsure = hand_on(runs[-1])
         if not len(unsure):
             break
         left = left[unsure]
@@ -153,9 +162,13 @@ class LoadedStage:
             texts, chosen.strategy, self.cost, max_batch_latency_s=limit_s, task=task
         )
 
-    def hands_on(self, outputs: Outputs) -> NDArray[np.int64]:
+    def hands_on(self, outputs: Outputs, cut: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Which texts go on to the next stage; see :func:`handed_on`."""
-        return handed_on(self.task, outputs, self.stage.hands_on)
+        return handed_on(self.task, outputs, cut, self.stage.hands_on)
+
+    def unsure_of(self, run: PipelineRun) -> NDArray[np.int64]:
+        """Which texts of a run go on to the next stage."""
+        return self.hands_on(run.outputs, run.encoded.truncated)
 
 
 class Stages:
@@ -230,7 +243,7 @@ class Stages:
             EngineError: an engine failed.
         """
         runs = [partial(stage.run, max_length=max_length, task=task) for stage in self.loaded]
-        hand_on = [stage.hands_on for stage in self.loaded[:-1]]
+        hand_on = [stage.unsure_of for stage in self.loaded[:-1]]
         passed = pass_on(texts, runs[0], list(zip(hand_on, runs[1:], strict=True)))
         counts = np.bincount(passed.stages, minlength=len(self.loaded))
         encoded = passed.runs[0].encoded

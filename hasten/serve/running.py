@@ -322,7 +322,7 @@ class Runner:
         try:
             tokens = _joined([job.read(text.place) for job, text in batch])
             outputs = stage.streams.forward(tokens, np.arange(len(batch)))
-            unsure = set(stage.hands_on(outputs).tolist())
+            unsure = set(stage.hands_on(outputs, tokens.truncated).tolist())
         except Exception as error:  # noqa: BLE001 - a stream's thread must not end
             self._on_batch(_shape(number, batch, self._clock() - begin, failed=True))
             self._halve(number, batch, error)

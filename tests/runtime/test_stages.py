@@ -99,6 +99,24 @@ def test_a_text_is_answered_by_the_first_stage_that_is_sure(
     assert max(sizes[0.125]) > 1
 
 
+def test_texts_that_a_stage_cuts_have_a_threshold_of_their_own(
+    tmp_path: Path, lab: Lab, tuning: Tuning, right: np.ndarray
+) -> None:
+    rule = HandsOn(0.2, below_cut=1.0)
+    first = earlier_stage(tmp_path / "1", lab, tuning, rule, shift=0.25)
+    shorter = replace(first.plan.candidate, max_tokens=12)
+    first = replace(first, plan=replace(first.plan, candidate=shorter))
+    with hasten.load(save_cascade(tmp_path / "b", lab, tuning, first)) as predictor:
+        predictor.outputs(TEXTS)
+        (read, _) = (stage.encode(TEXTS) for stage in predictor.stages.loaded)
+        cheap = predictor.stages.first.run(TEXTS).outputs.values
+        stats = predictor.stats
+    assert 30 < read.truncated.sum() < 270
+    handed = margins(cheap) < np.where(read.truncated, 1.0, 0.2)
+    assert handed.sum() not in {(margins(cheap) < below).sum() for below in (0.2, 1.0)}
+    assert stats == Stats((300 - int(handed.sum()), int(handed.sum())))
+
+
 @pytest.mark.parametrize("always", [True, False])
 def test_a_stage_that_is_always_or_never_sure(
     tmp_path: Path, lab: Lab, tuning: Tuning, right: np.ndarray, always: bool
