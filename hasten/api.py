@@ -38,11 +38,19 @@ from hasten.report.notebook import progress
 from hasten.report.stored import BENCH
 from hasten.runtime.saving import refuse_foreign_folder, save
 from hasten.storage import durable, workfolder
-from hasten.tuning import cascades, contest, study
+from hasten.tuning import cascade_trial, contest, study
 from hasten.tuning.context import Context
 from hasten.tuning.study import ModelSource, Study
 
-_DECISIVE = ("objective", "max_latency_ms", "batch_sizes", "rounds", "cascade", "cascade_only")
+_DECISIVE = (
+    "objective",
+    "max_latency_ms",
+    "batch_sizes",
+    "rounds",
+    "cascade",
+    "cascade_only",
+    "stages",
+)
 
 
 @documented(TuneOptions)
@@ -398,7 +406,7 @@ def _save(folder: Path, tuning: Tuning, context: Context) -> None:
     save(
         folder,
         tuning,
-        stages=cascades.stages_of(tuning, context),
+        stages=cascade_trial.stages_of(tuning, context),
         extra={
             "report.md": markdown.render(compose.of(tuning, drawn=False)),
             **_failure_logs(tuning, context),

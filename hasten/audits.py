@@ -31,8 +31,8 @@ from hasten.runtime.bundle import Bundle, read_tuning
 from hasten.runtime.pipeline import Pipeline, Streams
 from hasten.runtime.predictor import Predictor, load
 from hasten.tasks import Outputs
-from hasten.tuning import job
-from hasten.tuning.job import Source
+from hasten.tuning import study
+from hasten.tuning.study import ModelSource
 
 
 @documented(AuditOptions)
@@ -59,11 +59,11 @@ def audit(
         HastenError: see :mod:`hasten.errors`; the message says what to do.
     """
     options = choose("hasten.audit", AuditOptions, options)
-    report = on_event or job.ignore_event
+    report = on_event or study.ignore_event
     folder = Path(bundle)
     tuning = read_tuning(folder)
     source = _source(folder, tuning, options)
-    job.require_tune_extra()
+    study.require_tune_extra()
     different = list(dict.fromkeys(texts))
     sample = _drawn(different, options["size"], options["seed"])
     with load(folder, trust=options["trust"]) as predictor:
@@ -81,7 +81,7 @@ def audit(
         return _judged(predictor, tuning, parity, source.named or "", len(different))
 
 
-def _source(folder: Path, tuning: Tuning, options: AuditOptions) -> Source:
+def _source(folder: Path, tuning: Tuning, options: AuditOptions) -> ModelSource:
     """The original as it was named, now or when the bundle was made.
 
     Raises:
@@ -101,7 +101,7 @@ def _source(folder: Path, tuning: Tuning, options: AuditOptions) -> Source:
             f"the original of {folder}, {model}, no longer exists",
             fix="Say where it is now: --model MODEL",
         )
-    return record(Source, AuditOptions, options, model=model)
+    return record(ModelSource, AuditOptions, options, model=model)
 
 
 def _drawn(different: Sequence[Text], size: int, seed: int) -> list[Text]:
@@ -117,7 +117,7 @@ def _drawn(different: Sequence[Text], size: int, seed: int) -> list[Text]:
     return [different[index] for index in np.sort(chosen).tolist()]
 
 
-def _truth(source: Source, bundle: Bundle, texts: Sequence[Text]) -> Outputs:
+def _truth(source: ModelSource, bundle: Bundle, texts: Sequence[Text]) -> Outputs:
     """The original's outputs in fp32 PyTorch.
 
     Raises:

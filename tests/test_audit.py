@@ -126,7 +126,7 @@ def test_the_original_runs_in_pytorch(
 ) -> None:
     monkeypatch.undo()
     folder = save_tiny(tmp_path / "tiny", "bert")
-    source = audits.Source(folder)
+    source = audits.ModelSource(folder)
     info = source.prepare(tmp_path / "prepared", 0).info
     outputs = audits._truth(source, replace_model(lab, info), TEXTS[:9])
     assert outputs.values.shape == (9, len(info.labels))

@@ -8,7 +8,7 @@ from hasten.judging.parity import verdict as refusal
 from hasten.judging.stats import clopper_pearson_lower, clopper_pearson_upper
 from hasten.records import Parity, Verdict
 
-_MOST_TEXTS = 10**6
+_MOST_TEXTS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +56,14 @@ def judge(parity: Parity, *, exact: bool, max_flips: float) -> Judgement:
 def texts_to_decide(flips: int, compared: int, max_flips: float) -> int:
     """About how many texts would decide if the share of flips stayed as it is.
 
-    0 where a million do not.
+    0 where 20,000 do not.
     """
-    texts = compared
+    texts, many = compared, flips > max_flips * compared
     while texts < _MOST_TEXTS:
-        texts += 1 + texts // 20
+        texts += 1 + texts // 10
         expected = round(flips * texts / compared)
-        beyond = clopper_pearson_lower(expected, texts) > max_flips
-        if beyond or clopper_pearson_upper(expected, texts) <= max_flips:
+        if many and clopper_pearson_lower(expected, texts) > max_flips:
+            return texts
+        if not many and clopper_pearson_upper(expected, texts) <= max_flips:
             return texts
     return 0

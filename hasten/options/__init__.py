@@ -108,11 +108,20 @@ class TuneOptions(TypedDict, total=False):
             panel=shared.ANSWERS,
         ),
     ]
+    stages: Annotated[
+        int,
+        Option(
+            "How many models a cascade may have, the exact one included.",
+            2,
+            check=whole_number(2, 4),
+            panel=shared.ANSWERS,
+        ),
+    ]
     calibration: Annotated[
         int,
         Option(
             "Hold at most this many other texts out, and at most three in ten, to calibrate "
-            "int8 with.",
+            "int8 and cascades with.",
             300,
             check=shared.CHECK_CALIBRATION,
             panel=shared.ANSWERS,

@@ -10,11 +10,15 @@ class Reading:
     """What a candidate answered to some texts under one batching, as far as cascades need it.
 
     ``sureness`` is the task's, at least 0; -1 where an output is NaN or infinite. ``flips`` are the
-    places of the texts whose answer is not the original's, ascending.
+    places of the texts whose answer is not the original's, ascending. ``moved`` is how far any
+    output of each text is from the original's, at most; empty where it was not kept. ``cut`` are
+    the places of the texts whose end it did not read, ascending.
     """
 
     sureness: tuple[float, ...]
     flips: tuple[int, ...]
+    moved: tuple[float, ...] = ()
+    cut: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +43,10 @@ class CascadeProof:
     """The test of a cascade's thresholds; see :mod:`hasten.judging.cascade`.
 
     ``steps`` is the whole path, fixed before the evaluation texts were looked at, and the first
-    ``passed`` steps passed in a row. ``compared`` counts the different evaluation texts. All
-    ``tries`` cascades that these texts test keep their promises together with 95 % confidence.
-    ``flip_upper_bound`` is the exact (Clopper-Pearson) bound at the chosen thresholds, with the
-    same confidence; it is 1 where none passed.
+    ``passed`` steps passed in a row. ``compared`` counts the different evaluation texts. The
+    promise may be broken with a probability of ``delta``, this cascade's share of the 5 % that all
+    ``tries`` tested ones have together. ``flip_upper_bound`` is the exact (Clopper-Pearson) bound
+    at the chosen thresholds, with the confidence that this leaves; it is 1 where none passed.
     """
 
     steps: tuple[Step, ...]
@@ -50,6 +54,7 @@ class CascadeProof:
     compared: int
     max_flips: float
     tries: int = 1
+    delta: float = 0.05
     flip_upper_bound: float = 1.0
 
     @property

@@ -107,6 +107,7 @@ class Settings:
     integers: bool = True
     cascade: bool = default(TuneOptions, "cascade")
     cascade_only: bool = default(TuneOptions, "cascade_only")
+    stages: int = default(TuneOptions, "stages")
     rounds: int = default(TuneOptions, "rounds")
     seed: int = default(TuneOptions, "seed")
     whole_texts: bool = default(TuneOptions, "whole_texts")

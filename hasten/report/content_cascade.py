@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 from hasten.records import Candidate, Row, Tuning
 from hasten.report import content
@@ -16,9 +17,13 @@ _CHARACTERS = 80
 
 def rest(tuning: Tuning) -> str:
     """Who answers the deferred texts: ``, and the original for 6.1 % of the texts``."""
+    cascade = tuning.chosen.cascade
+    reached = cascade.proof.chosen.deferred if cascade and cascade.proof.chosen else ()
+    answered = [share - further for share, further in pairwise((*reached, 0.0))]
+    further = zip(tuning.further, answered, strict=False)
     return "".join(
-        f", and {_name(stage.plan.candidate)} for {content.percent(stage.share)} of the texts"
-        for stage in tuning.further
+        f", and {_name(stage.plan.candidate)} for {content.percent(share)} of the texts"
+        for stage, share in further
     )
 
 
@@ -32,9 +37,11 @@ def promise(tuning: Tuning) -> Iterator[str]:
     if cascade is None or cascade.proof.chosen is None:
         return
     step, proof = cascade.proof.chosen, cascade.proof
+    rule = tuning.further[0].takes
+    cut = f" ({rule.below_cut:.3g} where it cuts the text)" if rule.below_cut else ""
     yield (
-        f"Its first stage answers the texts for which its margin is at least "
-        f"{step.thresholds[0]:.3g}. Of {content.count(proof.compared, 'different text')} "
+        f"Its first stage answers the texts for which its margin is at least {rule.below:.3g}"
+        f"{cut}. Of {content.count(proof.compared, 'different text')} "
         f"{step.flips} got another answer than the original's, in the worst of the tested "
         f"batchings; with 95 % confidence at most {content.percent(proof.flip_upper_bound)} of "
         f"all texts do."

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,19 @@ class PipelineRun:
     tokens: int
     padding_share: float
     predicted_s: float | None
+
+    @property
+    def timings(self) -> dict[str, Any]:
+        """All but texts, tokens and outputs, as JSON values."""
+        return {
+            "texts": self.texts,
+            "total_s": self.total_s,
+            "tokenize_s": self.tokenize_s,
+            "plan_s": self.plan_s,
+            "padding_share": self.padding_share,
+            "predicted_s": self.predicted_s,
+            "batch_latency_s": list(self.batch_latency_s),
+        }
 
     def without_texts(self, *, outputs: bool) -> PipelineRun:
         """The same run without tokens, and unless they are wanted, without outputs."""

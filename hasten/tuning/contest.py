@@ -186,11 +186,13 @@ class _Contest:
         self.trials += self.truncation.everything(self.trials)
         repairable = repair.repairable(context, self.trials)
         tries = proof.fix_tries(context, self.trials, repairable, repair.ATTEMPTS)
+        # Before the lossy ones are proved by themselves, where an exact one could come second: a
+        # cascade gains more than any of them, and is sure not to be refused for a few flips.
+        found = cascades.find(context, self.trials, truth, tries) if self.accepted else None
         accepted = proof.choose_finalists(context, self.trials, truth, tries)
+        found = found or cascades.find(context, self.trials, truth, tries)
         repaired = repair.repair(context, self.trials, accepted, truth, tries)
-        self.trials += repaired
-        found = cascades.find(context, self.trials, truth)
-        self.trials += found.trials
+        self.trials += [*repaired, *found.trials]
         self.no_cascade = found.reason
         if context.settings.cascade_only:
             cascades.drop_others(self.trials)

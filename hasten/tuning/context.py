@@ -51,8 +51,9 @@ class Context:
     ``taught_texts`` of the user's were left out because they had made the student.
     ``first_look`` are calibration texts on which candidates are looked at first, so that the texts
     that judge do not choose who is judged; where it is empty, judged ones are looked at.
-    ``long_look`` are further ones, longer than most, for candidates that cut texts, and
-    ``look_lengths`` the tokens of both, int64 [first look + long look].
+    ``long_look`` are further ones, longer than most, for candidates that cut texts; ``last_look``
+    are the other calibration texts, for cascades; and ``look_lengths`` are the tokens of all three,
+    int64 [first look + long look + last look].
     ``lengths`` holds the tokens of every judged text, int64 [texts], after truncation, and
     ``calibration_lengths`` those of the texts that set the ranges of int8 candidates, if any.
     """
@@ -77,15 +78,16 @@ class Context:
     taught_texts: int = 0
     first_look: tuple[Text, ...] = ()
     long_look: tuple[Text, ...] = ()
+    last_look: tuple[Text, ...] = ()
     look_lengths: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
     @property
     def all_texts(self) -> tuple[Text, ...]:
         """What workers hold, and what messages count.
 
-        The judged texts, then the first look's, then the long ones.
+        The judged texts, then the first look's, then the long ones, then the rest.
         """
-        return self.texts + self.first_look + self.long_look
+        return self.texts + self.first_look + self.long_look + self.last_look
 
     @property
     def all_lengths(self) -> NDArray[np.int64]:

@@ -46,8 +46,9 @@ PARTS: Mapping[str, float] = {
     "screen again": 0.1,
     "cost table": 0.25,
     "prepare truncated": 0.2,
+    "cascade thresholds": 0.2,
+    "cascades": 0.35,
     "proof": 0.5,
-    "cascades": 0.3,
     "repair": 0.4,
     "repair start": 0.4,  # of a single attempt
     "repair table": 0.06,

@@ -173,7 +173,8 @@ def _held_apart(
 def looks(chosen: Texts, seed: int) -> dict[str, Any]:
     """Calibration texts on which candidates are looked at before the proof.
 
-    A few of all lengths, and others longer than the mean for candidates that cut long texts.
+    A few of all lengths, others longer than the mean for candidates that cut long texts, and the
+    rest for the thresholds of cascades.
     """
     lengths = chosen.calibration_lengths
     if not chosen.calibration:
@@ -182,8 +183,9 @@ def looks(chosen: Texts, seed: int) -> dict[str, Any]:
     long = np.setdiff1d(np.flatnonzero(lengths > lengths.mean()), first)
     if len(long):
         long = long[stratified_sample(lengths[long], _LONG_TEXTS, seed)]
+    rest = np.setdiff1d(np.arange(len(lengths)), np.concatenate([first, long]))
+    parts = {"first_look": first, "long_look": long, "last_look": rest}
     return {
-        "first_look": tuple(chosen.calibration[int(place)] for place in first),
-        "long_look": tuple(chosen.calibration[int(place)] for place in long),
-        "look_lengths": lengths[np.concatenate([first, long])],
+        **{n: tuple(chosen.calibration[int(i)] for i in places) for n, places in parts.items()},
+        "look_lengths": lengths[np.concatenate(list(parts.values()))],
     }

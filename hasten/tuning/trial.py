@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from hasten.errors import EngineError
 from hasten.judging.cascade import read
 from hasten.judging.parity import compare_batchings
-from hasten.plain import from_json, to_json
+from hasten.plain import from_json
 from hasten.records import (
     Candidate,
     CostTable,
@@ -191,7 +191,8 @@ class Trial:
         """One timed end-to-end run, or the error that ended the candidate; for :meth:`take`."""
         tokens = int(self._context.lengths[list(message.indices)].sum())
         try:
-            return {**_timings(self._ask(message, expected_s)), "tokens": tokens}
+            run: PipelineRun = self._ask(message, expected_s)
+            return {**run.timings, "tokens": tokens}
         except EngineError as error:
             self._fail(error)
             return {"error": error.message}
@@ -244,7 +245,7 @@ class Trial:
             for batching in batchings:
                 indices, outputs = self._answers(batching)
                 answers[batching.name] = outputs
-                self._keep_reading(what, batching.name, truth.select(indices), outputs)
+                self._keep_reading(what, batching.name, indices, truth, outputs)
                 parity = self._compare(truth, indices, answers, tries)
                 if refusal(parity):
                     break
@@ -260,18 +261,24 @@ class Trial:
         found: int | None = self._once(key, measure)
         return found
 
-    def reading(self, what: str, batching: Batching, truth: Outputs) -> Reading | None:
+    def has_read(self, what: str, batching: str) -> bool:
+        """Whether the journal holds this reading already."""
+        return self._reading_key(what, batching) in self._context.journal
+
+    def reading(
+        self, what: str, batching: Batching, truth: Callable[[], Outputs]
+    ) -> Reading | None:
         """How sure it is of some texts, and which of them it flips; None if it fails.
 
         Args:
             what: as for :meth:`prove`, which keeps this as well.
             batching: how to run the texts, where they have not been run.
-            truth: the original's outputs for all texts.
+            truth: gives the original's outputs for all texts.
         """
 
         def measure() -> Reading:
             indices, outputs = self._answers(batching)
-            return read(truth.select(indices), outputs, self._context.task)
+            return self._read(indices, truth(), outputs)
 
         stored = self._once(self._reading_key(what, batching.name), measure)
         return from_json(Reading, stored) if stored else None
@@ -286,12 +293,19 @@ class Trial:
         stored = self._once(f"probes:{self.label}", measure)
         self.probes = from_json(Probes, stored) if stored else None
 
-    def _keep_reading(self, what: str, batching: str, original: Outputs, outputs: Outputs) -> None:
+    def _keep_reading(
+        self, what: str, batching: str, indices: list[int], truth: Outputs, outputs: Outputs
+    ) -> None:
         """Leave in the journal what a cascade must know of outputs that are not kept."""
-        task = self._context.task
-        if task.decides and outputs.width == original.width:
+        if self._context.task.decides and outputs.width == truth.width:
             key = self._reading_key(what, batching)
-            self._context.journal.once(key, lambda: read(original, outputs, task))
+            self._context.journal.once(key, lambda: self._read(indices, truth, outputs))
+
+    def _read(self, indices: list[int], truth: Outputs, outputs: Outputs) -> Reading:
+        context = self._context
+        limit = self.candidate.token_limit(context.info.max_length)
+        cut = np.flatnonzero(context.all_lengths[indices] > limit).tolist()
+        return read(truth.select(indices), outputs, context.task, cut)
 
     def _reading_key(self, what: str, batching: str) -> str:
         return f"reading:{what}:{self.label}:{batching}"
@@ -430,16 +444,3 @@ class Trial:
 
     def _median(self, shape: Shape) -> float | None:
         return Measurement(tuple(self.cells[shape])).median_s if shape in self.cells else None
-
-
-def _timings(run: PipelineRun) -> dict[str, Any]:
-    """What the journal keeps of an end-to-end run."""
-    return {
-        "texts": run.texts,
-        "total_s": run.total_s,
-        "tokenize_s": run.tokenize_s,
-        "plan_s": run.plan_s,
-        "padding_share": run.padding_share,
-        "predicted_s": run.predicted_s,
-        "batch_latency_s": to_json(run.batch_latency_s),
-    }

@@ -164,7 +164,8 @@ class _Look:
         """
         context = self.context
         begin = context.answered_texts
-        longer = np.flatnonzero(context.all_lengths[begin:] > tokens)
+        lengths = context.all_lengths[begin : begin + len(context.long_look)]
+        longer = np.flatnonzero(lengths > tokens)
         places = tuple(map(int, begin + longer))
         if not places:
             return
@@ -189,8 +190,8 @@ class _Look:
     @cached_property
     def _right(self) -> Outputs:
         """What the exact candidate answers to the long texts, which it reads whole."""
-        places = range(self.context.answered_texts, len(self.context.all_texts))
-        return self._outputs(self.exact, tuple(places))
+        begin = self.context.answered_texts
+        return self._outputs(self.exact, tuple(range(begin, begin + len(self.context.long_look))))
 
     def _outputs(self, trial: Trial, places: tuple[int, ...]) -> Outputs:
         return trial.outputs(RunTexts(places, probes.STRATEGY, outputs=True), 0.0)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from hasten import tasks
+from hasten.engines.fake import Fake
 from hasten.plain import from_json, to_json
 from hasten.records import Row, Tuning
 from hasten.report import compose, content_cascade, headline
@@ -18,7 +19,8 @@ from hasten.runtime import bundle
 from hasten.runtime.saving import save
 from hasten.runtime.stages import Stages
 from hasten.tasks import Outputs
-from hasten.tuning import cascades
+from hasten.tuning import cascades, proof
+from hasten.tuning.cascade_trial import stages_of
 from hasten.tuning.worker import LoadCascade
 from tests.scripted import Lab
 from tests.tiny import tiny_texts
@@ -102,7 +104,7 @@ class TestARefusedCandidateAsTheFirstStage:
         save(
             tmp_path / "bundle",
             tuning,
-            stages=cascades.stages_of(tuning, context),
+            stages=stages_of(tuning, context),
             extra={},
             results=context.journal.path,
         )
@@ -157,6 +159,59 @@ class TestItsReport:
     def test_a_stored_result_reads_back(self, found: tuple[Lab, Tuning]) -> None:
         stored = json.loads(json.dumps(to_json(found[1])))
         assert from_json(Tuning, stored) == found[1]
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lab, Tuning]:
+    """A first stage that is often wrong, and a middle one that is so only where it is unsure."""
+    lab = lab_of(tmp_path_factory.mktemp("three"), UNSURE, stages=3, texts=700)
+    script = {
+        "recipes": {"bf16": ("quick", "careful")},
+        "fake-bf16-quick-cpu-1x1": {"call_s": 1e-4, "token_s": 2e-6, "shift": 0.2},
+        "fake-bf16-careful-cpu-1x1": {"call_s": 1.5e-3, "token_s": 3e-5, "shift": 0.05},
+        "*": SLOW,
+    }
+    lab.engine = Fake(script)
+    return lab, lab.tune()
+
+
+class TestThreeStages:
+    def test_each_answers_what_it_is_sure_of(self, three: tuple[Lab, Tuning]) -> None:
+        _, tuning = three
+        first, second, last = tuning.plan.candidate.stages
+        assert (first.recipe, second.recipe) == ("quick", "careful")
+        assert last.exact
+        cascade = tuning.chosen.cascade
+        assert cascade is not None
+        assert cascade.proof.chosen is not None
+        one, two = cascade.proof.chosen.deferred
+        assert 0.9 > one > two > 0.0
+        assert cascade.proof.flip_upper_bound <= 0.02
+        assert len(cascade.alone_s) == 3
+
+    def test_a_stage_is_held_to_the_texts_that_came_to_it(self, three: tuple[Lab, Tuning]) -> None:
+        _, tuning = three
+        second, last = tuning.further
+        assert second.takes.texts == len(three[0].texts)
+        assert last.takes.texts == second.takes.handed > last.takes.handed > 0
+
+    def test_its_time_was_predicted(self, three: tuple[Lab, Tuning]) -> None:
+        run = three[1].chosen.main
+        assert run is not None
+        assert run.predicted_s == pytest.approx(run.total.mean_s, rel=0.1)
+
+    def test_the_answer_names_all_of_them(self, three: tuple[Lab, Tuning]) -> None:
+        _, tuning = three
+        cascade = tuning.chosen.cascade
+        assert cascade is not None
+        assert cascade.proof.chosen is not None
+        one, two = cascade.proof.chosen.deferred
+        told = headline.first(tuning)
+        assert f"Fake bf16 careful for {100 * (one - two):.3g} % of the texts" in told
+        assert f"the original for {100 * two:.3g} % of the texts" in told
+
+    def test_two_are_the_default(self, found: tuple[Lab, Tuning]) -> None:
+        assert all(len(row.candidate.stages) < 3 for row in found[1].rows)
 
 
 def test_an_interrupted_search_ends_alike(tmp_path: Path, found: tuple[Lab, Tuning]) -> None:
@@ -247,6 +302,6 @@ def test_one_text_at_a_time(tmp_path: Path) -> None:
 
 def test_a_task_without_decisions_has_no_cascade(tmp_path: Path) -> None:
     context = replace(lab_of(tmp_path, UNSURE).context(), task=tasks.get("regression"))
-    nothing = cascades.find(context, [], Outputs.of_rows([[0.0]]))
+    nothing = cascades.find(context, [], Outputs.of_rows([[0.0]]), proof.Tries(1))
     assert nothing.trials == ()
     assert "no decision" in (nothing.reason or "")
