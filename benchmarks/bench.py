@@ -108,15 +108,17 @@ PARTS = (
         Part(
             f"cascade-{name}",
             f"a cascade against the best exact candidate: {what}",
-            6,
-            f"cascades.py {name} --budget 4m",
-            "--texts 40 --budget 20m",
+            minutes,
+            f"cascades.py {name}",
             by_default=False,
         )
-        for name, what in (
-            ("demo", "the demo's texts"),
-            ("minilm", "news sentences"),
-            ("mpnet", "a base-size classifier"),
+        for name, what, minutes in (
+            ("demo", "the demo's texts", 5),
+            ("minilm", "news sentences", 4),
+            ("mpnet", "a base-size classifier", 8),
+            ("articles", "whole news articles", 9),
+            ("latency", "one text at a time", 5),
+            ("student", "a student in three stages", 17),
         )
     ),
     Part(
