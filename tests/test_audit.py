@@ -19,6 +19,7 @@ from hasten.models import ModelFolder
 from hasten.records import Audit, HandsOn, Tuning
 from hasten.runtime import bundle
 from hasten.tasks import Outputs
+from hasten.tuning.study import ModelSource
 from tests.scripted import Lab, earlier_stage, save_bundle, save_cascade
 from tests.tiny import save_tiny, tiny_texts
 
@@ -126,7 +127,7 @@ def test_the_original_runs_in_pytorch(
 ) -> None:
     monkeypatch.undo()
     folder = save_tiny(tmp_path / "tiny", "bert")
-    source = audits.ModelSource(folder)
+    source = ModelSource(folder)
     info = source.prepare(tmp_path / "prepared", 0).info
     outputs = audits._truth(source, replace_model(lab, info), TEXTS[:9])
     assert outputs.values.shape == (9, len(info.labels))

@@ -76,8 +76,12 @@ def read(original: Outputs, outputs: Outputs, task: Task, cut: Sequence[int] = (
     sureness = np.where(sound, task.sureness(known), _NOT_SURE)
     differences = np.abs(known.values.astype(np.float64) - original.values)
     moved = original.max(differences.max(axis=1, initial=0.0))
-    columns = (sureness.round(_DIGITS), flips, moved.round(_DIGITS))
-    return Reading(*(tuple(column.tolist()) for column in columns), cut=tuple(cut))
+    return Reading(
+        sureness=tuple(sureness.round(_DIGITS).tolist()),
+        flips=tuple(flips.tolist()),
+        moved=tuple(moved.round(_DIGITS).tolist()),
+        cut=tuple(cut),
+    )
 
 
 def cut_factor(reading: Reading) -> float:
