@@ -23,7 +23,7 @@ from hasten.inputs.tokenization import Tokens
 from hasten.records import Shard, Tally, Text
 from hasten.runtime.predictor import Predictor
 from hasten.runtime.stages import LoadedStage
-from hasten.tasks import Encoded, Outputs
+from hasten.tasks import Encoded, Outputs, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +42,15 @@ class Answered:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Texts that run together: indices into the tokens of their stage; stages count from 0."""
+    """Windows of texts that run together: indices into their stage's; stages count from 0."""
 
     stage: int
-    texts: NDArray[np.int64]
+    windows: NDArray[np.int64]
 
     def halves(self) -> tuple[Batch, Batch]:
-        """The same texts in two batches."""
-        middle = len(self.texts) // 2
-        return Batch(self.stage, self.texts[:middle]), Batch(self.stage, self.texts[middle:])
+        """The same windows in two batches."""
+        middle = len(self.windows) // 2
+        return Batch(self.stage, self.windows[:middle]), Batch(self.stage, self.windows[middle:])
 
 
 class Model:
@@ -67,7 +67,8 @@ class Model:
     def prepare(self, shard: Shard, rows: Rows, text_column: str) -> Work:
         """Tokenize and plan a shard; of equal texts one is run."""
         pairs = self.predictor.task.takes == "pairs"
-        texts, errors = _texts(rows, text_column.split(",", 1) if pairs else [text_column])
+        columns = text_column.split(",", 1) if pairs else [text_column]
+        texts, errors = _texts(rows, columns, self.predictor.task)
         tokens = self.encode(0, texts)
         # Equal tokens are equal answers; but what one stage reads alike, another may not.
         kept, copies = _distinct(_token_keys(tokens) if len(self.stages) == 1 else texts)
@@ -105,30 +106,44 @@ class _Pass:
             texts: int64 [n], which of the work's distinct texts.
             tokens: of these n.
         """
-        self.stage, self.number, self.texts, self.tokens = stage, number, texts, tokens
-        self.batches = [Batch(number, batch) for batch in stage.plan(tokens)]
+        self.stage, self.number, self.texts = stage, number, texts
+        self.windows = tokens.windows
+        self._parts = tokens.parts
+        self._text = np.arange(len(texts))
+        if self._parts is not None:
+            self._text = np.repeat(self._text, np.diff(self._parts))
+        self.batches = [Batch(number, batch) for batch in stage.plan(self.windows)]
         self.failed: dict[int, EngineError] = {}
         self._done: list[tuple[NDArray[np.int64], Outputs]] = []
 
     def run(self, batch: Batch) -> None:
         """Run a batch on the caller's thread. Where the engine fails, single texts fail alone."""
         try:
-            outputs = self.stage.streams.forward(self.tokens, batch.texts)
+            outputs = self.stage.streams.forward(self.windows, batch.windows)
         except EngineError as error:
-            if len(batch.texts) == 1:
-                self.failed[int(batch.texts[0])] = error
+            if len(batch.windows) == 1:
+                self.failed[int(self._text[batch.windows[0]])] = error
                 return
             for half in batch.halves():
                 self.run(half)
         else:
-            self._done.append((batch.texts, outputs))
+            self._done.append((batch.windows, outputs))
 
     def outputs(self) -> tuple[Outputs, NDArray[np.int64]] | None:
         """Of those of its texts that ran, and which these are; None if none has."""
         if not self._done:
             return None
-        ran = np.concatenate([texts for texts, _ in self._done])
-        return Outputs.concatenate([outputs for _, outputs in self._done]), ran
+        ran = np.concatenate([windows for windows, _ in self._done])
+        outputs = Outputs.concatenate([outputs for _, outputs in self._done])
+        if self._parts is None:
+            return outputs, ran
+        order = np.argsort(ran)
+        # The windows that ran, in the order of the texts; of some texts not all have.
+        counts = np.diff(self._parts)
+        whole = np.bincount(self._text[ran], minlength=len(counts)) == counts
+        order = order[whole[self._text[ran[order]]]]
+        parts = np.concatenate([[0], np.cumsum(counts[whole])])
+        return outputs.select(order).regrouped(parts), np.flatnonzero(whole)
 
     def hands_on(self) -> NDArray[np.int64]:
         """Which of its texts the next stage answers; not those on which the engine failed."""
@@ -142,8 +157,8 @@ class _Pass:
     @property
     def padded_tokens(self) -> int:
         """What its batches compute, padding included."""
-        lengths = self.tokens.lengths
-        return sum(len(b.texts) * int(lengths[b.texts].max()) for b in self.batches)
+        lengths = self.windows.lengths
+        return sum(len(b.windows) * int(lengths[b.windows].max()) for b in self.batches)
 
 
 class Work:
@@ -210,11 +225,11 @@ class Work:
 
     def tokens_of(self, batch: Batch) -> int:
         """How many tokens a batch holds, without padding."""
-        return int(self._passes[batch.stage].tokens.lengths[batch.texts].sum())
+        return int(self._passes[batch.stage].windows.lengths[batch.windows].sum())
 
     def share_of(self, batch: Batch) -> float:
         """Which part of the distinct texts a batch holds; 0 where they had their turn before."""
-        return len(batch.texts) / len(self._texts) if batch.stage == 0 else 0.0
+        return len(batch.windows) / len(self._passes[0].windows) if batch.stage == 0 else 0.0
 
     def finish(self, naming: Naming) -> Answered:
         """The answers, once all batches have run."""
@@ -294,7 +309,7 @@ class Work:
             rows=len(self.rows),
             errors=errors,
             duplicates=readable - len(self._texts),
-            tokens=sum(int(each.tokens.lengths.sum()) for each in self._passes),
+            tokens=sum(int(each.windows.lengths.sum()) for each in self._passes),
             padded_tokens=sum(each.padded_tokens for each in self._passes),
             stages=self._answered(),
         )
@@ -312,7 +327,9 @@ class Work:
         return tuple(counts)
 
 
-def _texts(rows: Rows, columns: Sequence[str]) -> tuple[list[Text], dict[int, HastenError]]:
+def _texts(
+    rows: Rows, columns: Sequence[str], task: Task
+) -> tuple[list[Text], dict[int, HastenError]]:
     """The texts or pairs of the rows that can be read, and what is wrong with the others."""
     texts: list[Text] = []
     errors: dict[int, HastenError] = dict(rows.errors)
@@ -321,9 +338,12 @@ def _texts(rows: Rows, columns: Sequence[str]) -> tuple[list[Text], dict[int, Ha
         if index in errors:
             continue
         try:
-            texts.append(as_input(value, rows.where(index), columns))
+            text = as_input(value, rows.where(index), columns)
+            task.check(text)
         except InputError as error:
             errors[index] = error
+        else:
+            texts.append(text)
     return texts, errors
 
 

@@ -281,9 +281,10 @@ class _Teacher:
 
 
 def _original(reference: ModelFolder) -> Any:
-    if tasks.of(reference.info).pools:
+    task = tasks.of(reference.info)
+    if not task.compresses:
         raise ModelError(
-            f"{reference.info.name} gives sentences' vectors, which cannot be compressed yet",
+            f"{reference.info.name} is a model for {task.name}, which cannot be compressed yet",
             fix="`hasten tune` finds the fastest way to run it, int8 included.",
         )
     if reference.kind != "huggingface":

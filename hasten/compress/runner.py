@@ -90,9 +90,9 @@ class Runner:
         training = model.training
         model.eval()
         streams = Streams(_InMemory(model, self.task.reads), 1, self._info)
-        outputs, _ = streams.run(tokens, plan(tokens.lengths, _RUN))
+        outputs, _ = streams.run(tokens.windows, plan(tokens.windows.columns, _RUN))
         model.train(training)
-        return outputs
+        return outputs.regrouped(tokens.parts)
 
     def look(self, watch: Lot, student: Any) -> Look:
         """How far the student has come; where nothing is decided, closeness is all there is."""

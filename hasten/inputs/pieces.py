@@ -27,6 +27,18 @@ class Pieces:
         decoder = self.tokenizer.decoder
         return " ".join(pieces) if decoder is None else decoder.decode(list(pieces))
 
+    def decoded(self, tokens: Sequence[int], *, skip_special: bool) -> str:
+        """Tokens as text."""
+        return self.tokenizer.decode(list(tokens), skip_special_tokens=skip_special)
+
+    def id_of(self, word: str) -> int | None:
+        """The id of a word as the vocabulary spells it, or of its first piece; None without one."""
+        known: int | None = self.tokenizer.token_to_id(word)
+        if known is not None:
+            return known
+        ids = self.tokenizer.encode(word, add_special_tokens=False).ids
+        return ids[0] if ids else None
+
     @cached_property
     def marks_subwords(self) -> bool:
         """Whether pieces inside a word begin with a mark, as in WordPiece."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
@@ -58,6 +58,12 @@ class Tokens:
         special: bool [total], whether a token is one that the tokenizer adds to every text; None
             where spans were not asked for.
         pieces: how the tokens are written; None where spans were not asked for.
+        words: int32 [total], the word of its text that a token belongs to, -1 for none; None where
+            they were not asked for.
+        cuts: int64 [windows + 1], where texts are read in windows: window ``w`` is
+            ``ids[cuts[w]:cuts[w + 1]]``. None where each text is one window.
+        parts: int64 [n + 1]; text ``i`` has the windows ``parts[i]`` to ``parts[i + 1] - 1``. None
+            as ``cuts``.
     """
 
     ids: NDArray[np.int32]
@@ -68,6 +74,9 @@ class Tokens:
     spans: NDArray[np.int32] | None = None
     special: NDArray[np.bool_] | None = None
     pieces: Pieces | None = None
+    words: NDArray[np.int32] | None = None
+    cuts: NDArray[np.int64] | None = None
+    parts: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.truncated)
@@ -76,6 +85,21 @@ class Tokens:
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each text, special tokens included: int64 [n]."""
         return np.diff(self.offsets)
+
+    @property
+    def windows(self) -> Tokens:
+        """Each window as a text of its own, which is what batches are made of."""
+        if self.cuts is None or self.parts is None:
+            return self
+        truncated = np.repeat(self.truncated, np.diff(self.parts))
+        return replace(self, offsets=self.cuts, truncated=truncated, cuts=None, parts=None)
+
+    @property
+    def longest(self) -> NDArray[np.int64]:
+        """Tokens of the longest window of each text: int64 [n]."""
+        if self.cuts is None or self.parts is None:
+            return self.lengths
+        return np.maximum.reduceat(np.diff(self.cuts), self.parts[:-1])
 
     @property
     def columns(self) -> NDArray[np.int64]:
@@ -93,6 +117,8 @@ class Tokens:
         [2, 3, 4, 0, 1]
         """
         chosen = np.asarray(indices, dtype=np.int64)
+        if self.parts is not None:
+            return self._select_windows(chosen, self.parts)
         lengths = self.lengths[chosen]
         offsets = _offsets(lengths)
         shift = np.repeat(self.offsets[chosen] - offsets[:-1], lengths)
@@ -106,6 +132,27 @@ class Tokens:
             None if self.spans is None else self.spans[positions],
             None if self.special is None else self.special[positions],
             self.pieces,
+            None if self.words is None else self.words[positions],
+        )
+
+    def _select_windows(self, chosen: NDArray[np.int64], parts: NDArray[np.int64]) -> Tokens:
+        places = [np.arange(parts[text], parts[text + 1]) for text in chosen.tolist()]
+        windows = self.windows.select(np.concatenate([np.empty(0, np.int64), *places]))
+        return windows.regrouped(_offsets(np.array([len(own) for own in places], np.int64)))
+
+    def regrouped(self, parts: NDArray[np.int64]) -> Tokens:
+        """Neighbouring texts as the windows of one: the inverse of :attr:`windows`.
+
+        Args:
+            parts: int64 [fewer + 1], ascending from 0 to the number of these texts.
+        """
+        truncated = np.logical_or.reduceat(self.truncated, parts[:-1]) if len(parts) > 1 else ()
+        return replace(
+            self,
+            offsets=self.offsets[parts],
+            truncated=np.array(truncated, np.bool_),
+            cuts=self.offsets,
+            parts=parts,
         )
 
     @classmethod
@@ -116,6 +163,11 @@ class Tokens:
             arrays = [getattr(part, name) for part in parts]
             return None if any(array is None for array in arrays) else np.concatenate(arrays)
 
+        if parts[0].parts is not None:
+            counts = [np.diff(part.parts) for part in parts if part.parts is not None]
+            return cls.concatenate([part.windows for part in parts]).regrouped(
+                _offsets(np.concatenate(counts))
+            )
         return cls(
             whole("ids"),
             _offsets(whole("lengths")),
@@ -125,6 +177,7 @@ class Tokens:
             whole("spans"),
             whole("special"),
             parts[0].pieces,
+            whole("words"),
         )
 
     def pad(
@@ -234,13 +287,13 @@ class TextTokenizer:
         tokenizer.enable_truncation(max_length, direction=direction)
         padding: dict[str, Any] = tokenizer.padding or {}
         tokenizer.no_padding()
-        self._tokenizer = tokenizer
+        self.library = tokenizer
         self.padding = Padding(
             "left" if padding.get("direction") == "left" else "right",
             padding.get("pad_type_id", 0),
         )
         # XLNet gives its last token another type; in most models, all types of a single text are 0.
-        self._has_types = any(tokenizer.encode("").type_ids)
+        self.has_types = any(tokenizer.encode("").type_ids)
         self._head_characters = (
             _HEAD_CHARACTERS_PER_TOKEN * max_length if direction == "right" else None
         )
@@ -294,7 +347,7 @@ class TextTokenizer:
             offsets,
             truncated,
             _flat((e.type_ids for e in encodings), total, np.int32)
-            if self._has_types or pairs
+            if self.has_types or pairs
             else None,
             self.padding,
             _flat((chain.from_iterable(e.offsets) for e in encodings), 2 * total, np.int32).reshape(
@@ -303,8 +356,24 @@ class TextTokenizer:
             if spans
             else None,
             _flat((e.special_tokens_mask for e in encodings), total, np.bool_) if spans else None,
-            Pieces(self._tokenizer) if spans else None,
+            Pieces(self.library) if spans else None,
         )
+
+    def encode_whole(self, texts: Sequence[Text], *, pairs: bool = False) -> list[Any]:
+        """The library's encodings of ``texts``, with nothing cut off.
+
+        Raises:
+            InputError: as :meth:`encode`.
+        """
+        _check_types(texts, pairs)
+        kept: Any = self.library.truncation
+        self.library.no_truncation()
+        try:
+            return self._encode_batch(list(texts), spans=True)
+        except Exception as error:  # the library raises bare Exceptions and TypeErrors
+            raise _failure(texts, error) from error
+        finally:
+            self.library.enable_truncation(**kept)
 
     def _encode(self, texts: Sequence[Text], spans: bool) -> list[Any]:
         heads = [self._head(text) if isinstance(text, str) else text for text in texts]
@@ -329,13 +398,12 @@ class TextTokenizer:
         """
         threads = self._threads
         # The fast way leaves out where each token stands in its text.
-        encode: Any = self._tokenizer.encode_batch if spans else self._tokenizer.encode_batch_fast
+        encode: Any = self.library.encode_batch if spans else self.library.encode_batch_fast
         if threads is None or threads >= _pool_threads():
             return list(encode(texts))
         if threads == 1:
             return [
-                self._tokenizer.encode(*((text,) if isinstance(text, str) else text))
-                for text in texts
+                self.library.encode(*((text,) if isinstance(text, str) else text)) for text in texts
             ]
         parts = (texts[begin : begin + threads] for begin in range(0, len(texts), threads))
         return list(chain.from_iterable(map(encode, parts)))

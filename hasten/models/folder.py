@@ -136,7 +136,7 @@ class ModelFolder:
         texts = json.loads(stored.read_text(encoding="utf-8"))["texts"]
         # JSON has no tuples, which pairs are.
         given = [text if isinstance(text, str) else tuple(text) for text in texts]
-        return tasks.of(self.info).encode(self.tokenizer(), given)
+        return tasks.of(self.info).encode(self.tokenizer(), given).windows
 
     def _inputs(self, tokens: Tokens, indices: ArrayLike) -> dict[str, NDArray[np.int64]]:
         return tokens.batch(indices).inputs(self.info.input_names, self.info.pad_token_id)

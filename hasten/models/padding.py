@@ -53,7 +53,8 @@ def padding_notice(reference: ModelFolder, texts: Sequence[Text], tolerance: flo
 
 def _some(reference: ModelFolder, texts: Sequence[Text]) -> Tokens:
     """A few texts of different lengths."""
-    tokens = tasks.of(reference.info).encode(reference.tokenizer(), texts[:_MOST_TEXTS])
+    task = tasks.of(reference.info)
+    tokens = task.encode(reference.tokenizer(), texts[:_MOST_TEXTS]).windows
     order = np.argsort(tokens.lengths, kind="stable")
     return tokens.select([order[int(share * len(order))] for share in _QUANTILES])
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def complete(encoder: nn.Module, sentence: Sentence, folder: Path) -> nn.Module:
     """The encoder with what follows it, whose weights lie in ``folder``, a ``module/``.
 
-    Its forward takes the encoder's inputs by name, and returns float [batch, numbers].
+    Its forward takes the encoder's inputs by name, and returns float [batch, numbers], or without
+    pooling [batch, length, numbers].
 
     Raises:
         ModelError: the weights are missing, or do not fit.
@@ -105,6 +106,8 @@ def _classes() -> tuple[type[Any], type[Any], type[Any]]:
 def pooled(tokens: Tensor, mask: Tensor, modes: tuple[str, ...]) -> Tensor:
     """One vector a text, float [batch, numbers], several ways of pooling joined.
 
+    Without any, the tokens' own vectors.
+
     Padding may be on either side. The formulas are sentence-transformers'.
 
     Args:
@@ -114,6 +117,8 @@ def pooled(tokens: Tensor, mask: Tensor, modes: tuple[str, ...]) -> Tensor:
     """
     import torch
 
+    if not modes:
+        return tokens
     vectors = [_POOLED[mode](tokens, mask) for mode in modes]
     return vectors[0] if len(vectors) == 1 else torch.cat(vectors, dim=-1)
 

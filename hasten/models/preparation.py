@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,7 +132,7 @@ def _describe(
     length = min(8, max_length) if origin.kind == "huggingface" else max_length
     probed = example(length)
     (output,) = _probe(with_face(original, names, ("logits",)), len(names), probed)
-    chosen = _task(task, config, output.shape[-1], random_weights)
+    chosen = _task(task, config, output.shape[-1], random_weights, tokenizer.mask)
     module = with_face(original, names, chosen.reads)
     width = _width(chosen, _probe(module, len(names), probed), probed)
     linear, quadratic = count_flops(module, len(names), min(_FLOP_LENGTH, max_length), example)
@@ -157,13 +158,15 @@ def _describe(
     )
 
 
-def _task(name: str | None, config: Any, columns: int, random_weights: bool) -> tasks.Task:
+def _task(
+    name: str | None, config: Any, columns: int, random_weights: bool, mask: Mapping[str, Any]
+) -> tasks.Task:
     """What the user says, or else the config and how many numbers there are."""
     if random_weights:
         return tasks.as_numbers()
     whole = config.to_dict() if hasattr(config, "to_dict") else {}
     fields = {field: _field(config, field) for field in ("architectures", "problem_type")}
-    fields = {**whole, **fields, "num_labels": columns}
+    fields = {**whole, **fields, **mask, "num_labels": columns}
     return tasks.claiming(fields) if name is None else tasks.named(name, fields)
 
 

@@ -40,7 +40,7 @@ class Sentence:
     """What follows the encoder, and how texts are read.
 
     Attributes:
-        pooling: of :data:`POOLING`; several are joined.
+        pooling: of :data:`POOLING`; several are joined, and none leaves a vector for each token.
         after: the steps after pooling, in order; None scales vectors to length 1.
         truncate_dim: how many numbers of a vector are kept, the first ones; None for all.
         max_length: the most tokens of a text, where the folder says so.

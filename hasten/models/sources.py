@@ -164,11 +164,13 @@ def _huggingface(name: str, folder: Path, options: Options) -> Origin:
 
 
 def _sentence(folder: Path, options: Options) -> sentence_folder.Found | None:
-    """What follows the encoder; where the folder does not say, the mean over its tokens."""
+    """What follows the encoder; where the folder does not say, what the task is known for."""
     found = sentence_folder.find(folder)
-    if found is None and options.task and tasks.get(options.task).pools:
-        return sentence_folder.Found(sentence.Sentence(), folder)
-    return found
+    pools = tasks.get(options.task).pools if options.task else None
+    if pools is None or (found and pools):
+        return found
+    encoder = found.encoder if found else folder
+    return sentence_folder.Found(sentence.Sentence(pooling=pools), encoder)
 
 
 def _write_sentence(
@@ -201,9 +203,9 @@ def _supported_config(source: Path, options: Options, found: sentence_folder.Fou
         known = options.random_weights or tasks.is_claimed(config.to_dict())
     if not known:
         raise ModelError(
-            f"{source} holds {named}; supported are classifiers of texts and of tokens: {_TESTED} "
-            "are tested, and whatever else AutoModelForSequenceClassification or "
-            "AutoModelForTokenClassification loads",
+            f"{source} holds {named}; supported are models with a head of transformers for "
+            f"classification, token classification, question answering or masked words: {_TESTED} "
+            "are tested",
             fix="Any other module can be given as package.module:factory with --task tensors, "
             "or its shape measured with --random-weights if transformers can classify with it.",
         )

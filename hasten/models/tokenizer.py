@@ -50,6 +50,7 @@ class StoredTokenizer:
         input_names: what its model takes, where its settings say so.
         max_length: the limit in its settings, if there is one.
         pad_token_id: of its padding token, if it has one.
+        mask_token: what stands for a word to be filled in, if there is such a token.
         unusual_ids: ids that no text ends with, special tokens first; one of them can pad where
             there is no padding token.
         notices: what a user would not expect of it.
@@ -61,6 +62,7 @@ class StoredTokenizer:
     pad_token_id: int | None = None
     unusual_ids: tuple[int, ...] = ()
     notices: tuple[str, ...] = ()
+    mask_token: str | None = None
 
     @property
     def size(self) -> int:
@@ -73,6 +75,14 @@ class StoredTokenizer:
         if self.pad_token_id is not None:
             return self.pad_token_id
         return self.unusual_ids[0] if self.unusual_ids else 0
+
+    @property
+    def mask(self) -> dict[str, Any]:
+        """The mask token as tasks know it, by name and id; empty without one."""
+        number = None if self.mask_token is None else self.tokenizer.token_to_id(self.mask_token)
+        if number is None:
+            return {}
+        return {"mask_token": self.mask_token, "mask_token_id": number}
 
     @property
     def truncation(self) -> int | None:
@@ -280,7 +290,9 @@ def _store(tokenizer: Any, folder: Path, notices: tuple[str, ...] = ()) -> Store
     )
     _write(backend, folder)
     names = tuple(tokenizer.model_input_names)
-    return StoredTokenizer(backend, names, limit, pad, unusual, notices)
+    return StoredTokenizer(
+        backend, names, limit, pad, unusual, notices, mask_token=tokenizer.mask_token
+    )
 
 
 def _unusual_ids(tokenizer: Any) -> Iterator[int]:
@@ -297,7 +309,8 @@ def _store_plain(tokenizer: Tokenizer, folder: Path) -> StoredTokenizer:
     if pad is None:
         found = (tokenizer.token_to_id(name) for name in ("[PAD]", "<pad>"))
         pad = next((number for number in found if number is not None), None)
-    return StoredTokenizer(tokenizer, pad_token_id=pad)
+    mask = next((n for n in ("[MASK]", "<mask>") if tokenizer.token_to_id(n) is not None), None)
+    return StoredTokenizer(tokenizer, pad_token_id=pad, mask_token=mask)
 
 
 def _write(tokenizer: Tokenizer, folder: Path) -> None:

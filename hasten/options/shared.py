@@ -52,8 +52,8 @@ Task = Annotated[
     str | None,
     Option(
         "What the outputs mean, where config.json does not say: single_label, multi_label, "
-        "regression, pair_classification, reranking, token_classification, "
-        "embeddings or tensors.",
+        "regression, pair_classification, reranking, token_classification, question_answering, "
+        "fill_mask, embeddings, feature_extraction or tensors.",
         panel=MODEL,
     ),
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from hasten.records import Text
 READ_AHEAD = 256
 NO_TRUNCATION = (False, None, "do_not_truncate")
 """Values of the pipeline's ``truncation`` that leave texts whole."""
+
+Sides: TypeAlias = tuple[str, str]
+"""What the two texts of a pair are called."""
 
 _TRUNCATION = (True, "longest_first", "only_first", *NO_TRUNCATION)
 
@@ -55,8 +58,13 @@ def refuse_unknown(unknown: Collection[str], call: Callable[..., object]) -> Non
         )
 
 
-def as_text(item: object, place: int | None = None, *, pairs: bool = False) -> Text:
-    """A text, or that of ``{"text": ...}``; with ``pairs`` a tuple of two texts.
+def as_text(item: object, place: int | None = None, *, sides: Sides | None = None) -> Text:
+    """A text, or that of ``{"text": ...}``; with ``sides`` a tuple of two texts.
+
+    Args:
+        item: what the caller gave.
+        place: where it stood among others.
+        sides: of a model that reads pairs, what its two texts are called in a dict.
 
     Raises:
         InputError: it is something else, or not what the model reads.
@@ -64,14 +72,14 @@ def as_text(item: object, place: int | None = None, *, pairs: bool = False) -> T
     where = "the text" if place is None else f"text {place}"
     first, second = item, None
     if isinstance(item, Mapping):
-        first, second = item.get("text"), item.get("text_pair")
-    elif pairs and isinstance(item, list | tuple) and len(item) == 2:
+        first, second = (item.get(name) for name in sides or ("text", "text_pair"))
+    elif sides and isinstance(item, list | tuple) and len(item) == 2:
         first, second = item
-    if pairs:
+    if sides:
         if not isinstance(first, str) or not isinstance(second, str):
             raise InputError(
                 f"{where} is not a pair of str, which this model reads",
-                fix="Give tuples of two str, or dicts with 'text' and 'text_pair'.",
+                fix=f"Give tuples of two str, or dicts with {sides[0]!r} and {sides[1]!r}.",
             )
         return first, second
     if second is not None:
@@ -84,7 +92,27 @@ def as_text(item: object, place: int | None = None, *, pairs: bool = False) -> T
     return first
 
 
-def listed(texts: object, *, pairs: bool = False) -> list[Text] | None:
+def by_side(named: dict[str, Any], sides: Sides | None) -> object:
+    """The texts of ``question=..., context=...``, which are taken out of ``named``.
+
+    Each is a str or a list of them; one str beside a list belongs to each of the list.
+
+    Raises:
+        InputError: texts were given in no way, or not as many on both sides.
+    """
+    if not sides or not named.keys() >= set(sides):
+        raise InputError("texts are missing", fix=_TAKEN)
+    first, second = (named.pop(name) for name in sides)
+    if isinstance(first, str) and isinstance(second, str):
+        return first, second
+    count = max(len(each) for each in (first, second) if not isinstance(each, str))
+    lists = [[each] * count if isinstance(each, str) else each for each in (first, second)]
+    if len(lists[0]) != len(lists[1]):
+        raise InputError(f"{sides[0]} has {len(lists[0])} texts and {sides[1]} {len(lists[1])}")
+    return list(zip(*lists, strict=True))
+
+
+def listed(texts: object, *, sides: Sides | None = None) -> list[Text] | None:
     """The texts of a sequence, array or series; None for what has to be read step by step.
 
     Raises:
@@ -93,11 +121,11 @@ def listed(texts: object, *, pairs: bool = False) -> list[Text] | None:
     if hasattr(texts, "tolist") and not hasattr(texts, "__next__"):
         texts = texts.tolist()
     if isinstance(texts, Sequence) and not isinstance(texts, str | bytes):
-        return [as_text(item, place, pairs=pairs) for place, item in enumerate(texts)]
+        return [as_text(item, place, sides=sides) for place, item in enumerate(texts)]
     return None
 
 
-def streamed(texts: object, *, pairs: bool = False) -> Iterator[Text]:
+def streamed(texts: object, *, sides: Sides | None = None) -> Iterator[Text]:
     """The texts of a generator, an iterator or a dataset, read one at a time.
 
     Raises:
@@ -112,7 +140,7 @@ def streamed(texts: object, *, pairs: bool = False) -> Iterator[Text]:
         source = (items[place] for place in range(len(items)))  # a torch Dataset
     else:
         raise InputError(f"texts are {type(texts).__name__}", fix=_TAKEN)
-    return (as_text(item, place, pairs=pairs) for place, item in enumerate(source))
+    return (as_text(item, place, sides=sides) for place, item in enumerate(source))
 
 
 def answered(

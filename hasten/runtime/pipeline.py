@@ -217,13 +217,14 @@ class Pipeline:
         begin = self._clock()
         tokens = (task or self.task).encode(self.tokenizer, texts)
         tokenized = self._clock()
-        lengths = tokens.columns
+        windows = tokens.windows
+        lengths = windows.columns
         batches = plan(lengths, strategy, cost, max_batch_latency_s=max_batch_latency_s)
         planned = self._clock()
-        outputs, batch_latency_s = self.streams.run(tokens, batches)
+        outputs, batch_latency_s = self.streams.run(windows, batches)
         end = self._clock()
         return PipelineRun(
-            outputs=outputs,
+            outputs=outputs.regrouped(tokens.parts),
             encoded=tokens,
             total_s=end - begin,
             tokenize_s=tokenized - begin,
@@ -243,7 +244,7 @@ class Pipeline:
         max_batch_latency_s: float | None = None,
     ) -> set[tuple[int, int]]:
         """The batch shapes, texts by tokens, in which :meth:`run` would answer ``texts``."""
-        lengths = self.task.encode(self.tokenizer, texts).columns
+        lengths = self.task.encode(self.tokenizer, texts).windows.columns
         batches = plan(lengths, strategy, cost, max_batch_latency_s=max_batch_latency_s)
         return shapes(lengths, batches)
 

@@ -59,7 +59,7 @@ class Predictor:
 
     def __call__(
         self,
-        texts: object,
+        texts: object = _UNSET,
         top_k: int | None = _UNSET,
         *,
         function_to_apply: str | None = None,
@@ -75,8 +75,9 @@ class Predictor:
 
         Args:
             texts: a text, or ``{"text": ...}``; of a model of pairs a tuple of two texts, or
-                ``{"text": ..., "text_pair": ...}``; a sequence, an array or a series of these; or a
-                generator, an iterator or a dataset, which are read as their answers are.
+                ``{"text": ..., "text_pair": ...}`` (of one that answers questions
+                ``question=..., context=...``); a sequence or array of these; or a generator or
+                dataset, which are read as their answers are.
             top_k: how many labels to return, best first; None for all. Without it, the best
                 label alone, not wrapped in a list.
             function_to_apply: ``"softmax"``, ``"sigmoid"`` or ``"none"``, instead of what the
@@ -102,6 +103,9 @@ class Predictor:
             EngineError: the engine failed.
         """
         del padding, num_workers
+        sides = self.task.sides if self.task.takes == "pairs" else None
+        if texts is _UNSET:
+            texts = arguments.by_side(unknown, sides)
         task, unknown = tasks.adjusted(self.task, unknown)
         arguments.refuse_unknown(unknown, type(self).__call__)
         arguments.check_arguments(None if top_k is _UNSET else top_k, truncation)
@@ -127,16 +131,15 @@ class Predictor:
                 for answer in task.answers(outputs, labels, encoded, form)
             ]
 
-        pairs = self.task.takes == "pairs"
-        if isinstance(texts, str | Mapping) or (pairs and isinstance(texts, tuple)):
-            (answer,) = answers([arguments.as_text(texts, pairs=pairs)])
+        if isinstance(texts, str | Mapping) or (sides and isinstance(texts, tuple)):
+            (answer,) = answers([arguments.as_text(texts, sides=sides)])
             # The pipeline's own shapes: of the tasks that do, the answer to a plain text alone.
             wrapped = isinstance(texts, str) and alone and self.task.wraps_single
             return [answer] if wrapped else answer
-        given = arguments.listed(texts, pairs=pairs)
+        given = arguments.listed(texts, sides=sides)
         if given is not None:
             return self.task.together(answers(given), self.bundle.columns)
-        return arguments.answered(arguments.streamed(texts, pairs=pairs), answers, batch_size)
+        return arguments.answered(arguments.streamed(texts, sides=sides), answers, batch_size)
 
     def table(self, texts: Sequence[Text] | pa.Array | pa.ChunkedArray) -> pa.Table:
         """Answer texts as Arrow columns, for data frames and databases.
@@ -167,8 +170,8 @@ class Predictor:
         return Outputs.concatenate([outputs for _, outputs in self._runs(self._listed(texts))])
 
     def _listed(self, texts: object) -> Sequence[Text]:
-        pairs = self.task.takes == "pairs"
-        given = None if isinstance(texts, str) else arguments.listed(texts, pairs=pairs)
+        sides = self.task.sides if self.task.takes == "pairs" else None
+        given = None if isinstance(texts, str) else arguments.listed(texts, sides=sides)
         if given is None:
             raise InputError(f"texts must be a sequence of str, not {type(texts).__name__}")
         return given

@@ -136,11 +136,11 @@ class LoadedStage:
             self._pipelines[length] = Pipeline(self.tokenizer(length), self.streams)
         return self._pipelines[length]
 
-    def plan(self, tokens: Tokens) -> Batches:
-        """Texts in batches, by the plan that was measured."""
+    def plan(self, windows: Tokens) -> Batches:
+        """Windows of texts in batches, by the plan that was measured."""
         chosen = self.stage.plan
         limit_s = chosen.max_batch_latency_s
-        return plan(tokens.columns, chosen.strategy, self.cost, max_batch_latency_s=limit_s)
+        return plan(windows.columns, chosen.strategy, self.cost, max_batch_latency_s=limit_s)
 
     def encode(
         self, texts: Sequence[Text], max_length: int | None = None, task: Task | None = None

@@ -29,7 +29,8 @@ def classifies(predictor: Predictor) -> bool:
 
 def embeds(predictor: Predictor) -> bool:
     """Whether the model gives every text a vector: numbers without labels that decide nothing."""
-    return not predictor.task.has_labels and not predictor.task.decides
+    task = predictor.task
+    return not task.has_labels and not task.decides and task.pools != ()
 
 
 def ranks(predictor: Predictor) -> bool:

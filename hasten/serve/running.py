@@ -74,27 +74,31 @@ class Job:
     Attributes:
         texts: what was sent.
         tokens: of the texts, as stage 1 reads them.
+        windows: what runs, and what ``found``, ``answered_by``, ``left`` and ``later`` count: each
+            text, or each of its windows where the task reads long texts in several.
         settle: is called with None once all texts are answered, or with the error.
-        found: of each text the outputs of its batch and its place there, once it has run.
-        stages: which stage answered.
+        found: of each the outputs of its batch and its place there, once it has run.
+        answered_by: which stage answered.
         left: how many outputs are missing.
         began_s: when the first text ran.
-        later: the tokens of texts that wait for a later stage, by place.
+        later: the tokens of those that wait for a later stage, by place.
     """
 
     texts: Sequence[Text]
     tokens: Tokens
     settle: Callable[[BaseException | None], None]
+    windows: Tokens = field(init=False)
     found: list[tuple[Outputs, int] | None] = field(init=False)
-    stages: NDArray[np.int64] = field(init=False)
+    answered_by: NDArray[np.int64] = field(init=False)
     left: int = field(init=False)
     began_s: float | None = None
     later: dict[int, tuple[Tokens, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.left = len(self.texts)
+        self.windows = self.tokens.windows
+        self.left = len(self.windows)
         self.found = [None] * self.left
-        self.stages = np.zeros(self.left, np.int64)
+        self.answered_by = np.zeros(self.left, np.int64)
 
     @property
     def outputs(self) -> Outputs:
@@ -104,11 +108,18 @@ class Job:
         begins = np.cumsum([0, *map(len, batches)]).tolist()
         first = {id(outputs): begin for outputs, begin in zip(batches, begins, strict=False)}
         whole = Outputs.concatenate(batches) if len(batches) > 1 else batches[0]
-        return whole.select([first[id(outputs)] + place for outputs, place in found])
+        outputs = whole.select([first[id(outputs)] + place for outputs, place in found])
+        return outputs.regrouped(self.tokens.parts)
+
+    @property
+    def stages(self) -> NDArray[np.int64]:
+        """Which stage answered each text: int64 [texts]."""
+        parts = self.tokens.parts
+        return self.answered_by if parts is None else self.answered_by[parts[:-1]]
 
     def read(self, place: int) -> tuple[Tokens, int]:
-        """Where the tokens of a text are, as its present stage reads them."""
-        return self.later.get(place) or (self.tokens, place)
+        """Where the tokens of one of the windows are, as its present stage reads them."""
+        return self.later.get(place) or (self.windows, place)
 
 
 Held = tuple[Job, Waiting]
@@ -253,7 +264,7 @@ class Runner:
         Raises:
             Exception: the one that the runner was closed with.
         """
-        lengths = job.tokens.columns.tolist()
+        lengths = job.windows.columns.tolist()
         with self._changed:
             if self._ended:
                 raise self._ended
@@ -356,7 +367,7 @@ class Runner:
                 job, text = batch[place]
                 if job.found[text.place] is None:
                     job.found[text.place] = outputs, place
-                    job.stages[text.place] = stage
+                    job.answered_by[text.place] = stage
                     job.left -= 1
                     if not job.left:
                         finished.append(job)

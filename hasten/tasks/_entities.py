@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -36,15 +37,34 @@ class Tagged:
         return int(self.scores.argmax())
 
 
-def tagged(encoded: Encoded, number: int, scores: NDArray[np.float32]) -> list[Tagged]:
-    """The tokens of one of the texts, without special ones; ``scores`` are float32 [tokens, k]."""
+def tagged(encoded: Encoded, number: int, scores: NDArray[np.float32]) -> Iterator[list[Tagged]]:
+    """The tokens of one of the texts, window by window, without special ones.
+
+    Args:
+        encoded: the texts.
+        number: which of them.
+        scores: float32 [tokens, k].
+    """
+    tokens = encoded.tokens
+    assert tokens.special is not None
+    parts, done = (number, number + 1) if tokens.parts is None else tokens.parts[number:][:2], 0
+    windows = tokens.windows
+    for window in range(*parts):
+        begin, end = windows.offsets[window : window + 2]
+        count = int((~tokens.special[begin:end]).sum())
+        yield _tagged(encoded, number, slice(begin, end), scores[done : done + count])
+        done += count
+
+
+def _tagged(
+    encoded: Encoded, number: int, place: slice, scores: NDArray[np.float32]
+) -> list[Tagged]:
     tokens, text = encoded.tokens, encoded.texts[number]
     assert tokens.spans is not None
     assert tokens.special is not None
     pieces = pieces_of(encoded)
-    begin, end = tokens.offsets[number : number + 2]
-    own = np.flatnonzero(~tokens.special[begin:end])
-    ids, spans = tokens.ids[begin:end][own], tokens.spans[begin:end][own]
+    own = np.flatnonzero(~tokens.special[place])
+    ids, spans = tokens.ids[place][own], tokens.spans[place][own]
     found = []
     rows = zip(ids.tolist(), spans.tolist(), own.tolist(), scores, strict=True)
     for token, (start, end), index, row in rows:
@@ -86,6 +106,23 @@ def entities(
         tokens = [_word(group, strategy, pieces) for group in _words(tokens)]
     runs = grouped([labels[token.best] for token in tokens])
     return [_entity(tokens[begin:end], kind, pieces) for begin, end, kind in runs]
+
+
+def merged(windows: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The entities of a text's windows; of those that overlap the longest, then the likeliest."""
+    if len(windows) == 1:
+        return windows[0]
+    found: list[dict[str, Any]] = []
+    for entity in sorted(chain.from_iterable(windows), key=lambda each: each["start"]):
+        if not found or not found[-1]["start"] <= entity["start"] < found[-1]["end"]:
+            found.append(entity)
+        elif _rank(entity) > _rank(found[-1]):
+            found[-1] = entity
+    return found
+
+
+def _rank(entity: dict[str, Any]) -> tuple[int, float]:
+    return entity["end"] - entity["start"], entity["score"]
 
 
 def grouped(tags: Sequence[str]) -> list[tuple[int, int, str]]:

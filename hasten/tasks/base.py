@@ -88,6 +88,9 @@ class Task(ABC):
     takes: ClassVar[Literal["texts", "pairs"]] = "texts"
     """Whether the model reads one text at a time, or a text and its pair."""
 
+    sides: ClassVar[tuple[str, str]] = ("text", "text_pair")
+    """What callers name the two texts of a pair."""
+
     needs_spans: ClassVar[bool] = False
     """Whether answers need the characters of each token; see :attr:`Tokens.spans`."""
 
@@ -100,9 +103,12 @@ class Task(ABC):
     pipeline: ClassVar[str | None] = None
     """What ``transformers.pipeline`` calls such a model's answers, if it gives the same."""
 
-    pools: ClassVar[bool] = False
-    """Whether the model ends with one vector a text, made of its tokens' as
-    sentence-transformers does."""
+    pools: ClassVar[tuple[str, ...] | None] = None
+    """How an encoder's vectors of tokens become one of a text, where its folder does not say; empty
+    if they stay as they are, None if a head reads them. See :mod:`hasten.models.sentence`."""
+
+    compresses: ClassVar[bool] = True
+    """Whether ``hasten compress`` can make a smaller model of one of this task."""
 
     demanded: ClassVar[Mapping[str, float]] = MappingProxyType({})
     """What figures of :meth:`agreement` must reach, by name, where a candidate is lossy."""
@@ -137,6 +143,14 @@ class Task(ABC):
         """
         del config
         return {}
+
+    def check(self, text: Text) -> None:
+        """Refuse a text that the model cannot answer; by default it answers all.
+
+        Raises:
+            InputError: what it lacks.
+        """
+        del text
 
     def encode(self, tokenizer: TextTokenizer, texts: Sequence[Text]) -> Tokens:
         """Tokenize ``texts``: by default each is one sequence, truncated.

@@ -38,7 +38,8 @@ class Embeddings(Tensors):
     name = "embeddings"
     reads = ("sentence_embedding",)
     model_class = "AutoModel"
-    pools = True
+    pools = ("mean",)
+    compresses = False
     wraps_single = False
     demanded = MappingProxyType({_COSINE: 0.99, _NEIGHBOURS: 0.95})
 
@@ -51,7 +52,7 @@ class Embeddings(Tensors):
     @classmethod
     def claims(cls, config: Mapping[str, Any]) -> bool:
         """A folder of sentence-transformers, which says how tokens become a vector."""
-        return config.get("sentence") is not None
+        return bool((config.get("sentence") or {}).get("pooling"))
 
     @classmethod
     def settings_of(cls, config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -106,12 +106,14 @@ class Outputs:
             self.values[places + np.repeat(self.offsets[chosen] - (ends - counts), counts)], counts
         )
 
-    def regrouped(self, parts: ArrayLike) -> Outputs:
+    def regrouped(self, parts: ArrayLike | None) -> Outputs:
         """Neighbouring texts as one: text ``i`` gets the rows of ``parts[i]`` to ``parts[i+1]``.
 
         Args:
-            parts: int64 [fewer + 1], ascending from 0 to the number of texts.
+            parts: int64 [fewer + 1], ascending from 0 to the number of texts; None: as they are.
         """
+        if parts is None:
+            return self
         return Outputs(self.values, self.offsets[np.asarray(parts, np.int64)])
 
     def any(self, rows: ArrayLike) -> NDArray[np.bool_]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hasten.errors import ModelError
 from hasten.tasks import _scores
+from hasten.tasks._choices import lead_of, margin_of
 from hasten.tasks._labels import Labelled, by_label, classifies, index_of
 from hasten.tasks.base import Encoded
 from hasten.tasks.outputs import Outputs
@@ -59,14 +60,13 @@ class SingleLabel(Labelled):
 
     def margins(self, outputs: Outputs, others: Outputs) -> NDArray[np.float64]:
         """Logit of the label that wins minus that of the label that wins in ``others``."""
-        rows, logits = np.arange(len(outputs.values)), outputs.values.astype(np.float64)
-        own, other = self.decisions(outputs), self.decisions(others)
-        return outputs.max(logits[rows, own] - logits[rows, other])
+        return outputs.max(
+            margin_of(outputs.values, self.decisions(outputs), self.decisions(others))
+        )
 
     def sureness(self, outputs: Outputs) -> NDArray[np.float64]:
         """The largest logit minus the second largest."""
-        ranked = np.sort(_choices(outputs).astype(np.float64), axis=1)
-        return outputs.min(ranked[:, -1] - ranked[:, -2])
+        return outputs.min(lead_of(_choices(outputs)))
 
     def describe(self, output: NDArray[np.float32], labels: Sequence[str]) -> str:
         return ", ".join(labels[int(row.argmax())] for row in output)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,8 @@ class Tensors(Regression):
     reads = ("output",)
     has_labels = False
     usual_columns = ("embedding",)
-    pipeline = problem_type = None
+    pipeline: ClassVar[str | None] = None
+    problem_type = None
 
     @classmethod
     def claims(cls, _: Mapping[str, Any]) -> bool:

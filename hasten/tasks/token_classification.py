@@ -10,10 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasten.errors import ChoiceError, ModelError
-from hasten.inputs.tokenization import Batch
+from hasten.inputs.tokenization import Batch, TextTokenizer, Tokens
+from hasten.inputs.windows import encode_windows
 from hasten.records import Text
 from hasten.tasks import DEFAULT_FORM, _scores
-from hasten.tasks._entities import OUTSIDE, Strategy, entities, grouped, pieces_of, tagged
+from hasten.tasks._choices import lead_of, margin_of
+from hasten.tasks._entities import (
+    OUTSIDE,
+    Strategy,
+    Tagged,
+    entities,
+    grouped,
+    merged,
+    pieces_of,
+    tagged,
+)
 from hasten.tasks._labels import unnamed
 from hasten.tasks.base import Encoded, Form, Raw, Task, token_rows
 from hasten.tasks.outputs import Outputs
@@ -27,11 +38,13 @@ class TokenClassification(Task):
     """See the module's docstring.
 
     ``aggregation_strategy`` says how tokens become entities, and ``ignore_labels`` which of them
-    are left out; both as in the pipeline.
+    are left out; with ``stride``, long texts are read to their end in windows that share as many
+    tokens. All as in the pipeline.
     """
 
     aggregation_strategy: Strategy = "none"
     ignore_labels: tuple[str, ...] = (OUTSIDE,)
+    stride: int | None = None
 
     name = "token_classification"
     needs_spans = True
@@ -43,6 +56,11 @@ class TokenClassification(Task):
     @classmethod
     def claims(cls, config: Mapping[str, Any]) -> bool:
         return any("ForTokenClassification" in n for n in config.get("architectures") or ())
+
+    def encode(self, tokenizer: TextTokenizer, texts: Sequence[Text]) -> Tokens:
+        if self.stride is None:
+            return super().encode(tokenizer, texts)
+        return encode_windows(tokenizer, texts, overlap=self.stride)
 
     def gather(self, raw: Raw, batch: Batch) -> Outputs:
         """A row for each token, without those that the tokenizer adds."""
@@ -77,10 +95,15 @@ class TokenClassification(Task):
         scores, found = self.scores(outputs), []
         for number in range(len(encoded.texts)):
             rows = scores[outputs.offsets[number] : outputs.offsets[number + 1]]
-            words, pieces = tagged(encoded, number, rows), pieces_of(encoded)
-            each = entities(words, labels, self.aggregation_strategy, pieces)
-            found.append([e for e in each if self._kind(e) not in self.ignore_labels])
+            windows = [self._named(each, labels, encoded) for each in tagged(encoded, number, rows)]
+            found.append(merged(windows))
         return found
+
+    def _named(
+        self, tokens: Sequence[Tagged], labels: Sequence[str], encoded: Encoded
+    ) -> list[dict[str, Any]]:
+        named = entities(tokens, labels, self.aggregation_strategy, pieces_of(encoded))
+        return [each for each in named if self._kind(each) not in self.ignore_labels]
 
     @staticmethod
     def _kind(entity: Mapping[str, Any]) -> Any:
@@ -123,14 +146,13 @@ class TokenClassification(Task):
 
     def margins(self, outputs: Outputs, others: Outputs) -> NDArray[np.float64]:
         """Logit of the label that wins minus that of the one in ``others``, of the surest token."""
-        rows, logits = np.arange(len(outputs.values)), outputs.values.astype(np.float64)
-        own, other = self.decisions(outputs), self.decisions(others)
-        return outputs.max(logits[rows, own] - logits[rows, other])
+        return outputs.max(
+            margin_of(outputs.values, self.decisions(outputs), self.decisions(others))
+        )
 
     def sureness(self, outputs: Outputs) -> NDArray[np.float64]:
         """The largest logit minus the second largest, of the least sure token."""
-        ranked = np.sort(outputs.values.astype(np.float64), axis=1)
-        return outputs.min(ranked[:, -1] - ranked[:, -2])
+        return outputs.min(lead_of(outputs.values))
 
     def describe(self, output: NDArray[np.float32], labels: Sequence[str]) -> str:
         """Entities with the numbers of their tokens, from 1."""

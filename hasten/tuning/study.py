@@ -148,7 +148,7 @@ class Study:
             reference=reference.folder,
             texts=chosen.texts,
             gold=chosen.gold,
-            lengths=chosen.tokens.lengths,
+            lengths=chosen.tokens.longest,
             profile=chosen.profile,
             folder=work,
             journal=journal,

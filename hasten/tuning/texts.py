@@ -92,10 +92,10 @@ def choose_texts(
         gold=None if labels is None else tuple(_gold(labels[index]) for index in indices),
         tokens=tokens.select(sample),
         profile=profile(
-            tokens.lengths, tokens.truncated, reference.info.max_length, given=len(texts)
+            tokens.longest, tokens.truncated, reference.info.max_length, given=len(texts)
         ),
         calibration=calibration,
-        calibration_lengths=tokens.lengths[apart],
+        calibration_lengths=tokens.longest[apart],
         taught=int(seen.sum()),
     )
 

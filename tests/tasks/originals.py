@@ -23,16 +23,24 @@ class Original:
         self.info = self.reference.info
         self.task: Any = tasks.of(self.info)
         self._runner = Runner(self.reference)
+        self._tokenizer = self.reference.tokenizer()
         self._module = load_original(folder / "module")
 
     def outputs(self, texts: Sequence[Text]) -> tuple[Outputs, Encoded]:
-        tokens = self._runner.tokens(texts)
-        return self._runner.outputs(self._module, tokens), Encoded(texts, tokens)
+        return self._run(self.task, texts)
 
     def answers(self, texts: Sequence[Text], **options: Any) -> list[Any]:
-        outputs, encoded = self.outputs(texts)
-        found: list[Any] = self.task.answers(outputs, self.info.labels, encoded, Form(**options))
+        """With settings of the task and arguments of :class:`Form`."""
+        task, form = tasks.adjusted(self.task, options)
+        outputs, encoded = self._run(task, texts)
+        found: list[Any] = task.answers(
+            outputs, self.info.labels, encoded, Form(**{"bare": "top_k" not in form, **form})
+        )
         return found
+
+    def _run(self, task: Any, texts: Sequence[Text]) -> tuple[Outputs, Encoded]:
+        tokens = task.encode(self._tokenizer, texts)
+        return self._runner.outputs(self._module, tokens), Encoded(texts, tokens)
 
     def table(self, texts: Sequence[Text]) -> Any:
         outputs, encoded = self.outputs(texts)

@@ -17,6 +17,7 @@ from hasten.runtime.predictor import Predictor
 from hasten.serve import answers
 from hasten.serve.calls import Body, Call, Operation, Protocol, Refusal, reply
 from hasten.serve.protocols import tei
+from hasten.tasks import DEFAULT_FORM, Form
 
 
 class Pair(Body):
@@ -82,7 +83,10 @@ async def _answer(call: Call) -> Response:
     several = isinstance(body.inputs, list)
     given: Any = body.inputs if several else [body.inputs]
     answered = await call.answer(_read(call, given))
-    found = answers.classified(call, answered, top_k=body.parameters.top_k or 1)
+    predictor, top_k = call.service.predictor, body.parameters.top_k
+    form = DEFAULT_FORM if top_k is None else Form(top_k, bare=False)
+    labels = predictor.bundle.model.labels
+    found = predictor.task.answers(answered.outputs, labels, answered.encoded, form)
     return reply(found if several else found[0])
 
 
