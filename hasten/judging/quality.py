@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hasten.judging.stats import macro_f1, mcnemar_p
+from hasten.judging.stats import macro_f1, mcnemar_p, micro_f1
 from hasten.records import Errors, Quality
-from hasten.tasks import Outputs, Task
+from hasten.tasks import Outputs, Task, spearman
 
 
 def quality(
@@ -43,6 +43,8 @@ def quality(
         only_candidate_right=only_candidate,
         only_reference_right=only_original,
         mcnemar_p=mcnemar_p(only_candidate, only_original),
+        micro_f1=micro_f1(candidates, right) if right.ndim == 2 else None,
+        reference_micro_f1=micro_f1(decided, right) if right.ndim == 2 else None,
     )
 
 
@@ -53,4 +55,17 @@ def errors(
     right = None if gold is None else task.values(gold, original.width)
     if right is None:
         return None
-    return Errors(*(float(np.abs(side.values - right).mean()) for side in (candidate, original)))
+    sides = [side.values.astype(np.float64) for side in (candidate, original)]
+    off = [np.abs(side - right) for side in sides]
+    known = right != 0
+    orders = [
+        np.mean([spearman(*each) for each in zip(side.T, right.T, strict=True)]) for side in sides
+    ]
+    return Errors(
+        *(float(each.mean()) for each in off),
+        *(
+            float((each[known] / np.abs(right[known])).mean()) if known.any() else None
+            for each in off
+        ),
+        *map(float, orders),
+    )

@@ -372,6 +372,16 @@ def macro_f1(decided: NDArray[Any], right: NDArray[Any]) -> float:
     return float((2 * both[counted] / either[counted]).mean())
 
 
+def micro_f1(decided: NDArray[np.bool_], right: NDArray[np.bool_]) -> float:
+    """F1 over all labels of all texts, of which each may apply or not: bool [n, k].
+
+    >>> micro_f1(np.array([[True, True]]), np.array([[True, False]])) == 2 / 3
+    True
+    """
+    either = decided.sum() + right.sum()
+    return float(2 * (decided & right).sum() / either) if either else 1.0
+
+
 def _within(angle: float, degrees: int) -> float:
     """Probability that Student's t lies within plus or minus sqrt(degrees) * tan(angle)."""
     even = degrees % 2 == 0

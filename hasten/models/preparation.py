@@ -6,15 +6,16 @@ import inspect
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hasten import tasks
-from hasten.errors import ModelError
+from hasten.errors import ChoiceError, ModelError
 from hasten.inputs.corpus import TAUGHT
 from hasten.inputs.tokenization import Tokens
 from hasten.models import dtypes
@@ -41,6 +42,7 @@ def prepare(
     tokenizer: Any = None,
     weights: str | os.PathLike[str] | None = None,
     task: str | None = None,
+    task_settings: Mapping[str, Any] = MappingProxyType({}),
     random_weights: bool = False,
     allow_pickle: bool = False,
     seed: int = 0,
@@ -56,13 +58,14 @@ def prepare(
         weights: a state dict (.safetensors, or .pt/.bin of tensors alone) for a factory's module
             or a folder's config.json.
         task: a name of :mod:`hasten.tasks`; by default what the model's config says.
+        task_settings: settings of the task, by name, instead of the usual ones.
         random_weights: build the module from config.json alone, to measure its shape.
         allow_pickle: accept weights that exist only as pytorch_model.bin.
         seed: of the random weights.
 
     Raises:
         ModelError: the model or its tokenizer cannot be found, loaded or used.
-        ChoiceError: unknown task.
+        ChoiceError: unknown task or setting.
         StorageError: ``folder`` cannot be written.
     """
     folder = Path(folder)
@@ -93,8 +96,9 @@ def prepare(
         origin,
         folder,
         stored,
-        task,
-        dtype,
+        task=task,
+        task_settings=task_settings,
+        dtype=dtype,
         random_weights=random_weights,
         foreign_tokenizer=tokenizer is not None,
     )
@@ -107,9 +111,10 @@ def _describe(
     origin: Origin,
     folder: Path,
     tokenizer: StoredTokenizer,
-    task: str | None,
-    dtype: str,
     *,
+    task: str | None,
+    task_settings: Mapping[str, Any],
+    dtype: str,
     random_weights: bool,
     foreign_tokenizer: bool,
 ) -> ModelInfo:
@@ -135,13 +140,15 @@ def _describe(
     chosen = _task(task, config, output.shape[-1], random_weights, tokenizer.mask)
     module = with_face(original, names, chosen.reads)
     width = _width(chosen, _probe(module, len(names), probed), probed)
+    labels = _labels(config, width, type(encoder).__name__) if chosen.has_labels else ()
+    chosen = _with_settings(chosen, task_settings, labels)
     linear, quadratic = count_flops(module, len(names), min(_FLOP_LENGTH, max_length), example)
     return ModelInfo(
         name=origin.name,
         architecture=type(encoder).__name__,
         task=chosen.name,
         task_settings=to_json(chosen),
-        labels=_labels(config, width, type(encoder).__name__) if chosen.has_labels else (),
+        labels=labels,
         max_length=max_length,
         input_names=names,
         output_names=chosen.reads,
@@ -168,6 +175,19 @@ def _task(
     fields = {field: _field(config, field) for field in ("architectures", "problem_type")}
     fields = {**whole, **fields, **mask, "num_labels": columns}
     return tasks.claiming(fields) if name is None else tasks.named(name, fields)
+
+
+def _with_settings(
+    task: tasks.Task, settings: Mapping[str, Any], labels: Sequence[str]
+) -> tasks.Task:
+    chosen, unknown = tasks.adjusted(task, settings, labels)
+    if unknown:
+        known = ", ".join(to_json(task)) or "none"
+        raise ChoiceError(
+            f"the task {task.name} has no setting {next(iter(unknown))!r}",
+            fix=f"It has: {known}.",
+        )
+    return chosen
 
 
 def _width(task: tasks.Task, outputs: tuple[Tensor, ...], example: list[int]) -> int:

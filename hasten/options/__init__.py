@@ -62,6 +62,7 @@ class TuneOptions(TypedDict, total=False):
     tokenizer: shared.Tokenizer
     weights: shared.Weights
     task: shared.Task
+    task_settings: shared.TaskSettings
     random_weights: shared.RandomWeights
     allow_pickle: shared.AllowPickle
     reference: Annotated[
@@ -188,6 +189,7 @@ class BenchOptions(TypedDict, total=False):
     tokenizer: shared.Tokenizer
     weights: shared.Weights
     task: shared.Task
+    task_settings: shared.TaskSettings
     random_weights: shared.RandomWeights
     allow_pickle: shared.AllowPickle
     experiments: Annotated[
@@ -351,6 +353,7 @@ class ExportOptions(TypedDict, total=False):
     tokenizer: shared.Tokenizer
     weights: shared.Weights
     task: shared.Task
+    task_settings: shared.TaskSettings
     allow_pickle: shared.AllowPickle
     max_flips: shared.MaxFlips
     force: Annotated[

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, NoReturn
 
@@ -51,6 +52,28 @@ def whole_numbers(low: int, high: int) -> Check:
         return tuple(sorted(set(numbers)))
 
     return check
+
+
+def settings(name: str, value: Any) -> Mapping[str, Any]:
+    """Values by name: a mapping, a JSON object, or ``NAME=VALUE`` with commas between several."""
+    if isinstance(value, Mapping):
+        return value
+    try:
+        if value.lstrip().startswith("{"):
+            return dict(json.loads(value))
+        pairs = (part.split("=", 1) for part in value.split(","))
+        return {key.strip(): _scalar(text.strip()) for key, text in pairs}
+    except ValueError:
+        raise ChoiceError(
+            f"{name} is {value!r}", fix="Write NAME=VALUE, several with commas, or a JSON object."
+        ) from None
+
+
+def _scalar(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def one_of(*allowed: str) -> Check:

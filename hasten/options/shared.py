@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from hasten.options.base import Option
-from hasten.options.checks import names, number, one_of, whole_number, whole_numbers
+from hasten.options.checks import names, number, one_of, settings, whole_number, whole_numbers
 from hasten.options.choices import DEVICES, FEWEST_CALIBRATION, PRECISIONS
 
 if TYPE_CHECKING:
@@ -54,6 +54,15 @@ Task = Annotated[
         "What the outputs mean, where config.json does not say: single_label, multi_label, "
         "regression, pair_classification, reranking, token_classification, question_answering, "
         "fill_mask, embeddings, feature_extraction or tensors.",
+        panel=MODEL,
+    ),
+]
+TaskSettings = Annotated[
+    str | Mapping[str, Any] | None,
+    Option(
+        "Settings of the task, which the bundle keeps: NAME=VALUE, several with commas, or a JSON "
+        "object; such as stride=128, or threshold=0.3 for a label to apply.",
+        check=settings,
         panel=MODEL,
     ),
 ]

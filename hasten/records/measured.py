@@ -130,7 +130,8 @@ class Quality:
 
     ``only_reference_right`` and ``only_candidate_right`` count the texts on which one of the two
     is right and the other is not; ``mcnemar_p`` is the probability of so uneven counts, or more
-    uneven ones, if the two were equally good (McNemar's exact test).
+    uneven ones, if the two were equally good (McNemar's exact test). Micro-F1 is over
+    all labels of all texts, where several may apply to one.
     """
 
     accuracy: float
@@ -140,14 +141,24 @@ class Quality:
     only_candidate_right: int
     only_reference_right: int
     mcnemar_p: float
+    micro_f1: float | None = None
+    reference_micro_f1: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Errors:
-    """How far the original's and a candidate's numbers are from the right ones, in their unit."""
+    """How far the original's and a candidate's numbers are from the right ones, in their unit.
+
+    Relative errors are over the numbers that should not be 0. Spearman's correlation is that with
+    the right numbers, the mean over the columns.
+    """
 
     mean_absolute: float
     reference_mean_absolute: float
+    mean_relative: float | None = None
+    reference_mean_relative: float | None = None
+    spearman: float | None = None
+    reference_spearman: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

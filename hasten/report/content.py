@@ -165,8 +165,12 @@ def agreement(parity: Parity) -> str:
 
 def quality(found: Quality) -> str:
     """Both models' scores against the right labels, in two sentences."""
+    micro = ""
+    if found.micro_f1 is not None:
+        micro = f"micro-F1 {found.micro_f1:.3f} and {found.reference_micro_f1:.3f}, "
     return (
-        f"{accuracies(found)}; macro-F1 {found.macro_f1:.3f} and {found.reference_macro_f1:.3f}. "
+        f"{accuracies(found)}; {micro}macro-F1 {found.macro_f1:.3f} and "
+        f"{found.reference_macro_f1:.3f}. "
         f"Only the candidate is right on {count(found.only_candidate_right, 'text')}, only the "
         f"original on {found.only_reference_right} (McNemar's test, p = {found.mcnemar_p:.2g})."
     )
@@ -177,10 +181,15 @@ def errors(parity: Parity) -> str:
     found = parity.errors
     if found is None:
         return ""
-    return (
-        f" Mean absolute error {found.mean_absolute:.3g}, the original's "
-        f"{found.reference_mean_absolute:.3g}."
-    )
+    figures = [("Mean absolute error", found.mean_absolute, found.reference_mean_absolute)]
+    for name, ours, theirs in (
+        ("mean relative error", found.mean_relative, found.reference_mean_relative),
+        ("Spearman's correlation", found.spearman, found.reference_spearman),
+    ):
+        if ours is not None and theirs is not None:
+            figures.append((name, ours, theirs))
+    told = (f"{name} {ours:.3g}, the original's {theirs:.3g}" for name, ours, theirs in figures)
+    return f" {'; '.join(told)}."
 
 
 def accuracies(found: Quality) -> str:

@@ -106,7 +106,7 @@ class Predictor:
         sides = self.task.sides if self.task.takes == "pairs" else None
         if texts is _UNSET:
             texts = arguments.by_side(unknown, sides)
-        task, unknown = tasks.adjusted(self.task, unknown)
+        task, unknown = tasks.adjusted(self.task, unknown, self.bundle.model.labels)
         arguments.refuse_unknown(unknown, type(self).__call__)
         arguments.check_arguments(None if top_k is _UNSET else top_k, truncation)
         alone = top_k is _UNSET

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hasten.errors import ChoiceError
 from hasten.plain import from_json, to_json
 from hasten.records import ModelInfo
+from hasten.tasks._correlation import spearman
 from hasten.tasks._scores import FUNCTIONS, applied
 from hasten.tasks.base import DEFAULT_FORM, Encoded, Form, Objective, Task, token_rows
 from hasten.tasks.outputs import Outputs
@@ -35,6 +36,7 @@ __all__ = [
     "named",
     "names",
     "of",
+    "spearman",
     "token_rows",
 ]
 
@@ -76,13 +78,20 @@ def named(name: str, config: Mapping[str, Any]) -> Task:
     return get(name, type(get(name)).settings_of(config))
 
 
-def adjusted(task: Task, settings: Mapping[str, Any]) -> tuple[Task, dict[str, Any]]:
+def adjusted(
+    task: Task, settings: Mapping[str, Any], labels: Sequence[str] = ()
+) -> tuple[Task, dict[str, Any]]:
     """The task with those of the settings that it has, and the others.
+
+    Args:
+        task: the model's.
+        settings: by name, as a caller gives them.
+        labels: of the model.
 
     Raises:
         ChoiceError: a setting cannot have that value.
     """
-    own = to_json(task)
+    own, settings = to_json(task), task.given(settings, labels)
     changed = {name: value for name, value in settings.items() if name in own}
     others = {name: value for name, value in settings.items() if name not in own}
     return (get(task.name, {**own, **changed}) if changed else task), others

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from hasten.tasks._correlation import spearman
+
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 """Sentence-transformers' names; of distances, the negative is the similarity."""
 
@@ -60,10 +62,7 @@ def order_kept(ours: NDArray[np.float32], theirs: NDArray[np.float32], how: str)
         how: one of :data:`SIMILARITIES`.
     """
     first, second = _pairs(len(ours))
-    one, other = (_ranks(_between(v[first], v[second], how)) for v in (ours, theirs))
-    one, other = one - one.mean(), other - other.mean()
-    size = np.sqrt((one**2).sum() * (other**2).sum())
-    return float((one * other).sum() / size) if size else 1.0
+    return spearman(*(_between(v[first], v[second], how) for v in (ours, theirs)))
 
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -107,11 +106,3 @@ def _pairs(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     rng = np.random.default_rng(0)
     first = rng.integers(count, size=_PAIRS)
     return first, (first + rng.integers(1, count, size=_PAIRS)) % count
-
-
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The rank of each number, equal ones sharing the mean of theirs."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    shared: NDArray[np.float64] = (ends - (counts - 1) / 2)[place]
-    return shared

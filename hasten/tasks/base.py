@@ -144,6 +144,20 @@ class Task(ABC):
         del config
         return {}
 
+    @classmethod
+    def given(cls, settings: Mapping[str, Any], labels: Sequence[str]) -> Mapping[str, Any]:
+        """Settings as a caller gives them, made into those that the fields hold.
+
+        Args:
+            settings: by the names of fields, and perhaps others.
+            labels: of the model.
+
+        Raises:
+            ChoiceError: a value that a field cannot have.
+        """
+        del labels
+        return settings
+
     def check(self, text: Text) -> None:
         """Refuse a text that the model cannot answer; by default it answers all.
 

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasten.errors import InputError
+from hasten.records import Text
+from hasten.tasks._correlation import spearman
 from hasten.tasks._labels import Labelled, by_label, classifies, no_label
 from hasten.tasks.base import Encoded
 from hasten.tasks.outputs import Outputs
@@ -60,6 +62,20 @@ class Regression(Labelled):
 
     def describe(self, output: NDArray[np.float32], labels: Sequence[str]) -> str:
         return ", ".join(f"{value:.4g}" for value in output.ravel())
+
+    def agreement(
+        self, outputs: Outputs, others: Outputs, texts: Sequence[Text], labels: Sequence[str]
+    ) -> Mapping[str, float]:
+        """How far the numbers are from the original's, and whether their order stays."""
+        ours, theirs = outputs.values.astype(np.float64), others.values.astype(np.float64)
+        off, known = np.abs(ours - theirs), ours != 0
+        relative = off[known] / np.abs(ours[known])
+        orders = [spearman(*columns) for columns in zip(ours.T, theirs.T, strict=True)]
+        return {
+            "mean absolute difference": float(off.mean()),
+            "mean relative difference": float(relative.mean()) if len(relative) else 0.0,
+            "Spearman": float(np.mean(orders)),
+        }
 
     def values(self, names: Sequence[str], columns: int) -> NDArray[np.float64] | None:
         """Each label is a number, or one for each column, separated by commas."""

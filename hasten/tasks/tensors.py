@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from hasten.records import Text
 from hasten.tasks.base import DEFAULT_FORM, Encoded, Form
 from hasten.tasks.outputs import Outputs
 from hasten.tasks.regression import Regression
@@ -32,6 +33,12 @@ class Tensors(Regression):
     def claims(cls, _: Mapping[str, Any]) -> bool:
         """Never by itself: the user asks for it, or for random weights."""
         return False
+
+    def agreement(
+        self, outputs: Outputs, others: Outputs, texts: Sequence[Text], labels: Sequence[str]
+    ) -> Mapping[str, float]:
+        """Nothing: numbers without a meaning have no terms of their own."""
+        return {}
 
     def values(self, names: Sequence[str], columns: int) -> NDArray[np.float64] | None:
         """None: a vector has no label."""

@@ -56,6 +56,7 @@ class ModelSource:
     tokenizer: Any = None
     weights: str | PathLike[str] | None = None
     task: str | None = None
+    task_settings: Mapping[str, Any] | None = field(default=None, hash=False)
     random_weights: bool = False
     allow_pickle: bool = False
 
@@ -76,6 +77,7 @@ class ModelSource:
             tokenizer=self.tokenizer,
             weights=self.weights,
             task=self.task,
+            task_settings=self.task_settings or {},
             random_weights=self.random_weights,
             allow_pickle=self.allow_pickle,
             seed=seed,

@@ -37,7 +37,7 @@ def save_headed(folder: Path, head: str, family: str = "bert") -> Path:
     import transformers
     from transformers.utils import logging
 
-    config = tiny_model(family).config
+    config = tiny_model(family, labels=2).config
     config.architectures = None
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(3)
