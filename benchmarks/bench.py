@@ -66,6 +66,21 @@ PARTS = (
         "--backends torch onnx openvino --peer-python {peer}",
         "--texts 20 --rounds 2 --backends onnx --budget 20m",
     ),
+    *(
+        Part(
+            f"peers-{task}",
+            f"beside the library of the task: {task}",
+            4,
+            f"task_peers.py {task} {how} --peer-python {{peer}}",
+            "--texts 20 --rounds 2 --budget 20m",
+            by_default=False,
+        )
+        for task, how in (
+            ("pairs", "--backends torch onnx"),
+            ("tokens", ""),
+            ("embeddings", "--precisions fp32,int8 --backends torch onnx openvino"),
+        )
+    ),
     Part(
         "bulk-peers",
         "beside the loops that people write",

@@ -167,8 +167,8 @@ def family(config: Any) -> Any:
     import transformers
 
     head = tasks.claiming(config.to_dict()).model_class.removeprefix("AutoModel")
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", f"Model{head}Mapping").upper()
-    mapping: Any = getattr(transformers, words)
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", f"Model{head}").upper()
+    mapping: Any = getattr(transformers, f"{words}_MAPPING")
     found: Any = mapping[type(config)]
     return found
 

@@ -116,6 +116,19 @@ def test_tokenizers_without_marks_inside_words_group_as_the_pipeline_does(
         assert_same(answers, expected_of(run, TEXTS, **settings))
 
 
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_long_texts_are_read_to_their_end_in_strides(family: str, tmp_path: Path) -> None:
+    original = Original(save_tagger(tmp_path / "model", family), tmp_path / "reference")
+    run = pipeline_of(tmp_path / "model")
+    texts = [*TEXTS, " ".join(tiny_texts(80, seed=6)), LONG[:2000]]
+    for strategy in STRATEGIES[1:]:
+        how = {"stride": 20, "aggregation_strategy": strategy}
+        assert_same(original.answers(texts, **how), expected_of(run, texts, **how))
+    answers = original.answers([LONG, LONG[:8]], stride=20, ignore_labels=[])
+    assert [len(each) for each in answers] == [10_000, 2]
+    assert answers[0][-1]["end"] == len(LONG) - 1
+
+
 def test_a_head_without_tags_is_refused_and_so_are_tags_for_another_task(tmp_path: Path) -> None:
     save_tiny(tmp_path / "classifier")
     with pytest.raises(ModelError, match=r"\[2, 3\]; one that tags tokens[^\n]*\n.*Leave --task"):
@@ -188,8 +201,8 @@ def test_entities_go_from_tune_to_report(tmp_path: Path) -> None:
             tag(TEXTS, aggregation_strategy="most")
         with pytest.raises(ChoiceError, match="has no top_k"):
             tag(TEXTS, top_k=2)
-        with pytest.raises(ChoiceError, match="does not take stride"):
-            tag(TEXTS, stride=8)
+        with pytest.raises(ChoiceError, match="can be at most 125"):
+            tag([LONG], stride=126)
     given, made = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     given.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     hasten.predict_file(bundle, given, made)
