@@ -129,6 +129,9 @@ def test_nothing_stands_for_the_default(given: Any) -> None:
         (checks.duration, "1.5h", 5400.0),
         (checks.share, 0.02, 0.02),
         (checks.speed_up, "3x", 3.0),
+        (checks.settings, "stride=128, mode=simple", {"stride": 128, "mode": "simple"}),
+        (checks.settings, '{"threshold": {"a": 0.3}}', {"threshold": {"a": 0.3}}),
+        (checks.settings, {"stride": 8}, {"stride": 8}),
     ],
 )
 def test_a_value_becomes_what_records_hold(
@@ -156,6 +159,8 @@ def test_a_value_becomes_what_records_hold(
         (checks.share, 1.0, "0.02"),
         (checks.speed_up, "1x", "2x"),
         (checks.speed_up, "fast", "2x"),
+        (checks.settings, "stride", "NAME=VALUE"),
+        (checks.settings, "{stride", "JSON object"),
     ],
 )
 def test_what_is_not_allowed_is_refused_by_name(

@@ -190,6 +190,11 @@ class Task(ABC):
             )
         return Outputs.of_rows(values.reshape(len(values), -1))
 
+    @property
+    def reads_windows(self) -> bool:
+        """Whether :meth:`encode` may read a text in several windows."""
+        return False
+
     @abstractmethod
     def scores(self, outputs: Outputs) -> NDArray[np.float32]:
         """What a caller sees of each row, float32 [rows, k]: probabilities, or the numbers."""

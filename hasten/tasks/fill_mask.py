@@ -38,7 +38,7 @@ class FillMask(Task):
 
     mask_token: str = ""
     mask_token_id: int | None = None
-    targets: tuple[str, ...] | str | None = None
+    targets: str | tuple[str, ...] | None = None
 
     name = "fill_mask"
     needs_spans = True

@@ -63,6 +63,10 @@ class QuestionAnswering(Task):
         if self.max_answer_len < 1 or (self.doc_stride or 0) < 0 or (self.max_seq_len or 1) < 1:
             raise ValueError("max_answer_len and max_seq_len must be at least 1, doc_stride 0")
 
+    @property
+    def reads_windows(self) -> bool:
+        return True
+
     @classmethod
     def claims(cls, config: Mapping[str, Any]) -> bool:
         return any("ForQuestionAnswering" in n for n in config.get("architectures") or ())

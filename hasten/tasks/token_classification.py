@@ -53,6 +53,10 @@ class TokenClassification(Task):
     objective = "softmax"
     usual_columns = ("entities",)
 
+    @property
+    def reads_windows(self) -> bool:
+        return self.stride is not None
+
     @classmethod
     def claims(cls, config: Mapping[str, Any]) -> bool:
         return any("ForTokenClassification" in n for n in config.get("architectures") or ())

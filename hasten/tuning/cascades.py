@@ -111,6 +111,11 @@ def _impossible(context: Context) -> str | None:
             f"the model's task ({context.task.name}) makes no decision that a first stage could be "
             "unsure of"
         )
+    if context.task.reads_windows:
+        return (
+            f"the model's task ({context.task.name}) reads long texts in windows, each of which "
+            "says little about the whole"
+        )
     if not context.first_look:
         return (
             "thresholds are fixed on calibration texts, and there are none: leave --calibration 0 "

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from hasten import tasks
 from hasten.errors import ChoiceError, InputError, ModelError
+from hasten.models import prepare
 from hasten.tasks import Encoded, Form, Outputs
+from tests.tiny import save_tiny
 
 LABELS = ("sport", "business", "tech")
 NAMES = ("single_label", "multi_label", "regression", "tensors")
@@ -308,3 +310,45 @@ def test_nothing_outside_knows_a_tasks_name() -> None:
         if any(name in line for name in names) and ">>>" not in line
     }
     assert not naming
+
+
+def test_a_label_applies_from_its_threshold_on() -> None:
+    outputs = Outputs.of_rows([[0.5, 0.5], [-1.0, 3.0], [-0.5, -3.0]])
+    labels = ("toxic", "insult")
+    asked = {"threshold": {"toxic": 0.3}}
+    task, _ = tasks.adjusted(tasks.get("multi_label"), asked, labels)
+    assert task.decisions(outputs).tolist() == [[True, True], [False, True], [True, False]]
+    assert task.describe(outputs[2], labels) == "toxic"
+    cut = np.log(0.3 / 0.7)
+    assert task.sureness(outputs) == pytest.approx([0.5, 1.0 + cut, -0.5 - cut])
+    same, _ = tasks.adjusted(tasks.get("multi_label"), {"threshold": 0.9}, labels)
+    assert same.decisions(outputs).tolist() == [[False, False], [False, True], [False, False]]
+    with pytest.raises(ChoiceError, match=r"label 'rude'.*\n.*toxic, insult"):
+        tasks.adjusted(task, {"threshold": {"rude": 0.3}}, labels)
+    with pytest.raises(ChoiceError, match="between 0 and 1"):
+        tasks.adjusted(task, {"threshold": 30}, labels)
+
+
+def test_agreement_of_labels_and_numbers_is_in_their_own_terms() -> None:
+    ours = Outputs.of_rows([[1, -1], [1, 1], [-1, -1.0]])
+    theirs = Outputs.of_rows([[1, -1], [1, -1], [-1, -1.0]])
+    found = tasks.get("multi_label").agreement(ours, theirs, ["a", "b", "c"], ["x", "y"])
+    assert found == {"micro-F1": 0.8, "macro-F1": 0.5}
+    numbers, others = Outputs.of_rows([[2], [0], [4.0]]), Outputs.of_rows([[1], [0.5], [5.0]])
+    found = tasks.get("regression").agreement(numbers, others, ["a", "b", "c"], ["x"])
+    assert found == pytest.approx(
+        {
+            "mean absolute difference": 2.5 / 3,
+            "mean relative difference": 0.375,
+            "Spearman": 1.0,
+        }
+    )
+
+
+def test_settings_of_the_task_stay_with_the_model(tmp_path: Path) -> None:
+    model = save_tiny(tmp_path / "model", problem_type="multi_label_classification")
+    asked = {"threshold": {"LABEL_1": 0.25}}
+    info = prepare(model, tmp_path / "reference", task_settings=asked).info
+    assert tasks.of(info).threshold == (0.5, 0.25, 0.5)  # type: ignore[attr-defined]
+    with pytest.raises(ChoiceError, match=r"no setting 'stride'\nIt has: threshold"):
+        prepare(model, tmp_path / "other", task_settings={"stride": 8})
