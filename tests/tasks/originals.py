@@ -7,12 +7,29 @@ from pathlib import Path
 from typing import Any
 
 from hasten import tasks
-from hasten.compress.runner import Runner
+from hasten.engines.base import Inputs, Raw, Session
 from hasten.models import prepare
 from hasten.models.folder import ModelFolder
-from hasten.models.module import load_original
-from hasten.records import Text
+from hasten.records import Strategy, Text
+from hasten.runtime.pipeline import Pipeline, Streams
 from hasten.tasks import Encoded, Form, Outputs
+
+_BATCHES = Strategy("sorted", 8)
+
+
+class _InMemory(Session):
+    """The prepared module, as an engine would run it."""
+
+    def __init__(self, reference: ModelFolder) -> None:
+        self._module, self._names = reference.module(), reference.info.output_names
+
+    def run(self, inputs: Inputs) -> Raw:
+        import torch
+
+        with torch.inference_mode():
+            outputs = self._module(*map(torch.from_numpy, inputs.values()))
+        several = outputs if isinstance(outputs, tuple) else (outputs,)
+        return {n: output.numpy() for n, output in zip(self._names, several, strict=True)}
 
 
 class Original:
@@ -22,9 +39,8 @@ class Original:
         self.reference: ModelFolder = prepare(model, folder, task=task)
         self.info = self.reference.info
         self.task: Any = tasks.of(self.info)
-        self._runner = Runner(self.reference)
-        self._tokenizer = self.reference.tokenizer()
-        self._module = load_original(folder / "module")
+        streams = Streams(_InMemory(self.reference), 1, self.info)
+        self._pipeline = Pipeline(self.reference.tokenizer(), streams)
 
     def outputs(self, texts: Sequence[Text]) -> tuple[Outputs, Encoded]:
         return self._run(self.task, texts)
@@ -38,10 +54,10 @@ class Original:
         )
         return found
 
-    def _run(self, task: Any, texts: Sequence[Text]) -> tuple[Outputs, Encoded]:
-        tokens = task.encode(self._tokenizer, texts)
-        return self._runner.outputs(self._module, tokens), Encoded(texts, tokens)
-
     def table(self, texts: Sequence[Text]) -> Any:
         outputs, encoded = self.outputs(texts)
         return self.task.table(outputs, self.info.labels, encoded)
+
+    def _run(self, task: Any, texts: Sequence[Text]) -> tuple[Outputs, Encoded]:
+        run = self._pipeline.run(texts, _BATCHES, task=task)
+        return run.outputs, Encoded(texts, run.encoded)

@@ -16,7 +16,7 @@ from hasten.judging.parity import compare
 from hasten.tasks import Outputs
 from tests.tasks.originals import Original
 from tests.tasks.readers import ODD, save_headed
-from tests.tiny import save_tiny_tokenizer, tiny_texts
+from tests.tiny import save_tiny_tokenizer, tiny_model, tiny_texts
 
 PLAIN = [*tiny_texts(6, seed=4), *ODD, "bab " * 10_000]
 MASKED = [f"bab [MASK] {text}" for text in PLAIN] + ["[MASK] keb [MASK]"]
@@ -98,10 +98,22 @@ def test_flips_are_changed_likeliest_words() -> None:
 
 
 def test_masks_go_from_tune_to_report(masker: Path, tmp_path: Path) -> None:
-    texts = [f"bab [MASK] {text}" for text in tiny_texts(40)]
     bundle = tmp_path / "bundle"
-    tuning = tuned(masker, texts, bundle)
-    assert tuning.model.task == "fill_mask"
+    tuning = hasten.tune(
+        masker,
+        texts=[f"bab [MASK] {text}" for text in tiny_texts(40)],
+        output=bundle,
+        engines=["onnx_runtime"],
+        precisions=["fp32"],
+        batch_sizes=[1, 8],
+        rounds=5,
+        threads=1,
+        budget=60,
+    )
+    parity = tuning.chosen.parity
+    assert parity is not None
+    assert parity.flips == 0
+    assert set(parity.agreement.values()) == {1.0}
     with hasten.load(bundle) as fill:
         assert_same(fill(MASKED), filled(masker, MASKED))
         assert_same(fill(MASKED[0]), filled(masker, MASKED[:1])[0])
@@ -117,39 +129,20 @@ def test_masks_go_from_tune_to_report(masker: Path, tmp_path: Path) -> None:
     assert "has no mask token" in lines[-1]["error"]
 
 
-def tuned(folder: Path, texts: list[str], bundle: Path, **options: Any) -> Any:
-    tuning = hasten.tune(
-        folder,
-        texts=texts,
-        output=bundle,
-        engines=["onnx_runtime"],
-        precisions=["fp32"],
-        batch_sizes=[1, 8],
-        rounds=5,
-        threads=1,
-        budget=60,
-        **options,
-    )
-    parity = tuning.chosen.parity
-    assert parity is not None
-    assert parity.flips == 0
-    assert all(figure > 0.9999 for figure in parity.agreement.values())
-    return tuning
-
-
 def test_hidden_states_are_those_of_the_pipeline(tmp_path: Path) -> None:
-    from tests.tiny import tiny_model
-
     folder = tmp_path / "model"
     tiny_model().base_model.save_pretrained(folder)
     save_tiny_tokenizer(folder)
-    tuned(folder, tiny_texts(40), tmp_path / "bundle", task="feature_extraction")
+    original = Original(folder, tmp_path / "reference", "feature_extraction")
     run = pipeline_of("feature-extraction", folder)
-    with hasten.load(tmp_path / "bundle") as encode:
-        found = encode(PLAIN)
-        table = encode.table(PLAIN)
+    found = original.answers(PLAIN)
     for text, ours in zip(PLAIN, found, strict=True):
         theirs = np.array(run(text, truncation=True))
         assert np.shape(ours) == theirs.shape
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
-    assert table["features"].to_pylist() == [each[0] for each in found]
+    assert original.table(PLAIN)["features"].to_pylist() == [each[0] for each in found]
+    outputs, _ = original.outputs(PLAIN)
+    moved = Outputs(outputs.values[:, ::-1], outputs.offsets)
+    cosines = original.task.agreement(outputs, moved, PLAIN, ())
+    assert cosines["mean cosine of tokens"] < 0.9
+    assert set(original.task.demanded) <= set(cosines)
