@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hasten.errors import ModelError
-from hasten.models.sentence import WEIGHTS, Dense, Sentence
+from hasten.models.sentence import SPARSE, WEIGHTS, Dense, Sentence
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -113,7 +113,7 @@ def pooled(tokens: Tensor, mask: Tensor, modes: tuple[str, ...]) -> Tensor:
     Args:
         tokens: float [batch, length, width].
         mask: int64 [batch, length], 1 where there is text.
-        modes: of :data:`hasten.models.sentence.POOLING`.
+        modes: of :data:`hasten.models.sentence.POOLING`, or ``SPARSE``.
     """
     import torch
 
@@ -147,6 +147,13 @@ def _max(tokens: Tensor, mask: Tensor) -> Tensor:
     return tokens.masked_fill(mask.unsqueeze(-1) == 0, float("-inf")).amax(dim=1)
 
 
+def _splade(tokens: Tensor, mask: Tensor) -> Tensor:
+    import torch
+
+    weights = torch.log1p(torch.relu(tokens)) * mask.unsqueeze(-1).to(tokens.dtype)
+    return weights.amax(dim=1)
+
+
 def _first(tokens: Tensor, mask: Tensor) -> Tensor:
     padding = (mask.cumsum(dim=1) == 0).to(mask.dtype).sum(dim=1)
     # All padding, where a tokenizer makes nothing of an empty text: the first column.
@@ -171,4 +178,5 @@ _POOLED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mean_sqrt_len_tokens": _mean_sqrt,
     "weightedmean": _weighted_mean,
     "lasttoken": _last,
+    SPARSE: _splade,
 }

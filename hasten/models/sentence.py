@@ -20,6 +20,9 @@ WEIGHTS = "sentence.safetensors"
 POOLING = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 """Ways to make one vector of a text's tokens, in the order in which several are joined."""
 
+SPARSE = "splade"
+"""Makes one sparse vector of the numbers that a head of masked words gives each token."""
+
 ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU")
 """Classes of ``torch.nn`` that a dense layer may end with."""
 
@@ -40,7 +43,8 @@ class Sentence:
     """What follows the encoder, and how texts are read.
 
     Attributes:
-        pooling: of :data:`POOLING`; several are joined, and none leaves a vector for each token.
+        pooling: of :data:`POOLING`, or :data:`SPARSE`; several are joined, and none leaves a vector
+            for each token.
         after: the steps after pooling, in order; None scales vectors to length 1.
         truncate_dim: how many numbers of a vector are kept, the first ones; None for all.
         max_length: the most tokens of a text, where the folder says so.

@@ -19,6 +19,7 @@ from hasten.models.folder import storing_weights
 from hasten.models.sentence import (
     ACTIVATIONS,
     POOLING,
+    SPARSE,
     STORED,
     WEIGHTS,
     Dense,
@@ -67,6 +68,8 @@ def find(source: Path) -> Found | None:
     kind = settings.get("model_type", "SentenceTransformer")
     if kind == "CrossEncoder":
         return None
+    if kind == "SparseEncoder":
+        return _sparse(source, settings)
     if kind != "SentenceTransformer":
         raise ModelError(f"{source} holds a {kind} of sentence-transformers", fix=_OTHERWISE)
     modules = _modules(source)
@@ -83,6 +86,34 @@ def find(source: Path) -> Found | None:
         settings=_task_settings(settings),
     )
     return Found(sentence, encoder, dense)
+
+
+def _sparse(source: Path, settings: Mapping[str, Any]) -> Found:
+    """A folder of SPLADE: a head of masked words, whose numbers become weights."""
+    listed = _json(source / "modules.json", list)
+    kinds = [str(module.get("type", "")).rpartition(".")[2] for module in listed]
+    if len(kinds) != 2 or kinds[1] != "SpladePooling":
+        raise ModelError(
+            f"{source} has the modules {', '.join(kinds) or 'none'}; of sparse encoders, a model "
+            "of masked words with SpladePooling is supported",
+            fix=_OTHERWISE,
+        )
+    encoder, pooling_folder = (source / str(module.get("path", "")) for module in listed)
+    config = _json(pooling_folder / "config.json")
+    how = config.get("pooling_strategy", "max"), config.get("activation_function", "relu")
+    if how != ("max", "relu"):
+        raise ModelError(
+            f"{pooling_folder} pools by {how[0]} of {how[1]}; supported is max of relu",
+            fix=_OTHERWISE,
+        )
+    reads = _json(encoder / _ENCODER_SETTINGS[0])
+    sentence = Sentence(
+        pooling=(SPARSE,),
+        max_length=reads.get("max_seq_length"),
+        lowercase=bool(reads.get("do_lower_case")),
+        settings=_task_settings(settings),
+    )
+    return Found(sentence, encoder)
 
 
 def write(found: Found, target: Path, *, allow_pickle: bool) -> None:

@@ -53,7 +53,7 @@ Task = Annotated[
     Option(
         "What the outputs mean, where config.json does not say: single_label, multi_label, "
         "regression, pair_classification, reranking, token_classification, question_answering, "
-        "fill_mask, embeddings, feature_extraction or tensors.",
+        "fill_mask, embeddings, sparse_embeddings, feature_extraction or tensors.",
         panel=MODEL,
     ),
 ]

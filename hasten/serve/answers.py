@@ -28,9 +28,8 @@ def classifies(predictor: Predictor) -> bool:
 
 
 def embeds(predictor: Predictor) -> bool:
-    """Whether the model gives every text a vector: numbers without labels that decide nothing."""
-    task = predictor.task
-    return not task.has_labels and not task.decides and task.pools != ()
+    """Whether the model gives every text a vector."""
+    return predictor.task.vectors
 
 
 def ranks(predictor: Predictor) -> bool:

@@ -107,6 +107,9 @@ class Task(ABC):
     """How an encoder's vectors of tokens become one of a text, where its folder does not say; empty
     if they stay as they are, None if a head reads them. See :mod:`hasten.models.sentence`."""
 
+    vectors: ClassVar[bool] = False
+    """Whether an answer is one vector of numbers."""
+
     compresses: ClassVar[bool] = True
     """Whether ``hasten compress`` can make a smaller model of one of this task."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,7 @@ class Embeddings(Tensors):
     name = "embeddings"
     reads = ("sentence_embedding",)
     model_class = "AutoModel"
-    pools = ("mean",)
+    pools: ClassVar[tuple[str, ...] | None] = ("mean",)
     compresses = False
     wraps_single = False
     demanded = MappingProxyType({_COSINE: 0.99, _NEIGHBOURS: 0.95})
@@ -52,7 +52,8 @@ class Embeddings(Tensors):
     @classmethod
     def claims(cls, config: Mapping[str, Any]) -> bool:
         """A folder of sentence-transformers, which says how tokens become a vector."""
-        return bool((config.get("sentence") or {}).get("pooling"))
+        pooling = tuple((config.get("sentence") or {}).get("pooling", ()))
+        return pooling not in ((), ("splade",))
 
     @classmethod
     def settings_of(cls, config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -31,6 +31,7 @@ class FeatureExtraction(Tensors):
     reads = ("last_hidden_state",)
     model_class = "AutoModel"
     pipeline = "feature-extraction"
+    vectors = False
     pools = ()
     compresses = False
     wraps_single = False

@@ -25,6 +25,7 @@ class Tensors(Regression):
     name = "tensors"
     reads = ("output",)
     has_labels = False
+    vectors: ClassVar[bool] = True
     usual_columns = ("embedding",)
     pipeline: ClassVar[str | None] = None
     problem_type = None

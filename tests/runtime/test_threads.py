@@ -84,8 +84,8 @@ def test_no_more_texts_are_given_to_the_tokenizers_pool_than_there_are_threads(
     free = TextTokenizer.load(path, 64).encode(texts)
     for threads, calls in ((1, []), (2, [2, 2, 2, 2, 1]), (7, [9]), (8, [9])):
         tokenizer = TextTokenizer.load(path, 64, threads)
-        watched = _Watched(tokenizer._tokenizer)
-        tokenizer._tokenizer = watched  # type: ignore[assignment]
+        watched = _Watched(tokenizer.library)
+        tokenizer.library = watched  # type: ignore[assignment]
         tokens = tokenizer.encode(texts)
         assert watched.sizes == calls
         assert tokens.ids.tolist() == free.ids.tolist()

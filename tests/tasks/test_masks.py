@@ -146,3 +146,54 @@ def test_hidden_states_are_those_of_the_pipeline(tmp_path: Path) -> None:
     cosines = original.task.agreement(outputs, moved, PLAIN, ())
     assert cosines["mean cosine of tokens"] < 0.9
     assert set(original.task.demanded) <= set(cosines)
+
+
+def test_sparse_weights_are_log_one_plus_relu_of_the_largest_number(tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    folder = save_masker(tmp_path / "model")
+    original = Original(folder, tmp_path / "reference", "sparse_embeddings")
+    found = original.answers(PLAIN)
+    model: Any = AutoModelForMaskedLM.from_pretrained(folder)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    for text, ours in zip(PLAIN, found, strict=True):
+        with torch.inference_mode():
+            logits = model(**tokenizer(text, truncation=True, return_tensors="pt")).logits[0]
+        weights = torch.log1p(torch.relu(logits)).amax(0).tolist()
+        expected = {tokenizer.convert_ids_to_tokens(i): w for i, w in enumerate(weights) if w}
+        assert ours == pytest.approx(expected, abs=1e-4)
+        assert list(ours.values()) == sorted(ours.values(), reverse=True)
+    rows = original.table(PLAIN)["tokens"].to_pylist()
+    assert [{each["token"]: each["weight"] for each in row} for row in rows] == found
+    outputs, _ = original.outputs(PLAIN)
+    fewer = Outputs(np.where(outputs.values > 1, outputs.values, 0), outputs.offsets)
+    figures = original.task.agreement(outputs, fewer, PLAIN, ())
+    assert 0 < figures["overlap of tokens"] < 1
+
+
+def test_a_sparse_encoder_of_sentence_transformers_is_recognized(tmp_path: Path) -> None:
+    folder = save_masker(tmp_path / "model")
+    (folder / "1_SpladePooling").mkdir()
+    listed = [
+        {
+            "idx": 0,
+            "type": "sentence_transformers.sparse_encoder.models.MLMTransformer",
+            "path": "",
+        },
+        {
+            "idx": 1,
+            "type": "sentence_transformers.sparse_encoder.models.SpladePooling",
+            "path": "1_SpladePooling",
+        },
+    ]
+    (folder / "modules.json").write_text(json.dumps(listed), encoding="utf-8")
+    kind = {"model_type": "SparseEncoder"}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(kind), encoding="utf-8")
+    how = folder / "1_SpladePooling" / "config.json"
+    how.write_text('{"pooling_strategy": "max", "activation_function": "relu"}', encoding="utf-8")
+    original = Original(folder, tmp_path / "reference")
+    assert original.info.task == "sparse_embeddings"
+    how.write_text('{"pooling_strategy": "sum"}', encoding="utf-8")
+    with pytest.raises(ModelError, match="pools by sum of relu; supported is max of relu"):
+        Original(folder, tmp_path / "other")
