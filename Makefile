@@ -22,7 +22,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 DOCS_STAMP := .venv/.installed-docs
 
-.PHONY: help setup demo check test test-faults docs dist bench bench-quick experiment
+.PHONY: help setup demo check test test-faults test-interop docs dist bench bench-quick experiment
 
 ##@ Start
 
@@ -69,6 +69,15 @@ test: setup check ## all checks and all tests, doctests included (about 8 minute
 test-faults: setup ## kill, starve and corrupt bulk runs, hundreds of times (about 30 minutes)
 	@echo "test-faults  pytest -m faults (about 30 minutes on two cores)"
 	@$(BIN)/python -m pytest -m faults
+
+test-interop: setup ## load bundles in Optimum: make test-interop PEER_PYTHON=... (about 5 minutes)
+	@test -n "$(PEER_PYTHON)" || { \
+	    echo "Name an interpreter of an environment with Optimum, as in:"; \
+	    echo "  python3 -m venv peers && peers/bin/pip install 'optimum[onnxruntime,openvino]'"; \
+	    echo "  make test-interop PEER_PYTHON=peers/bin/python"; \
+	    exit 1; }
+	@echo "test-interop  pytest -m interop (about 5 minutes on two cores)"
+	@PEER_PYTHON="$(abspath $(PEER_PYTHON))" $(BIN)/python -m pytest -m interop tests/interop
 
 ##@ Build
 

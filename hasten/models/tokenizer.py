@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -320,9 +320,30 @@ def _write(tokenizer: Tokenizer, folder: Path) -> None:
 
 def _copy_settings(source: Path, folder: Path) -> None:
     for name in TOKENIZER_FILES[1:]:
-        if (source / name).exists():
-            with storing(folder):
-                shutil.copyfile(source / name, folder / name)
+        if not (source / name).exists():
+            continue
+        try:
+            settings = json.loads((source / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{source / name} cannot be read: {error}") from error
+        write_json(folder / name, _for_all_versions(settings))
+
+
+def _for_all_versions(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a tokenizer as transformers 4 and 5 both read them.
+
+    >>> _for_all_versions({"tokenizer_class": "TokenizersBackend", "extra_special_tokens": ["<a>"]})
+    {'tokenizer_class': 'PreTrainedTokenizerFast', 'additional_special_tokens': ['<a>']}
+    """
+    found = dict(settings)
+    if found.get("tokenizer_class") == "TokenizersBackend":  # 4 knows the class by its former name
+        found["tokenizer_class"] = "PreTrainedTokenizerFast"
+    extra = found.get("extra_special_tokens")
+    if isinstance(extra, list):  # of 4, a mapping; a list has another name there
+        del found["extra_special_tokens"]
+        if extra:
+            found.setdefault("additional_special_tokens", extra)
+    return found
 
 
 def _check_settings(path: Path) -> None:
