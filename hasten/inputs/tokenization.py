@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hasten.errors import InputError, ModelError
+from hasten.errors import ModelError
 from hasten.inputs.pieces import Pieces
+from hasten.inputs.refusals import check_types, failure
 from hasten.records import Text
 
 if TYPE_CHECKING:
@@ -333,7 +334,7 @@ class TextTokenizer:
             InputError: a text is not a str or pair, or cannot be encoded (lone surrogates); the
                 message names its index.
         """
-        _check_types(texts, pairs)
+        check_types(texts, pairs)
         encodings = self._encode(texts, spans)
         lengths = np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings))
         offsets = _offsets(lengths)
@@ -365,13 +366,13 @@ class TextTokenizer:
         Raises:
             InputError: as :meth:`encode`.
         """
-        _check_types(texts, pairs)
+        check_types(texts, pairs)
         kept: Any = self.library.truncation
         self.library.no_truncation()
         try:
             return self._encode_batch(list(texts), spans=True)
         except Exception as error:  # the library raises bare Exceptions and TypeErrors
-            raise _failure(texts, error) from error
+            raise failure(texts, error) from error
         finally:
             self.library.enable_truncation(**kept)
 
@@ -385,7 +386,7 @@ class TextTokenizer:
                 if len(head) < len(text) and len(encodings[index].overflowing) < 2:
                     encodings[index] = self._encode_batch([text], spans)[0]
         except Exception as error:  # the library raises bare Exceptions and TypeErrors
-            raise _failure(texts, error) from error
+            raise failure(texts, error) from error
         return encodings
 
     def _encode_batch(self, texts: list[Text], spans: bool) -> list[Any]:
@@ -425,31 +426,3 @@ def _pool_threads() -> int:
 def _flat(parts: Iterable[Iterable[int]], count: int, dtype: type[Any]) -> NDArray[Any]:
     """All numbers of all parts, ``count`` in all."""
     return np.fromiter(chain.from_iterable(parts), dtype=dtype, count=count)
-
-
-def _check_types(texts: Sequence[object], pairs: bool) -> None:
-    # The library would take either for the other.
-    for index, text in enumerate(texts):
-        if pairs and not _is_pair(text):
-            raise InputError(
-                f"text {index} is {type(text).__name__}, not a pair of str",
-                fix="This model reads pairs: give tuples (text, text_pair).",
-            )
-        if not pairs and not isinstance(text, str):
-            raise InputError(f"text {index} is {type(text).__name__}, not str")
-
-
-def _is_pair(text: object) -> bool:
-    return isinstance(text, tuple) and [type(part) for part in text] == [str, str]
-
-
-def _failure(texts: Sequence[Text], error: Exception) -> InputError:
-    for index, text in enumerate(texts):
-        surrogate = next((c for c in "".join(text) if "\ud800" <= c <= "\udfff"), None)
-        if surrogate is not None:
-            return InputError(
-                f"text {index} holds a lone surrogate (U+{ord(surrogate):04X}), "
-                "which is half a character and has no UTF-8 form",
-                fix="Replace it: text.encode('utf-8', 'replace').decode('utf-8').",
-            )
-    return InputError(f"the tokenizer cannot encode these texts: {error}")

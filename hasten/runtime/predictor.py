@@ -83,8 +83,9 @@ class Predictor:
             function_to_apply: ``"softmax"``, ``"sigmoid"`` or ``"none"``, instead of what the
                 model's config says.
             return_all_scores: all labels, in the model's order.
-            truncation: True cuts longer texts at ``max_length``; False refuses them.
-            max_length: the most tokens of a text; at most, and by default, the model's.
+            truncation: True cuts longer texts at ``max_length``, by default the model's; False
+                refuses them.
+            max_length: the most tokens of a text.
             batch_size: how many texts of a generator or dataset are read ahead, by default 256;
                 1 answers each as it comes. Batches are planned in any case.
             padding: ignored; texts are padded to the longest of their batch.
@@ -92,10 +93,9 @@ class Predictor:
             unknown: settings of the task, such as ``prompt_name``; others are refused.
 
         Returns:
-            For each text, in the input's order, ``{"label": str, "score": float}``, or a list
-            of such where ``top_k`` is given. For a single text the same shapes as the pipeline:
-            a list with one dict, or the list of its ``top_k`` labels. For what is read as it is
-            answered, an iterator over these.
+            What the pipeline of the task returns: of a classifier for each text ``{"label": str,
+            "score": float}``, or a list of such where ``top_k`` is given. For what is read as it
+            is answered, an iterator over these.
 
         Raises:
             InputError: something that is not text, or a text that is too long.
@@ -115,12 +115,8 @@ class Predictor:
         if top_k is _UNSET:
             top_k = None if return_all_scores else 1
 
-        form = Form(
-            top_k,
-            bare=alone and not return_all_scores,
-            function=function_to_apply,
-            ranked=not return_all_scores,
-        )
+        bare = alone and not return_all_scores
+        form = Form(top_k, bare=bare, function=function_to_apply, ranked=not return_all_scores)
 
         def answers(some: Sequence[Text]) -> list[Any]:
             labels = self.bundle.model.labels

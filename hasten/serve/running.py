@@ -74,11 +74,10 @@ class Job:
     Attributes:
         texts: what was sent.
         tokens: of the texts, as stage 1 reads them.
-        windows: what runs, and what ``found``, ``answered_by``, ``left`` and ``later`` count: each
-            text, or each of its windows where the task reads long texts in several.
+        windows: what runs and is counted: the texts, or all windows of texts that have several.
         settle: is called with None once all texts are answered, or with the error.
         found: of each the outputs of its batch and its place there, once it has run.
-        answered_by: which stage answered.
+        stages: which stage answered.
         left: how many outputs are missing.
         began_s: when the first text ran.
         later: the tokens of those that wait for a later stage, by place.
@@ -89,7 +88,7 @@ class Job:
     settle: Callable[[BaseException | None], None]
     windows: Tokens = field(init=False)
     found: list[tuple[Outputs, int] | None] = field(init=False)
-    answered_by: NDArray[np.int64] = field(init=False)
+    stages: NDArray[np.int64] = field(init=False)
     left: int = field(init=False)
     began_s: float | None = None
     later: dict[int, tuple[Tokens, int]] = field(default_factory=dict)
@@ -98,7 +97,7 @@ class Job:
         self.windows = self.tokens.windows
         self.left = len(self.windows)
         self.found = [None] * self.left
-        self.answered_by = np.zeros(self.left, np.int64)
+        self.stages = np.zeros(self.left, np.int64)
 
     @property
     def outputs(self) -> Outputs:
@@ -108,14 +107,8 @@ class Job:
         begins = np.cumsum([0, *map(len, batches)]).tolist()
         first = {id(outputs): begin for outputs, begin in zip(batches, begins, strict=False)}
         whole = Outputs.concatenate(batches) if len(batches) > 1 else batches[0]
-        outputs = whole.select([first[id(outputs)] + place for outputs, place in found])
-        return outputs.regrouped(self.tokens.parts)
-
-    @property
-    def stages(self) -> NDArray[np.int64]:
-        """Which stage answered each text: int64 [texts]."""
-        parts = self.tokens.parts
-        return self.answered_by if parts is None else self.answered_by[parts[:-1]]
+        places = [first[id(outputs)] + place for outputs, place in found]
+        return whole.select(places).regrouped(self.tokens.parts)
 
     def read(self, place: int) -> tuple[Tokens, int]:
         """Where the tokens of one of the windows are, as its present stage reads them."""
@@ -367,7 +360,7 @@ class Runner:
                 job, text = batch[place]
                 if job.found[text.place] is None:
                     job.found[text.place] = outputs, place
-                    job.answered_by[text.place] = stage
+                    job.stages[text.place] = stage
                     job.left -= 1
                     if not job.left:
                         finished.append(job)
@@ -437,12 +430,7 @@ def _shown(error: Exception) -> HastenError:
 
 
 def _shape(
-    stage: int,
-    batch: Sequence[Held],
-    latency_s: float,
-    *,
-    handed_on: int = 0,
-    failed: bool = False,
+    stage: int, batch: Sequence[Held], latency_s: float, *, handed_on: int = 0, failed: bool = False
 ) -> Ran:
     lengths = [text.length for _, text in batch]
     padded = max(lengths) * len(batch)

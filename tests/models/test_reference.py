@@ -303,7 +303,7 @@ def test_other_architectures_are_refused_with_the_list_of_those_supported(
 ) -> None:
     folder = shutil.copytree(bert, tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
-    for architecture in ("BertForQuestionAnswering", "BertModel"):
+    for architecture in ("BertForMultipleChoice", "BertModel"):
         (folder / "config.json").write_text(json.dumps({**config, "architectures": [architecture]}))
         with pytest.raises(ModelError, match=rf"{architecture}; supported .* CamemBERT"):
             prepare(folder, tmp_path / "reference")

@@ -117,7 +117,7 @@ def test_the_head_must_have_what_the_task_needs(tmp_path: Path) -> None:
 
 def test_pairs_for_a_classifier_of_texts_are_told_which_tasks_read_pairs(tmp_path: Path) -> None:
     save_tiny(tmp_path / "model")
-    with pytest.raises(InputError, match="pair_classification or reranking"):
+    with pytest.raises(InputError, match="question_answering or reranking"):
         hasten.tune(tmp_path / "model", texts=PAIRS, output=tmp_path / "bundle")
 
 
