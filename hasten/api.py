@@ -18,6 +18,7 @@ from hasten import engines, hardware, tasks
 from hasten.errors import ChoiceError, EndedEarly, StorageError, Unavailable
 from hasten.experiment.run import Experiment, Wanted
 from hasten.inputs import corpus
+from hasten.inputs.datasets import texts_of
 from hasten.options import (
     BenchOptions,
     CompressOptions,
@@ -71,7 +72,8 @@ def tune(
     Args:
         model: a Hugging Face folder or hub id, ``package.module:factory``, or a module whose
             forward takes ``input_ids`` and ``attention_mask``.
-        texts: your own texts, of the kind that the model will see.
+        texts: your own texts, of the kind that the model will see; or a ``datasets.Dataset`` with
+            a column ``text``, and for pairs ``text_pair``, or ``question`` and ``context``.
         labels: the right label of each text, if known; accuracies are then reported.
         command: what to show as the command that repeats it.
         on_event: called with what is being done and how much time is left; in a notebook, a
@@ -100,7 +102,7 @@ def tune(
         workfolder.held(work, restart=restart, ours=study.OURS),
         progress(on_event, study.ignore_event) as report,
     ):
-        asked = Study(source, texts, labels, settings, report, reference=original)
+        asked = Study(source, texts_of(texts), labels, settings, report, reference=original)
         context = asked.open(work, header, settings.budget_s, accept_now=accept_now)
         found = _run(context, accept_now=accept_now)
         named = (original or source).named
@@ -188,7 +190,7 @@ def compress(
     targets.check(options)
     wanted = record(compression.Wanted, CompressOptions, options)
     target_flips = options["target_flips"]
-    single = corpus.singles(texts)
+    single = corpus.singles(texts_of(texts))
     _require_compress_extra()
     folder = Path(options["output"]).resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -276,7 +278,7 @@ def bench(
         earlier = _finished(folder)
         if earlier:
             wanted, settings = wanted.with_all_of(earlier), _with_sizes_of(earlier, settings)
-        asked = Study(source, texts, None, settings, report)
+        asked = Study(source, texts_of(texts), None, settings, report)
         context = asked.open(folder, {"kind": "bench"}, math.inf)
         _check_lengths(wanted, context.info)
 

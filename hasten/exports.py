@@ -11,6 +11,7 @@ from typing import Unpack
 from hasten import engines, hardware
 from hasten.errors import StorageError
 from hasten.inputs import corpus
+from hasten.inputs.datasets import texts_of
 from hasten.models.folder import TOKENIZER_FILES, ModelFolder
 from hasten.options import ExportOptions, Model, choose, documented, record
 from hasten.plain import to_json
@@ -67,6 +68,7 @@ def export(
     folder = Path(options["output"]).resolve()
     _refuse_foreign_folder(folder)
     source = record(ModelSource, ExportOptions, options, model=model)
+    texts = texts_of(texts)
     own_texts = len(texts) > 0
     asked = Study(
         source,

@@ -15,6 +15,7 @@ from hasten.bulk.flow import flow
 from hasten.bulk.model import Model
 from hasten.errors import InputError
 from hasten.inputs.corpus import choose_text_column
+from hasten.inputs.datasets import is_dataset
 from hasten.inputs.formats.tables import TableRows, row_bytes
 from hasten.inputs.formats.values import is_string, whole
 from hasten.records import Place, Shard
@@ -41,8 +42,9 @@ def predict(
     Args:
         bundle: what ``hasten tune`` made, or what :func:`hasten.load` gave; the latter must not
             be called meanwhile.
-        data: an iterable of str; or a pyarrow Table, RecordBatch, RecordBatchReader, or anything
-            that exports an Arrow stream, such as a Polars or pandas data frame.
+        data: an iterable of str; a ``datasets.Dataset``; or a pyarrow Table, RecordBatch,
+            RecordBatchReader, or anything that exports an Arrow stream, such as a Polars or pandas
+            data frame.
         text_column: the column with the texts, if it is not clear.
         columns: answers to add, each as ``"label"`` or ``"label=topic"`` for another name.
         trust: accept a bundle whose artifact can run code, whoever made it.
@@ -88,6 +90,8 @@ def _tables(data: Any) -> Iterator[pa.Table]:
         data = pa.Table.from_batches([data])
     if isinstance(data, pa.Array | pa.ChunkedArray):
         tables: Iterable[pa.Table] = [pa.table({"text": data})]
+    elif is_dataset(data):
+        tables = data.with_format("arrow").iter(_CHUNK)
     elif hasattr(data, "__arrow_c_stream__"):
         tables = _of_stream(data)
     elif isinstance(data, Iterable):

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,12 @@ from tests.tiny import save_tiny, tiny_texts
 pytestmark = pytest.mark.interop
 
 TEXTS = [*tiny_texts(6), "bab \U0001f600 keb", ""]
+CASES: dict[str, tuple[Callable[[Path], Path], list[Any]]] = {
+    "SequenceClassification": (save_tiny, TEXTS),
+    "TokenClassification": (save_tagger, TEXTS),
+    "QuestionAnswering": (partial(save_headed, head="QuestionAnswering"), [*QUESTIONS[:6]]),
+    "MaskedLM": (save_masker, MASKED[:6]),
+}
 PREFIXES = {"onnx_runtime": "ORT", "openvino": "OV"}
 
 
@@ -42,17 +50,9 @@ def theirs(how: str, folder: Path, texts: Any) -> Any:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("engine", list(PREFIXES))
-@pytest.mark.parametrize(
-    "task", ["SequenceClassification", "TokenClassification", "QuestionAnswering", "MaskedLM"]
-)
+@pytest.mark.parametrize("task", list(CASES))
 def test_an_artifact_answers_in_optimum(engine: str, task: str, tmp_path: Path) -> None:
-    save = {
-        "SequenceClassification": save_tiny,
-        "TokenClassification": save_tagger,
-        "MaskedLM": save_masker,
-        "QuestionAnswering": lambda folder: save_headed(folder, "QuestionAnswering"),
-    }[task]
-    texts: list[Any] = {"QuestionAnswering": QUESTIONS[:6], "MaskedLM": MASKED[:6]}.get(task, TEXTS)
+    save, texts = CASES[task]
     model = save(tmp_path / "model")
     hasten.export(model, texts=texts * 4, engine=engine, output=tmp_path / "exported")
     found = theirs(f"{PREFIXES[engine]}ModelFor{task}", tmp_path / "exported", texts)

@@ -43,8 +43,9 @@ def masker(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pipeline_of(kind: str, folder: Path) -> Any:
-    from transformers import pipeline
+    import transformers
 
+    pipeline: Any = transformers.pipeline
     return pipeline(kind, model=str(folder), device="cpu")
 
 

@@ -330,11 +330,11 @@ def test_a_label_applies_from_its_threshold_on() -> None:
 
 
 def test_agreement_of_labels_and_numbers_is_in_their_own_terms() -> None:
-    ours = Outputs.of_rows([[1, -1], [1, 1], [-1, -1.0]])
-    theirs = Outputs.of_rows([[1, -1], [1, -1], [-1, -1.0]])
+    ours = Outputs.of_rows([[1.0, -1.0], [1.0, 1.0], [-1.0, -1.0]])
+    theirs = Outputs.of_rows([[1.0, -1.0], [1.0, -1.0], [-1.0, -1.0]])
     found = tasks.get("multi_label").agreement(ours, theirs, ["a", "b", "c"], ["x", "y"])
     assert found == {"micro-F1": 0.8, "macro-F1": 0.5}
-    numbers, others = Outputs.of_rows([[2], [0], [4.0]]), Outputs.of_rows([[1], [0.5], [5.0]])
+    numbers, others = Outputs.of_rows([[2.0], [0.0], [4.0]]), Outputs.of_rows([[1.0], [0.5], [5.0]])
     found = tasks.get("regression").agreement(numbers, others, ["a", "b", "c"], ["x"])
     assert found == pytest.approx(
         {
