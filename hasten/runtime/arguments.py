@@ -171,7 +171,7 @@ def refuse_long(tokens: Tokens, begin: int) -> None:
     long = np.flatnonzero(tokens.truncated)
     if len(long):
         raise InputError(
-            f"text {begin + int(long[0])} is longer than {int(tokens.lengths[long[0]])} tokens, "
+            f"text {begin + int(long[0])} is longer than {int(tokens.longest[long[0]])} tokens, "
             "and truncation is off",
             fix="Pass truncation=True to read its beginning, or split it.",
         )

@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from starlette.testclient import TestClient
 
 import hasten
 from hasten import tasks
 from hasten.errors import ChoiceError, InputError, ModelError
 from hasten.judging.parity import compare
+from hasten.serve.app import create
+from hasten.serve.service import Service
 from hasten.tasks import Outputs
 from tests.tasks.originals import Original
 from tests.tasks.readers import ODD, save_headed
@@ -120,6 +123,12 @@ def test_masks_go_from_tune_to_report(masker: Path, tmp_path: Path) -> None:
         assert_same(fill(MASKED[0]), filled(masker, MASKED[:1])[0])
         with pytest.raises(InputError, match="has no mask token"):
             fill("bab")
+    with TestClient(create({"fill": Service.open("fill", bundle)})) as client:
+        found = client.post("/", json={"inputs": MASKED})
+        assert_same(found.json(), filled(masker, MASKED))
+        refused = client.post("/", json={"inputs": "bab"})
+        assert refused.status_code == 422
+        assert "has no mask token" in refused.text
     given, made = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     given.write_text("".join(json.dumps({"text": text}) + "\n" for text in [*MASKED, "bab"]))
     hasten.predict_file(bundle, given, made, on_error="record")

@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from starlette.testclient import TestClient
 
 import hasten
 from hasten import tasks
 from hasten.errors import ChoiceError, InputError, ModelError
 from hasten.judging.parity import compare
+from hasten.serve.app import create
+from hasten.serve.service import Service
 from hasten.tasks import Outputs
 from tests.golden.questions import FAMILIES, GOLDEN
 from tests.tasks.originals import Original
@@ -146,6 +149,11 @@ def test_answers_go_from_tune_to_report(folders: dict[str, Path], tmp_path: Path
             ask({"question": question})
         with pytest.raises(ChoiceError, match="has no function_to_apply"):
             ask(QUESTIONS, function_to_apply="softmax")
+    with TestClient(create({"ask": Service.open("ask", bundle)})) as client:
+        asked = [{"question": question, "context": context} for question, context in QUESTIONS]
+        assert_same(client.post("/", json={"inputs": asked}).json(), EXPECTED["bert"][0])
+        one = {"inputs": asked[-1], "parameters": {"top_k": 3}}
+        assert_same([client.post("/", json=one).json()], EXPECTED["bert"][1][-1:])
     given, made = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     rows = [{"q": question, "c": context} for question, context in QUESTIONS]
     given.write_text("".join(json.dumps(row) + "\n" for row in rows))
