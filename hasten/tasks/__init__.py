@@ -127,7 +127,10 @@ def is_claimed(config: Mapping[str, Any]) -> bool:
 
 def _claiming(config: Mapping[str, Any]) -> type[Task] | None:
     config = {"num_labels": len(config.get("id2label") or (0, 1)), **config}
-    return next((task for task in discover().values() if task.claims(config)), None)
+    # What pools an encoder's vectors has no head, whatever architecture its config.json names.
+    headless = config.get("sentence") is not None
+    known = (task for task in discover().values() if (task.pools is not None) == headless)
+    return next((task for task in known if task.claims(config)), None)
 
 
 def _class(name: str) -> type[Task]:
