@@ -107,8 +107,7 @@ class _Pass:
             tokens: of these n.
         """
         self.stage, self.number, self.texts = stage, number, texts
-        self.windows = tokens.windows
-        self._parts = tokens.parts
+        self.windows, self._parts, self._truncated = tokens.windows, tokens.parts, tokens.truncated
         self._text = np.arange(len(texts))
         if self._parts is not None:
             self._text = np.repeat(self._text, np.diff(self._parts))
@@ -152,7 +151,7 @@ class _Pass:
             return np.empty(0, np.int64)
         outputs, ran = found
         # In a fixed order: which batch ended first is chance.
-        return np.sort(ran[self.stage.hands_on(outputs, self.tokens.truncated[ran])])
+        return np.sort(ran[self.stage.hands_on(outputs, self._truncated[ran])])
 
     @property
     def padded_tokens(self) -> int:
