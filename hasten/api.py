@@ -33,8 +33,9 @@ from hasten.options import (
 from hasten.options.choices import SHORTEST
 from hasten.plain import to_json
 from hasten.records import Bench, Event, ModelInfo, Notice, Settings, Student, Text, Tuning
-from hasten.report import compose, markdown, publish, stored
+from hasten.report import compose, publish, stored
 from hasten.report.doctor import Diagnosis, diagnose
+from hasten.report.media import markdown
 from hasten.report.notebook import progress
 from hasten.report.stored import BENCH
 from hasten.runtime.saving import refuse_foreign_folder, save

@@ -12,6 +12,7 @@ import typer.main
 from hasten import api, audits, cli, exports, tasks
 from hasten.bulk import run
 from hasten.errors import ChoiceError
+from hasten.inputs import formats
 from hasten.options import (
     AuditOptions,
     BenchOptions,
@@ -30,6 +31,7 @@ from hasten.options import (
     shared,
 )
 from hasten.records import Settings
+from hasten.report import media
 
 COMMANDS = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
 FUNCTIONS: dict[str, tuple[type, Callable[..., Any]]] = {
@@ -187,3 +189,16 @@ def test_the_help_of_task_names_every_task() -> None:
     """Options lie below the tasks, so their help cannot list them by itself."""
     (option,) = (item for item in get_args(shared.Task) if isinstance(item, Option))
     assert all(name in option.help for name in tasks.names())
+
+
+def test_the_help_of_formats_names_every_format() -> None:
+    """As with tasks: formats lie above the options."""
+    help_of = {name: each.option.help for name, each in defined(PredictOptions).items()}
+    kinds = set(formats.by_extension().values())
+    for kind in kinds:
+        (name, *_) = kind.extensions
+        shown = f" {name.removeprefix('.')}"
+        assert (shown in help_of["output_format"]) == kind.holds_answers
+        assert (shown in help_of["input_format"]) == (not kind.seeks)
+    written = defined(ReportOptions)["format"].option.help
+    assert all(name in written for name in media.discover())

@@ -47,7 +47,7 @@ class Job:
 
     def encode(self, answered: Answered) -> bytes:
         """A shard with its answers, as its part holds it."""
-        written = formats.BY_EXTENSION[self.plan.output_format]
+        written = formats.by_extension()[self.plan.output_format]
         head = self.plan.dataset or answered.shard.number == 0
         raw = written.write(answered.rows, answered.table, schema_of(self.plan), head=head)
         return formats.packed(raw, self.plan.packing)

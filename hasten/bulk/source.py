@@ -224,10 +224,12 @@ def find(given: str) -> list[Path]:
         inside = (
             p for p in sorted(path.rglob("*")) if _is_data(p.relative_to(path)) and not _is_part(p)
         )
-        found = [p for p in inside if p.is_file() and formats.extension(p) in formats.BY_EXTENSION]
+        found = [
+            p for p in inside if p.is_file() and formats.extension(p) in formats.by_extension()
+        ]
         problem = InputError(
             f"{given} contains no file that can be read",
-            fix=f"Known: {', '.join(formats.BY_EXTENSION)}",
+            fix=f"Known: {', '.join(formats.by_extension())}",
         )
     else:
         root = Path(path.anchor)
@@ -267,7 +269,7 @@ def _common_format(given: str, paths: Sequence[Path]) -> tuple[str, Format]:
 
 
 def _of_pipe(extension: str | None) -> tuple[str, Format]:
-    known = {e: kind for e, kind in formats.BY_EXTENSION.items() if not kind.seeks}
+    known = {e: kind for e, kind in formats.by_extension().items() if not kind.seeks}
     if extension not in known:
         names = ", ".join(e.removeprefix(".") for e in known)
         raise ChoiceError(

@@ -333,7 +333,7 @@ class Store:
                 with (self.folder / receipt.part).open("rb") as part:
                     yield part
 
-        formats.BY_EXTENSION[plan.output_format].join(parts(), whole)
+        formats.by_extension()[plan.output_format].join(parts(), whole)
 
 
 def _refuse_changed(plan: BulkPlan) -> None:

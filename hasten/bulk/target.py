@@ -43,7 +43,7 @@ def decide(output: str, wanted: str | None, given: Input) -> Target:
         return Target(path, True, _known(wanted or usual), "")
     kind = formats.named(path)
     extension = formats.extension(path)
-    if wanted and formats.BY_EXTENSION.get(wanted) is not kind:
+    if wanted and formats.by_extension().get(wanted) is not kind:
         raise ChoiceError(
             f"{output} and the format {wanted.removeprefix('.')} contradict each other",
             fix="Leave --output-format out, or give -o another extension.",
@@ -60,7 +60,7 @@ def decide(output: str, wanted: str | None, given: Input) -> Target:
 def _known(extension: str, *, pipe: bool = False) -> str:
     allowed = [
         known
-        for known, kind in formats.BY_EXTENSION.items()
+        for known, kind in formats.by_extension().items()
         if kind.holds_answers and not (pipe and kind.seeks)
     ]
     if extension not in allowed:

@@ -232,7 +232,7 @@ def no_such_file(path: Path) -> InputError:
 
 def _format_of(path: Path) -> formats.Format:
     if path.is_dir():
-        known = formats.BY_EXTENSION
+        known = formats.by_extension()
         files = [p.name for p in sorted(path.iterdir()) if formats.extension(p) in known]
         raise InputError(
             f"{path} is a folder, and a file with texts is wanted",

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from hasten.records import Bench, Event, Progress, Tuning
-from hasten.report import compose, page, screen
+from hasten.report import compose, screen
+from hasten.report.media import page
 
 Report = Callable[[Event], None]
 

@@ -1,4 +1,4 @@
-"""From stored results to a report's files: a page, Markdown, pictures."""
+"""From stored results to a report's files."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from pathlib import Path
 
 from hasten.errors import ChoiceError
 from hasten.records import Bench, Tuning
-from hasten.report import comparison, compose, markdown, page, pictures, stored
+from hasten.report import comparison, compose, media, stored
 from hasten.report.document import Document
+from hasten.report.media import Medium
 from hasten.runtime.manifest import MANIFEST
 from hasten.storage import durable
-
-FORMATS = ("html", "md", "png", "svg")
 
 
 def read(path: Path, other: Path | None) -> tuple[list[Tuning | Bench], Document]:
@@ -50,7 +49,7 @@ def base(path: Path, other: Path | None, output: str | PathLike[str] | None) -> 
 
 
 def write(document: Document, base: Path, formats: Sequence[str]) -> tuple[Path, ...]:
-    """Write a report as ``base`` with the ending of each of ``formats``.
+    """Write a report as ``base`` with the ending of each of ``formats``, pictures first.
 
     Pictures are called ``<base>-<figure>.png``, and Markdown shows those written with it.
 
@@ -62,31 +61,26 @@ def write(document: Document, base: Path, formats: Sequence[str]) -> tuple[Path,
         Unavailable: the extra ``report`` is not installed, and the format needs it.
         StorageError: a file cannot be written.
     """
+    known = media.discover()
     for name in formats:
-        if name not in FORMATS:
+        if name not in known:
             raise ChoiceError(
-                f"unknown report format {name!r}", fix=f"Choose from: {', '.join(FORMATS)}."
+                f"unknown report format {name!r}", fix=f"Choose from: {', '.join(known)}."
             )
     with durable.storing(base):
         base.parent.mkdir(parents=True, exist_ok=True)
-    return tuple(_write(document, base, formats))
+        return tuple(_write(document, base, [known[name] for name in sorted(set(formats))]))
 
 
-def _write(document: Document, base: Path, formats: Sequence[str]) -> Iterator[Path]:
+def _write(document: Document, base: Path, wanted: Sequence[Medium]) -> Iterator[Path]:
     shown: dict[str, str] = {}
-    kinds: tuple[pictures.Kind, ...] = ("svg", "png")
-    for kind in kinds:
-        for figure in document.figures if kind in formats else ():
-            path = base.with_name(f"{base.name}-{figure.name}.{kind}")
-            durable.write(path, pictures.draw(figure, kind))
-            shown[figure.name] = path.name
+    for name, draw in ((each.name, each.draw) for each in wanted if each.draw):
+        for figure in document.figures:
+            path = base.with_name(f"{base.name}-{figure.name}.{name}")
+            durable.write(path, draw(figure))
+            shown.setdefault(figure.name, path.name)
             yield path
-    if "md" in formats:
-        yield _write_text(base.with_name(f"{base.name}.md"), markdown.render(document, shown))
-    if "html" in formats:
-        yield _write_text(base.with_name(f"{base.name}.html"), page.render(document))
-
-
-def _write_text(path: Path, text: str) -> Path:
-    durable.write(path, text.encode())
-    return path
+    for name, render in ((each.name, each.render) for each in wanted if each.render):
+        path = base.with_name(f"{base.name}.{name}")
+        durable.write(path, render(document, shown))
+        yield path

@@ -39,7 +39,7 @@ def written(extension: str, texts: list[str]) -> bytes:
 
 
 def opened(extension: str, raw: bytes, begin: Place = Place(), schema: pa.Schema = None) -> Reader:  # noqa: B008
-    return formats.BY_EXTENSION[extension].read(io.BytesIO(raw), "a", begin, schema)
+    return formats.by_extension()[extension].read(io.BytesIO(raw), "a", begin, schema)
 
 
 def drained(reader: Reader, rows: int, size: int | None = None) -> list[Rows]:
@@ -81,7 +81,7 @@ def test_large_rows_make_small_shards(extension: str) -> None:
 
 @given(st.sampled_from([".csv", ".tsv", ".jsonl"]), st.lists(cells, min_size=1, max_size=8))
 def test_what_is_written_is_read_back(extension: str, texts: list[str]) -> None:
-    kind = formats.BY_EXTENSION[extension]
+    kind = formats.by_extension()[extension]
     reader = opened(extension, written(extension, texts))
     rows = reader.take(100)
     answers = pa.table({"label": pa.array(texts[::-1]), "score": pa.array([0.1] * len(texts))})
@@ -93,7 +93,7 @@ def test_what_is_written_is_read_back(extension: str, texts: list[str]) -> None:
 
 def test_parts_without_heads_join_to_one_file() -> None:
     for extension in (".csv", ".jsonl"):
-        kind = formats.BY_EXTENSION[extension]
+        kind = formats.by_extension()[extension]
         reader = opened(extension, written(extension, ["a", "b", "c"]))
         parts = [
             kind.write(
@@ -114,7 +114,7 @@ def test_parts_without_heads_join_to_one_file() -> None:
 
 def test_a_bare_carriage_return_survives_csv() -> None:
     rows = opened(".jsonl", b'{"text": "a\\rb"}\n').take(1)
-    raw = formats.BY_EXTENSION[".csv"].write(
+    raw = formats.by_extension()[".csv"].write(
         rows, pa.table({"label": ["x"]}), pa.schema([("text", pa.string())]), head=True
     )
     assert texts_of(opened(".csv", raw).take(1)) == ["a\rb"]

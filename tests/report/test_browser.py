@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from hasten.report import compose, page
+from hasten.report import compose
 from hasten.report.document import Document
+from hasten.report.media import page
 from tests.report.results import NASTY, tuned
 
 pytest.importorskip("altair", reason="charts need the extra `report`")

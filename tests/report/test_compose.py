@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from hasten.records import Bench, Settings, Strategy
-from hasten.report import command, comparison, compose, markdown
+from hasten.report import command, comparison, compose
+from hasten.report.media import markdown
 from tests.report.results import FAST, SLOW, benched, tuned
 
 

@@ -18,9 +18,9 @@ from hasten.report import (
     content,
     content_ladder,
     headline,
-    markdown,
     terminal,
 )
+from hasten.report.media import markdown
 from tests.scripted import Lab
 
 SLOW = {"call_s": 5e-3, "token_s": 1e-4}

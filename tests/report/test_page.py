@@ -15,8 +15,9 @@ import pytest
 
 from hasten.errors import ChoiceError, StorageError, Unavailable
 from hasten.records import Bench
-from hasten.report import charts, compose, markdown, page, pictures, publish
+from hasten.report import charts, compose, publish
 from hasten.report.document import Document, Section, Table
+from hasten.report.media import markdown, page, pictures
 from tests.report.results import NASTY, tuned
 
 pytest.importorskip("altair", reason="charts need the extra `report`")

@@ -12,8 +12,9 @@ import pytest
 from rich.console import Console
 
 from hasten.records import Bench, Candidate, Parity, Row, Tuning
-from hasten.report import comparison, compose, headline, markdown, notebook, page, screen, terminal
+from hasten.report import comparison, compose, headline, notebook, screen, terminal
 from hasten.report.document import Document
+from hasten.report.media import markdown, page
 from tests.report.results import SLOW, benched, tuned
 
 QUICK = {"call_s": 1.37e-4, "token_s": 1.9e-6}

@@ -1,15 +1,19 @@
 """Files of rows: which formats there are, and opening one by its name.
 
-A format is one file here; its extension finds it. What reads from them are the corpus, which
-wants texts, and bulk prediction, which wants whole rows and writes them again.
+A file here has ``FORMATS``, one or several of them, and is found by being there; a format by the
+extension of a file's name. The corpus reads texts with them, and bulk prediction whole rows, which
+it writes again.
 """
 
 from __future__ import annotations
 
 import gzip
+import importlib
 import io
-from collections.abc import Callable, Iterator
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path, PurePath
 from typing import IO, Any, Protocol, cast
 
@@ -17,17 +21,13 @@ import pyarrow as pa
 
 from hasten.errors import InputError
 from hasten.inputs.formats.base import UNREADABLE, Format, Reader, Rows
-from hasten.inputs.formats.delimited import CSV, TSV
-from hasten.inputs.formats.json_lines import JSON_LINES
-from hasten.inputs.formats.parquet import PARQUET
-from hasten.inputs.formats.plain import PLAIN
 
 __all__ = [
-    "BY_EXTENSION",
     "UNREADABLE",
     "Format",
     "Reader",
     "Rows",
+    "by_extension",
     "extension",
     "named",
     "opened",
@@ -35,8 +35,7 @@ __all__ = [
     "packing",
 ]
 
-BY_EXTENSION = {e: one for one in (CSV, TSV, JSON_LINES, PARQUET, PLAIN) for e in one.extensions}
-"""Formats by the extension of a file's name."""
+_NOT_FORMATS = {"base", "records", "tables", "values"}
 
 
 _PIECE = 8192
@@ -103,6 +102,19 @@ _PACKINGS: dict[str, tuple[Callable[[IO[bytes]], _Unpacker], Callable[[bytes], b
 }
 
 
+def by_extension() -> Mapping[str, Format]:
+    """Formats by the extension of a file's name, in small letters."""
+    return _found(tuple(__path__))
+
+
+@cache
+def _found(folders: tuple[str, ...]) -> Mapping[str, Format]:
+    names = (module.name for module in pkgutil.iter_modules(folders))
+    modules = [importlib.import_module(f"{__name__}.{n}") for n in names if n not in _NOT_FORMATS]
+    formats: list[Format] = [each for module in modules for each in module.FORMATS]
+    return {extension: each for each in formats for extension in each.extensions}
+
+
 def packing(path: PurePath) -> str:
     """``.gz``, ``.zst`` or nothing: how a file is packed."""
     suffix = path.suffix.lower()
@@ -124,13 +136,14 @@ def named(path: PurePath) -> Format:
     Raises:
         InputError: it tells none.
     """
-    if extension(path) not in BY_EXTENSION:
+    known = by_extension()
+    if extension(path) not in known:
         raise InputError(
             f"{path}: the extension {path.suffix!r} is not a known format",
-            fix=f"Known: {', '.join(BY_EXTENSION)}, each also with .gz or .zst. Rename or convert "
+            fix=f"Known: {', '.join(known)}, each also with .gz or .zst. Rename or convert "
             "the file.",
         )
-    return BY_EXTENSION[extension(path)]
+    return known[extension(path)]
 
 
 @contextmanager
@@ -141,7 +154,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
             yield file
             return
         unpacker = _PACKINGS[packing(path)][0](file)
-        if extension(path) in BY_EXTENSION and named(path).seeks:
+        if extension(path) in by_extension() and named(path).seeks:
             yield cast("IO[bytes]", unpacker)
             return
         with io.BufferedReader(_Steady(unpacker)) as unpacked:

@@ -131,5 +131,4 @@ class Delimited(RecordFormat):
         return text.getvalue().encode()
 
 
-CSV = Delimited(".csv", ",;\t")
-TSV = Delimited(".tsv", "\t")
+FORMATS = (Delimited(".csv", ",;\t"), Delimited(".tsv", "\t"))

@@ -75,4 +75,4 @@ class JsonLines(RecordFormat):
         return "".join(lines).encode()
 
 
-JSON_LINES = JsonLines()
+FORMATS = (JsonLines(),)

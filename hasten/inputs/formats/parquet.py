@@ -153,4 +153,4 @@ class Parquet(Format):
                 writer.write_table(table)
 
 
-PARQUET = Parquet()
+FORMATS = (Parquet(),)

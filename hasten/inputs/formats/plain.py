@@ -49,4 +49,4 @@ class Plain(RecordFormat):
         )
 
 
-PLAIN = Plain()
+FORMATS = (Plain(),)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 from hasten.report import charts
 from hasten.report.document import Figure
+from hasten.report.media.base import Medium
 
 Kind = Literal["png", "svg"]
 
@@ -27,3 +29,9 @@ def draw(figure: Figure, kind: Kind) -> bytes:
         return drawn.encode()
     pixels: bytes = converter.vegalite_to_png(spec, vl_version=version, scale=_SCALE)
     return pixels
+
+
+MEDIA = (
+    Medium("png", draw=partial(draw, kind="png")),
+    Medium("svg", draw=partial(draw, kind="svg")),
+)

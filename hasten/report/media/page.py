@@ -19,6 +19,7 @@ from hasten.report.document import (
     as_table,
     leading_number,
 )
+from hasten.report.media.base import Medium
 
 # The browser itself then refuses whatever would leave the page. Vega compiles its expressions.
 _POLICY = (
@@ -239,3 +240,6 @@ def _text(text: str) -> str:
 def _json(value: object) -> str:
     """JSON that cannot end the script it stands in."""
     return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
+
+
+MEDIA = (Medium("html", lambda document, _: render(document).encode()),)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from hasten.report.document import Document, Section, Table
+from hasten.report.media.base import Medium
 
 _NONE: Mapping[str, str] = {}
 
@@ -60,3 +61,6 @@ def _section(section: Section, pictures: Mapping[str, str]) -> Iterator[str]:
 def _cell(text: str) -> str:
     # A text of the user's may hold anything; a table cell must stay on its line.
     return " ".join(text.split()).replace("|", "\\|")
+
+
+MEDIA = (Medium("md", lambda document, pictures: render(document, pictures).encode()),)
