@@ -19,9 +19,9 @@ from hasten.report import (
     conditions,
     content_ladder,
     headline,
-    markdown,
     terminal,
 )
+from hasten.report.media import markdown
 from tests.scripted import INFO, Lab
 
 SLOW = {"call_s": 5e-3, "token_s": 1e-4}
