@@ -122,29 +122,31 @@ def differences(then: Hardware, now: Hardware) -> tuple[str, ...]:
     >>> differences(zen, replace(zen, usable_cores=2))
     ('Tuned with 8 usable cores, and this machine has 2.',)
     """
-    told = []
+    sentences = []
     if then.cpu_model != now.cpu_model:
-        told.append(f"Tuned on {then.cpu_model}, and this machine has {now.cpu_model}.")
+        sentences.append(f"Tuned on {then.cpu_model}, and this machine has {now.cpu_model}.")
     if then.usable_cores != now.usable_cores:
-        told.append(
+        sentences.append(
             f"Tuned with {_counted(then.usable_cores, 'usable core')}, and this machine has "
             f"{now.usable_cores}."
         )
     lost = [name for name in then.instruction_sets if name not in now.instruction_sets]
     if lost:
-        told.append(f"Tuned with {', '.join(lost)}, and this CPU lacks that.")
+        sentences.append(f"Tuned with {', '.join(lost)}, and this CPU lacks that.")
     gained = [name for name in now.instruction_sets if name not in then.instruction_sets]
     if gained:
-        told.append(f"Tuned without {', '.join(gained)}, and this CPU has that.")
+        sentences.append(f"Tuned without {', '.join(gained)}, and this CPU has that.")
     # A kernel update moves the total by a few per cent, which nobody needs to hear.
     if now.memory_bytes < 0.9 * then.memory_bytes:
-        told.append(
+        sentences.append(
             f"Tuned with {_gib(then.memory_bytes)} of memory, and this machine has "
             f"{_gib(now.memory_bytes)}."
         )
     if _names(then.gpus) != _names(now.gpus):
-        told.append(f"Tuned with {_names(then.gpus)}, and this machine has {_names(now.gpus)}.")
-    return tuple(told)
+        sentences.append(
+            f"Tuned with {_names(then.gpus)}, and this machine has {_names(now.gpus)}."
+        )
+    return tuple(sentences)
 
 
 def missing_instructions(precision: str, hardware: Hardware) -> str | None:

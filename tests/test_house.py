@@ -157,6 +157,20 @@ def foreign_writes(tree: ast.Module) -> Iterator[int]:
             yield node.lineno
 
 
+def bundle_errors_without_fix(tree: ast.Module) -> Iterator[int]:
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or ast.unparse(node.func) != "BundleError":
+            continue
+        if "fix" not in {keyword.arg for keyword in node.keywords}:
+            yield node.lineno
+
+
+def test_whoever_has_a_bad_bundle_learns_what_to_do() -> None:
+    assert not [
+        f"{name}:{line}" for name, tree in trees() for line in bundle_errors_without_fix(tree)
+    ]
+
+
 def test_only_the_command_line_prints() -> None:
     assert not [
         f"{name}:{line}"

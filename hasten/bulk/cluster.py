@@ -116,7 +116,7 @@ def run(
         ready = driver.ready()
         for text in ready.warnings:
             warnings.warn(text, stacklevel=3)
-        on_event(Progress("cluster", ready.told(), 0.0, None))
+        on_event(Progress("cluster", ready.sentence(), 0.0, None))
         load_s = time.perf_counter() - began_s
         meter = Meter(job.given.extent(), on_event, load_s=load_s)
         meter.keep(done.values())
@@ -180,13 +180,13 @@ def _shards(
 ) -> list[Shard]:
     """Where shards begin; their rows are forgotten."""
     shards: list[Shard] = []
-    rows = told = 0
+    rows = reported = 0
     for shard, found in job.given.shards(job.plan, done):
         driver.refuse_failure()
         shards.append(shard)
         rows += len(found)
-        if rows - told >= _TELL_ROWS:
-            told = rows
+        if rows - reported >= _TELL_ROWS:
+            reported = rows
             on_event(Progress("read", f"{rows:,} rows, to tell the shards", 0.0, None))
     return shards
 

@@ -29,8 +29,8 @@ class Naming:
         columns = {}
         for what, name in self.names.items():
             if what == ERROR:
-                told = [errors[i].message if i in errors else None for i in range(len(answers))]
-                columns[name] = pa.chunked_array([pa.array(told, pa.string())])
+                messages = [errors[i].message if i in errors else None for i in range(len(answers))]
+                columns[name] = pa.chunked_array([pa.array(messages, pa.string())])
             else:
                 columns[name] = answers.column(what)
         return pa.table(columns)

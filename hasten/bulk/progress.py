@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from hasten.bulk.model import Batch, Work
+from hasten.percent import percent
 from hasten.records import Event, Place, Progress, Receipt, Tally
 
 _TELL_S = 0.5
@@ -93,7 +94,7 @@ class Meter:
             f"{self.kept.rows + round(self._rows):,} rows",
             f"{self._rows / seconds:,.0f} rows/s",
             f"{self._tokens / seconds:,.0f} tokens/s",
-            f"{total.padding_share:.1%} padding" if total.padded_tokens else "",
+            f"{percent(total.padding_share)} padding" if total.padded_tokens else "",
             _counted(total.duplicates, "duplicate"),
             _counted(total.errors, "error"),
         )

@@ -69,7 +69,7 @@ class Need:
             limits.append(resources.get("memory", 0.0) / self.memory_bytes)
         return int(min(limits))
 
-    def told(self) -> str:
+    def sentence(self) -> str:
         """In words."""
         parts = [_counted(self.cpus, "CPU")]
         if self.gpus:
@@ -98,10 +98,10 @@ class Ready:
     actors: int
     warnings: tuple[str, ...]
 
-    def told(self) -> str:
+    def sentence(self) -> str:
         """In words.
 
-        >>> Ready(1, 2, ()).told()
+        >>> Ready(1, 2, ()).sentence()
         '2 actors on 1 node'
         """
         return f"{_counted(self.actors, 'actor')} on {_counted(self.nodes, 'node')}"
@@ -232,15 +232,16 @@ def _nodes(need: Need) -> list[_Node]:
     ]
     able = [node for node in alive if need.places(node.resources)]
     if not able:
-        have = "; ".join(f"{node.name}: {_told(node.resources)}" for node in alive)
+        have = "; ".join(f"{node.name}: {_sentence(node.resources)}" for node in alive)
         raise ChoiceError(
-            f"no node of the Ray cluster has what the bundle's plan takes, {need.told()} ({have})",
+            "no node of the Ray cluster has what the bundle's plan takes, "
+            f"{need.sentence()} ({have})",
             fix="Tune with fewer threads (hasten tune --threads N), or use larger nodes.",
         )
     return able
 
 
-def _told(resources: Mapping[str, float]) -> str:
+def _sentence(resources: Mapping[str, float]) -> str:
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     memory = resources.get("memory", 0.0) / 2**30
     return f"{cpus:g} CPU, {gpus:g} GPU, {memory:.1f} GiB"
@@ -270,11 +271,11 @@ def _inspected(nodes: Sequence[_Node], start: Start) -> tuple[str, ...]:
                     f"there are {findings.cores}"
                 )
     if problems:
-        told = "\n".join(f"  {node.name}: {problem.message}" for node, problem in problems)
+        listed = "\n".join(f"  {node.name}: {problem.message}" for node, problem in problems)
         first = problems[0][1]
         raise type(first)(
             f"{len(problems)} of {_counted(len(nodes), 'node')} of the Ray cluster cannot take "
-            f"part:\n{told}",
+            f"part:\n{listed}",
             fix=first.fix,
         )
     return tuple(differences)

@@ -54,7 +54,7 @@ def _about_output(parameter: inspect.Parameter) -> bool:
 def _parameter(defined_option: Defined) -> inspect.Parameter:
     option = defined_option.option
     flags = option.flags or (defined_option.flag,)
-    told = typer.Option(
+    parameter = typer.Option(
         *flags,
         help=option.help,
         rich_help_panel=option.panel,
@@ -64,7 +64,7 @@ def _parameter(defined_option: Defined) -> inspect.Parameter:
         defined_option.name,
         inspect.Parameter.KEYWORD_ONLY,
         default=inspect.Parameter.empty if defined_option.required else _default(option.default),
-        annotation=Annotated[_type(defined_option), told],
+        annotation=Annotated[_type(defined_option), parameter],
     )
 
 

@@ -21,6 +21,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from hasten import records
 from hasten.errors import EngineError, HastenError, NoCandidate, StorageError, Unavailable
+from hasten.percent import percent
 from hasten.plain import to_json
 from hasten.records import (
     Audit,
@@ -256,40 +257,40 @@ def show_summary(summary: Summary, *, as_json: bool) -> None:
     """Print a bulk run's summary; on standard error if the answers went to standard output."""
     from hasten.report import content
 
-    told = err if summary.output == "-" else out
+    console = err if summary.output == "-" else out
     if as_json:
         value = {**to_json(summary), "rows_per_s": summary.rows_per_s}
-        (print_json(value) if told is out else err.print(json.dumps(value), soft_wrap=True))
+        (print_json(value) if console is out else err.print(json.dumps(value), soft_wrap=True))
         return
     total = summary.total
     answered = total.rows - total.errors
     notes = [
-        f"{total.tokens:,} tokens with {total.padding_share:.1%} padding",
+        f"{total.tokens:,} tokens with {percent(total.padding_share)} padding",
         f"{content.count(total.duplicates, 'duplicate')} run once" if total.duplicates else "",
         f"{content.count(summary.kept_rows, 'row')} kept from an earlier run"
         if summary.kept_rows
         else "",
     ]
     load_s, rate = content.number(summary.load_s), content.number(summary.rows_per_s)
-    told.print(
+    console.print(
         f"{content.count(answered, 'row')} answered in {_minutes(summary.seconds)} after "
         f"{load_s} s of loading: {rate} rows/s",
         highlight=False,
     )
-    told.print("; ".join(filter(None, notes)), highlight=False)
+    console.print("; ".join(filter(None, notes)), highlight=False)
     if total.stages:
-        shares = (f"{each / (sum(total.stages) or 1):.1%}" for each in total.stages)
-        told.print(f"Answered by stage: {', '.join(shares)}", highlight=False)
+        shares = (percent(each / (sum(total.stages) or 1)) for each in total.stages)
+        console.print(f"Answered by stage: {', '.join(shares)}", highlight=False)
     if summary.unlike:
-        told.print(f"[yellow]{escape(summary.unlike)}[/]", highlight=False)
+        console.print(f"[yellow]{escape(summary.unlike)}[/]", highlight=False)
     if total.errors:
         have = "has" if total.errors == 1 else "have"
-        told.print(
+        console.print(
             f"[bold red]{content.count(total.errors, 'row')} {have} an error instead[/]",
             highlight=False,
         )
-    if told is out:
-        told.print(f"Written: {escape(summary.output)}", soft_wrap=True, highlight=False)
+    if console is out:
+        console.print(f"Written: {escape(summary.output)}", soft_wrap=True, highlight=False)
 
 
 def show_audit(audit: Audit, *, as_json: bool) -> None:
@@ -297,10 +298,9 @@ def show_audit(audit: Audit, *, as_json: bool) -> None:
     if as_json:
         print_json(to_json(audit))
         return
-    from hasten.report import content
 
     promise = (
-        f"at most {content.percent(audit.max_flips)} of flipped labels"
+        f"at most {percent(audit.max_flips)} of flipped labels"
         if audit.max_flips
         else "the original's answers"
     )
@@ -355,7 +355,7 @@ def show_student(student: Student, folder: Path, following: str, *, as_json: boo
     for name, parity in compared.items():
         if parity is None:
             continue
-        bound = f" (at most {content.percent(parity.flip_upper_bound)})" if parity.decisions else ""
+        bound = f" (at most {percent(parity.flip_upper_bound)})" if parity.decisions else ""
         changed = (
             f"{parity.flips:,} labels flipped{bound}"
             if parity.decisions
@@ -365,7 +365,7 @@ def show_student(student: Student, folder: Path, following: str, *, as_json: boo
     if student.vocabulary < student.of_vocabulary:
         err.print(
             "[yellow]warning:[/] words that are in none of your texts are now split into smaller "
-            f"tokens, or unknown. About {student.unseen_share:.1%} of new texts have one.",
+            f"tokens, or unknown. About {percent(student.unseen_share)} of new texts have one.",
             highlight=False,
             soft_wrap=True,
         )
@@ -400,7 +400,7 @@ def _remark(student: Student, name: str) -> str:
         return f" ({student.asked_ffn_width:,} requested, rounded down to a multiple of 16)"
     if name == "vocabulary" and student.vocabulary < student.of_vocabulary:
         return (
-            f" ({student.vocabulary / student.of_vocabulary:.1%}, "
+            f" ({percent(student.vocabulary / student.of_vocabulary)}, "
             f"{student.vocabulary_saved_bytes / 1e6:,.1f} MB less)"
         )
     return ""

@@ -17,6 +17,7 @@ from hasten.errors import ChoiceError
 from hasten.inputs import corpus
 from hasten.inputs.corpus import Corpus
 from hasten.options import ExportOptions
+from hasten.percent import percent
 from hasten.plain import to_json
 from hasten.records import Exported, Parity
 from hasten.report.own_terms import own_terms
@@ -122,13 +123,12 @@ def _check(exported: Exported) -> str:
         )
     flipped = (
         f"{parity.flips:,} of {texts} have a flipped label (95 % confidence: at most "
-        f"{parity.flip_upper_bound:.2%} of such texts); outputs differ by at most "
+        f"{percent(parity.flip_upper_bound)} of such texts); outputs differ by at most "
         f"{parity.max_abs_difference:.2g}"
     )
     if quality := parity.quality:
-        flipped += (
-            f"; accuracy {quality.accuracy:.1%}, the original's {quality.reference_accuracy:.1%}"
-        )
+        ours, original = percent(quality.accuracy), percent(quality.reference_accuracy)
+        flipped += f"; accuracy {ours}, the original's {original}"
     return flipped
 
 

@@ -17,6 +17,7 @@ from hasten.cli.display import (
 )
 from hasten.cli.interrupts import accepting
 from hasten.options import BenchOptions, DemoOptions, TuneOptions
+from hasten.percent import percent
 
 T = TypeVar("T", TuneOptions, BenchOptions)
 
@@ -138,8 +139,9 @@ def run_demo(
             if options["task"] == "classification":
                 made = assets.prepare(None, display)
                 err.print(
-                    f"Demo    news classifier, held-out accuracy {made.article_accuracy:.1%} on "
-                    f"articles, {made.sentence_accuracy:.1%} on sentences"
+                    "Demo    news classifier, held-out accuracy "
+                    f"{percent(made.article_accuracy)} on articles, "
+                    f"{percent(made.sentence_accuracy)} on sentences"
                 )
             tuning = api.demo(
                 command=shlex.join(["hasten", *sys.argv[1:]]), on_event=display, **options

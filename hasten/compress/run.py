@@ -223,8 +223,8 @@ class _Teacher:
         lesson = replace(
             lesson, steps=plan["steps"], bf16=plan["bf16"], overdue=self._overdue(end_s)
         )
-        told = self.tell.teaching("train", lesson.steps, end_s, self.runner.seen)
-        return distil.teach_once(lesson, folder, told)
+        tell = self.tell.teaching("train", lesson.steps, end_s, self.runner.seen)
+        return distil.teach_once(lesson, folder, tell)
 
     def teach_int8(self, lesson: Lesson, lots: Lots, *, alone: bool) -> dict[str, Any]:
         """Train the student, as it is written, with 8-bit integers; the record's fields of it.
@@ -252,9 +252,9 @@ class _Teacher:
             steps=plan["steps"],
             overdue=self._overdue(plan["end_s"]),
         )
-        told = self.tell.teaching("train int8", plan["steps"], plan["end_s"], self.runner.seen)
+        tell = self.tell.teaching("train int8", plan["steps"], plan["end_s"], self.runner.seen)
         parity = partial(self.runner.parity, judge=lots.judge)
-        return quantized.teach(rounding, self.work, parity, told)
+        return quantized.teach(rounding, self.work, parity, tell)
 
     def _int8_phase(self, rounding: Lesson, lots: Lots, share: float) -> Phase:
         begin_s = time.monotonic()

@@ -14,6 +14,7 @@ from hasten.engines.base import Inputs, Raw, Session
 from hasten.inputs.tokenization import Tokens
 from hasten.judging.parity import compare
 from hasten.models import ModelFolder
+from hasten.percent import percent
 from hasten.records import Parity, Strategy, Text
 from hasten.runtime.batching import plan
 from hasten.runtime.pipeline import Streams
@@ -108,7 +109,7 @@ class Runner:
     def seen(self, look: Look) -> str:
         """A look in a few words."""
         what = "of answers agree" if self.task.decides else "of the outputs kept"
-        return f"{look.agreement:.1%} {what}"
+        return f"{percent(look.agreement)} {what}"
 
     def parity(self, student: Any, judge: Lot) -> Parity:
         """The student against the original, on texts that were not used for training."""

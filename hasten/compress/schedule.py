@@ -10,6 +10,7 @@ from hasten.compress import distil
 from hasten.compress.batches import BATCH_SIZE
 from hasten.compress.lesson import Lesson, Look, Tell
 from hasten.errors import BudgetError
+from hasten.percent import percent
 from hasten.records import Event, Progress
 
 FEWEST_TEXTS = 200
@@ -173,7 +174,7 @@ class Teller:
                     f"{self._budget_s:,.0f} s",
                     fix=f"--budget {2 * needed_s / 60 + 1:.0f}m leaves as long for training.",
                 )
-            self("choose", f"{what}, {done:.0%}")
+            self("choose", f"{what}, {percent(done)}")
 
         return tell
 

@@ -19,6 +19,7 @@ from hasten.compress.search import RUNGS, Shape, Speeds
 from hasten.compress.sizes import Wanted
 from hasten.errors import BudgetError, ChoiceError
 from hasten.options import CompressOptions
+from hasten.percent import percent
 from hasten.records import Student
 from hasten.storage.durable import storing
 
@@ -157,8 +158,9 @@ def _for_each(error: BudgetError | ChoiceError) -> BudgetError | ChoiceError:
 
 def _not_even(speed: float, agreement: float, max_flips: float) -> BudgetError:
     return BudgetError(
-        f"even the mildest student, {speed:g} times as fast, changes {1.0 - agreement:.1%} of the "
-        f"answers by which training was watched, and --target-flips allows {max_flips:.1%}",
+        f"even the mildest student, {speed:g} times as fast, changes {percent(1.0 - agreement)} of "
+        "the answers by which training was watched, and --target-flips allows "
+        f"{percent(max_flips)}",
         fix="Give more texts or a longer --budget, or allow more.",
     )
 

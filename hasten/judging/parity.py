@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from hasten.errors import EngineError, ModelError
 from hasten.judging.quality import errors, quality
 from hasten.judging.stats import clopper_pearson_upper
+from hasten.percent import percent
 from hasten.records import BatchingParity, Flip, Parity, Text
 from hasten.tasks import Outputs, Task
 
@@ -347,7 +348,7 @@ def _upper_bound(flips: int, texts: int, tries: int) -> float:
 
 
 def _share(parity: Parity) -> str:
-    return f"{parity.flips} of {parity.compared} labels ({parity.flip_rate:.2%})"
+    return f"{parity.flips} of {parity.compared} labels ({percent(parity.flip_rate)})"
 
 
 def _check(original: Outputs, candidate: Outputs) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from hasten.judging.stats import independent_ratio_interval, percentile
+from hasten.percent import percent
 from hasten.records import Bench, EndToEnd, Interval, Row, Tuning
 from hasten.report import command, conditions, content, content_bench, figures
 from hasten.report.compose import filled, given
@@ -219,8 +220,8 @@ def _runs(a: Side, b: Side, shared: list[Pair]) -> tuple[Table, ...]:
             content.number(1000 * _each_s(pair.a[1])),
             content.number(1000 * _each_s(pair.b[1])),
             content.interval(pair.ratio) if pair.ratio else "",
-            f"{pair.a[1].padding_share:.1%}",
-            f"{pair.b[1].padding_share:.1%}",
+            percent(pair.a[1].padding_share),
+            percent(pair.b[1].padding_share),
         )
         for pair in shared
     )

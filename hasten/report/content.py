@@ -11,6 +11,7 @@ from dataclasses import replace
 from hasten import engines
 from hasten.errors import ChoiceError
 from hasten.judging.stats import percentile
+from hasten.percent import percent
 from hasten.records import (
     Candidate,
     Ceiling,
@@ -117,16 +118,7 @@ def facts(tuning: Tuning) -> Iterator[tuple[str, str]]:
     elif parity:
         yield f"{parity.mean_abs_difference:.0e}", "mean difference, in standard deviations"
     if chosen.ceiling_share is not None:
-        yield f"{chosen.ceiling_share:.0%}", "of the machine's fastest matrix product"
-
-
-def percent(share: float) -> str:
-    """A share in percent, to three digits.
-
-    >>> percent(0.004287), percent(0.80142), percent(0)
-    ('0.429 %', '80.1 %', '0 %')
-    """
-    return f"{100 * share:.3g} %"
+        yield percent(chosen.ceiling_share), "of the machine's fastest matrix product"
 
 
 def flipped(parity: Parity) -> str:
@@ -214,7 +206,7 @@ def lengths(profile: LengthProfile) -> str:
     cut = ""
     if profile.truncated:
         cut = (
-            f"; {profile.truncated:,} ({profile.truncated_share:.1%}) are truncated to the "
+            f"; {profile.truncated:,} ({percent(profile.truncated_share)}) are truncated to the "
             f"model's {profile.max_length} tokens"
         )
     sample = f" (a random sample of {profile.given:,})" if profile.given > profile.texts else ""
@@ -322,7 +314,7 @@ def batching(tuning: Tuning) -> Table | None:
                 run.strategy.label,
                 number(run.texts_per_s),
                 number(run.texts_per_s / best.texts_per_s),
-                f"{run.padding_share:.1%}",
+                percent(run.padding_share),
                 number(run.predicted_s) if run.predicted_s else "",
                 number(run.total.mean_s),
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hasten.judging.stats import FEWEST_FOR_P99, percentile, speed_up
+from hasten.percent import percent
 from hasten.records import Bench, EndToEnd, Format, Interval, Row
 from hasten.report.content import (
     engine,
@@ -14,7 +15,6 @@ from hasten.report.content import (
     milliseconds,
     number,
     order,
-    percent,
     short,
     title,
 )
@@ -229,4 +229,4 @@ def _usable(format_: Format) -> bool:
 def _share(row: Row) -> str:
     """The share of the machine's ceiling; empty where the ceiling could not be measured."""
     share = row.ceiling_share
-    return f"{share:.0%}" if share is not None else ""
+    return percent(share) if share is not None else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
+from hasten.percent import percent
 from hasten.records import Candidate, Row, Tuning
 from hasten.report import content
 from hasten.report.document import Axis, Figure, Panel, Point, Table
@@ -22,7 +23,7 @@ def rest(tuning: Tuning) -> str:
     answered = [share - further for share, further in pairwise((*reached, 0.0))]
     further = zip(tuning.further, answered, strict=False)
     return "".join(
-        f", and {_name(stage.plan.candidate)} for {content.percent(share)} of the texts"
+        f", and {_name(stage.plan.candidate)} for {percent(share)} of the texts"
         for stage, share in further
     )
 
@@ -43,7 +44,7 @@ def promise(tuning: Tuning) -> Iterator[str]:
         f"Its first stage answers the texts for which its margin is at least {rule.below:.3g}"
         f"{cut}. Of {content.count(proof.compared, 'different text')} "
         f"{step.flips} got another answer than the original's, in the worst of the tested "
-        f"batchings; with 95 % confidence at most {content.percent(proof.flip_upper_bound)} of "
+        f"batchings; with 95 % confidence at most {percent(proof.flip_upper_bound)} of "
         f"all texts do."
     )
 
@@ -54,7 +55,7 @@ def cascades(tuning: Tuning) -> Table | None:
     if not rows:
         return None
     return Table(
-        f"Thresholds tested for {content.percent(tuning.settings.max_flips)} of flips",
+        f"Thresholds tested for {percent(tuning.settings.max_flips)} of flips",
         (
             "cascade",
             "outcome",
@@ -79,9 +80,9 @@ def _cells(tuning: Tuning, row: Row) -> tuple[str, ...]:
     return (
         content.short(row.candidate),
         row.status,
-        content.percent(step.deferred[0]) if step else "",
+        percent(step.deferred[0]) if step else "",
         f"{step.flips}/{proof.compared}" if step else "",
-        content.percent(proof.flip_upper_bound) if step else "",
+        percent(proof.flip_upper_bound) if step else "",
         predicted,
         content.number(row.main.texts_per_s) if row.main else "",
         content.in_words(row.reason or "", tuning.rows),
@@ -130,7 +131,7 @@ def _curve(row: Row) -> Iterator[Point]:
             "series": content.family(row.candidate),
             "Cascade": content.short(row.candidate),
             "Threshold": f"{step.thresholds[0]:.3g}",
-            "Deferred": content.percent(step.deferred[0]),
+            "Deferred": percent(step.deferred[0]),
             "Flips": f"{step.flips} of {proof.compared}",
         }
         yield point if step is proof.chosen else {**point, "bare": True}

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 
 from hasten.judging.stats import speed_up
+from hasten.percent import percent
 from hasten.records import MODELS, PRECISIONS, Row, Tuning
 from hasten.report import content, figures
 from hasten.report.document import Table
@@ -111,5 +112,5 @@ def _step(before: Row, after: Row, seed: int) -> str:
         return f"{sentence}."
     return (
         f"{sentence} and flips {parity.flips} of {content.count(parity.compared, 'label')} "
-        f"(at most {content.percent(parity.flip_upper_bound)})."
+        f"(at most {percent(parity.flip_upper_bound)})."
     )

@@ -14,6 +14,7 @@ from hasten.judging.stats import (
     percentile_interval,
     speed_up,
 )
+from hasten.percent import percent
 from hasten.records import Ceiling, EndToEnd, Interval, Row
 from hasten.report import content
 from hasten.report.document import Axis, Figure, Panel, Point
@@ -57,7 +58,7 @@ def run_words(row: Row, run: EndToEnd, per_text_s: Interval, speed: Interval | N
         "Time per text": time_words(per_text_s),
         "Throughput": f"{content.number(1 / per_text_s.estimate)} texts/s",
         **times,
-        "Padding": f"{run.padding_share:.1%} of the tokens",
+        "Padding": f"{percent(run.padding_share)} of the tokens",
         "Runs": f"{len(run.total.samples_s)}",
     }
 
@@ -218,16 +219,16 @@ def _trade(row: Row, baseline: Row, decisions: bool) -> Point | None:
             return None
         about = rate / usual.tokens_per_s
         speed = Interval(about, about, about)
-        told = f"about {content.number(about)}, from the first shapes"
+        speed_up = f"about {content.number(about)}, from the first shapes"
     else:
-        told = content.interval(speed)
+        speed_up = content.interval(speed)
     x: dict[str, float] = {"x": max(parity.mean_abs_difference, 1e-9)}
     agreement = {"Mean difference": f"{parity.mean_abs_difference:.1e}"}
     if decisions:
         x = bounded("x", Interval(parity.flip_rate, parity.flip_rate, parity.flip_upper_bound))
         agreement = {
             "Flipped labels": f"{parity.flips} of {parity.compared:,} "
-            f"(at most {content.percent(parity.flip_upper_bound)})",
+            f"(at most {percent(parity.flip_upper_bound)})",
         }
     return {
         **x,
@@ -235,7 +236,7 @@ def _trade(row: Row, baseline: Row, decisions: bool) -> Point | None:
         "series": content.family(row.candidate),
         "Candidate": content.short(row.candidate),
         "Outcome": row.status,
-        "Speed-up": told,
+        "Speed-up": speed_up,
         **agreement,
         "Largest difference": f"{parity.max_abs_difference:.1e}",
     }
@@ -261,7 +262,7 @@ def ceiling(
                 "y": content.short(row.candidate),
                 "series": content.family(row.candidate),
                 "Candidate": content.short(row.candidate),
-                "Share of the ceiling": f"{row.ceiling_share:.1%}",
+                "Share of the ceiling": percent(row.ceiling_share),
                 "Fastest matrix product": f"{top} in {row.candidate.precision}",
             }
         )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hasten.judging.stats import percentile, speed_up
-from hasten.records import EndToEnd, Interval, Row, Tuning
+from hasten.percent import percent
+from hasten.records import Interval, Row, Tuning
 from hasten.report import content_cascade, content_proof
 from hasten.report.content import (
     HIGHEST_SHARE,
@@ -176,12 +177,8 @@ def _ceiling(tuning: Tuning) -> Iterator[str]:
             yield "No int8 matrix product was measured to compare it with."
     else:
         yield (
-            f"It reaches {share:.0%} of the fastest {precision} matrix product measured on this "
-            f"machine; {_padding(run)} of the tokens are padding."
+            f"It reaches {percent(share)} of the fastest {precision} matrix product measured on "
+            f"this machine; {percent(run.padding_share)} of the tokens are padding."
         )
         if share > HIGHEST_SHARE:
             yield "No model exceeds that product: it was measured too low, on a busy machine."
-
-
-def _padding(run: EndToEnd) -> str:
-    return f"{100 * run.padding_share:.1f} %"

@@ -75,8 +75,8 @@ def bar(event: Progress) -> str:
         minutes, seconds = divmod(round(event.left_s), 60)
         left = f", {minutes}:{seconds:02d} left"
     value = "" if event.left_s is None else f' value="{event.done:.3f}"'
-    told = html.escape(f"{event.stage}: {event.message}{left}")
-    return f'<progress max="1"{value} style="width: 12rem"></progress> <span>{told}</span>'
+    label = html.escape(f"{event.stage}: {event.message}{left}")
+    return f'<progress max="1"{value} style="width: 12rem"></progress> <span>{label}</span>'
 
 
 def result_html(result: Tuning | Bench) -> str:

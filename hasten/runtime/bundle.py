@@ -98,26 +98,26 @@ def load(folder: Path, *, trust: bool = False, here: Hardware | None = None) -> 
             foreign code, or one of whose precisions this machine does not have.
     """
     sealed = manifest.read(folder)
-    told = sealed.manifest
-    manifest.verify_files(folder, told.files)
-    stages = tuple(_stage(folder, told, entry) for entry in told.stages)
+    stated = sealed.manifest
+    manifest.verify_files(folder, stated.files)
+    stages = tuple(_stage(folder, stated, entry) for entry in stated.stages)
     refuse_unfit([(stage.model, stage.hands_on) for stage in stages], folder)
     _require_alike(stages, folder)
     now = here or hardware.detect()
-    differences = list(hardware.differences(told.hardware, now))
+    differences = list(hardware.differences(stated.hardware, now))
     for stage in stages:
         engine = engines.get(stage.plan.candidate.engine)
         if not trust and engine.runs_code(stage.folder):
             signature.require_own(folder, sealed.raw)
         _require_precision(stage.plan, now, engine)
-        differences += _other_versions(engine, told.versions)
+        differences += _other_versions(engine, stated.versions)
     return Bundle(
         folder,
         stages,
-        told.model,
-        told.parity,
-        told.hardware,
-        told.versions,
+        stated.model,
+        stated.parity,
+        stated.hardware,
+        stated.versions,
         tuple(dict.fromkeys(differences)),
         sealed.digest,
         now,
@@ -128,7 +128,9 @@ def read_tuning(folder: Path) -> Tuning:
     """The whole result that a bundle was made from, for the report."""
     listed = manifest.read(folder).manifest.files
     if TUNING not in listed:
-        raise BundleError(f"{folder / MANIFEST} lists no {TUNING}: there is nothing to report")
+        raise BundleError(
+            f"{folder / MANIFEST} lists no {TUNING}: there is nothing to report", fix=_TUNE_AGAIN
+        )
     manifest.verify_files(folder, {TUNING: listed[TUNING]}, alone=False)
     return from_json(Tuning, json.loads((folder / TUNING).read_text(encoding="utf-8")))
 
@@ -153,8 +155,8 @@ def refuse_unfit(stages: Sequence[tuple[ModelInfo, HandsOn | None]], where: Path
             fix=_TUNE_AGAIN,
         )
     for number, (model, _) in enumerate(earlier, 1):
-        if told := unlike(model, last):
-            raise BundleError(f"{where}: stage {number} and the last {told}", fix=_TUNE_AGAIN)
+        if difference := unlike(model, last):
+            raise BundleError(f"{where}: stage {number} and the last {difference}", fix=_TUNE_AGAIN)
     if earlier and not tasks.of(last).decides:
         raise BundleError(
             f"{where} has {len(stages)} stages, but the task {last.task} makes no decision that "
@@ -186,11 +188,11 @@ def unlike(first: ModelInfo, last: ModelInfo) -> str | None:
     return "have the same labels in a different order"
 
 
-def _stage(folder: Path, told: Manifest, entry: StageEntry) -> Stage:
+def _stage(folder: Path, stated: Manifest, entry: StageEntry) -> Stage:
     for name in (entry.folder, entry.tokenizer, *filter(None, [entry.probes])):
         manifest.refuse_outside(folder, name)
     for name in (entry.tokenizer, *filter(None, [entry.probes])):
-        if name not in told.files:
+        if name not in stated.files:
             raise BundleError(
                 f"{folder / MANIFEST} needs {name}, which is not among the files that it lists",
                 fix="Copy the bundle again.",
@@ -198,7 +200,7 @@ def _stage(folder: Path, told: Manifest, entry: StageEntry) -> Stage:
     return Stage(
         folder / entry.folder,
         folder / entry.tokenizer,
-        entry.model or told.model,
+        entry.model or stated.model,
         Plan(entry.candidate, entry.strategy, entry.cost_table, entry.max_batch_latency_s),
         entry.session,
         entry.hands_on,

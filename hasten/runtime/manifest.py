@@ -208,14 +208,19 @@ def refuse_outside(folder: Path, name: str) -> None:
     """Refuse a path that leads out of the bundle."""
     parts = PurePosixPath(name)
     if parts.is_absolute() or ".." in parts.parts or "\\" in name:
-        raise BundleError(f"{folder / MANIFEST} names a file outside the bundle: {name}")
+        raise BundleError(
+            f"{folder / MANIFEST} names a file outside the bundle: {name}",
+            fix="Do not use it. Copy the bundle again from where you trust it, or tune again: "
+            "hasten tune MODEL --data FILE -o BUNDLE",
+        )
 
 
 def _files(folder: Path) -> Iterator[str]:
     for path in folder.rglob("*"):
         if path.is_symlink() or not (path.is_dir() or path.is_file()):
             raise BundleError(
-                f"{path} is a link or a special file; a bundle holds plain files only"
+                f"{path} is a link or a special file; a bundle holds plain files only",
+                fix=f"Copy the bundle with what its links point to: cp -rL {folder} NEW",
             )
         if path.is_file():
             yield path.relative_to(folder).as_posix()

@@ -190,9 +190,9 @@ class Predictor:
                     self._refuse_cut(window, begin, max_length, task)
                 answered = self.stages.run(window, max_length, task)
                 runs.append((Encoded(window, answered.encoded), answered.outputs))
-                told = self._watch.count(answered.counts)
-                if told:
-                    warnings.warn(f"{self.bundle.folder}: {told}", stacklevel=4)
+                warning = self._watch.count(answered.counts)
+                if warning:
+                    warnings.warn(f"{self.bundle.folder}: {warning}", stacklevel=4)
             if not runs:
                 nothing = Outputs.of_rows(np.empty((0, self.bundle.columns), np.float32))
                 runs.append((Encoded((), self.stages.first.encode((), max_length)), nothing))

@@ -259,5 +259,5 @@ def _with_stage(missing: Unavailable, bundle: bundles.Bundle, stage: bundles.Sta
     if len(bundle.stages) == 1:
         return missing
     number = bundle.stages.index(stage) + 1
-    told = f"stage {number} of {bundle.folder} cannot run here: {missing.message}"
-    return Unavailable(told, fix=missing.fix)
+    message = f"stage {number} of {bundle.folder} cannot run here: {missing.message}"
+    return Unavailable(message, fix=missing.fix)

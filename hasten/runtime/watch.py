@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hasten.judging.stats import clopper_pearson_lower, clopper_pearson_upper
+from hasten.percent import percent
 from hasten.records import HandsOn, Interval, Stats
 
 FEWEST = 200
@@ -26,20 +27,20 @@ class Watch:
     def __init__(self, hands_on: Sequence[HandsOn | None]) -> None:
         self._hands_on = hands_on
         self._due = FEWEST
-        self._told = False
+        self._warned = False
         self.stats = Stats((0,) * len(hands_on))
 
     def count(self, answered: Sequence[int]) -> str | None:
         """Count texts by the stage that answered them; a sentence where they are unlike, once."""
         both = zip(self.stats.answered, answered, strict=True)
         self.stats = Stats(tuple(old + new for old, new in both))
-        if self._told or not self._due <= self.stats.texts <= _MOST:
+        if self._warned or not self._due <= self.stats.texts <= _MOST:
             return None
         while self._due <= self.stats.texts:
             self._due *= 2
-        told = unlike(self.stats, self._hands_on)
-        self._told = told is not None
-        return told
+        warning = unlike(self.stats, self._hands_on)
+        self._warned = warning is not None
+        return warning
 
 
 def unlike(stats: Stats, hands_on: Sequence[HandsOn | None]) -> str | None:
@@ -56,10 +57,10 @@ def unlike(stats: Stats, hands_on: Sequence[HandsOn | None]) -> str | None:
         here, proved = _interval(handed, come), _interval(rule.handed, rule.texts)
         if here.low > proved.high or here.high < proved.low:
             return (
-                f"stage {number + 1} handed on {handed:,} of {come:,} texts ({here.estimate:.1%}), "
-                f"and {proved.estimate:.1%} of those that proved it. These texts are unlike "
-                "those: more answers may differ from the original's than was proved. Tune again "
-                "with texts like these."
+                f"stage {number + 1} handed on {handed:,} of {come:,} texts "
+                f"({percent(here.estimate)}), and {percent(proved.estimate)} of those that "
+                "proved it. These texts are unlike those: more answers may "
+                "differ from the original's than was proved. Tune again with texts like these."
             )
     return None
 

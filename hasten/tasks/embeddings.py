@@ -57,9 +57,9 @@ class Embeddings(Tensors):
 
     @classmethod
     def settings_of(cls, config: Mapping[str, Any]) -> Mapping[str, Any]:
-        told = (config.get("sentence") or {}).get("settings", {})
+        stored = (config.get("sentence") or {}).get("settings", {})
         try:
-            task = from_json(cls, told)
+            task = from_json(cls, stored)
         except ValueError as error:
             raise ModelError(
                 f"config_sentence_transformers.json cannot be used: {error}"
@@ -70,7 +70,7 @@ class Embeddings(Tensors):
                 fix=f"It can be {', '.join(_vectors.SIMILARITIES)}.",
             )
         task.prefix()
-        settings: Mapping[str, Any] = told
+        settings: Mapping[str, Any] = stored
         return settings
 
     def prefix(self) -> str:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from hasten.engines.base import Engine
 from hasten.options.choices import FEWEST_CALIBRATION
+from hasten.percent import percent
 from hasten.records import (
     DEVICES,
     MODELS,
@@ -24,7 +25,7 @@ CALIBRATION_SHARE = 0.3
 
 _FEWEST_TEXTS = math.ceil(FEWEST_CALIBRATION / CALIBRATION_SHARE)
 _TOO_FEW = (
-    f"calibration holds {CALIBRATION_SHARE:.0%} of the texts apart and needs "
+    f"calibration holds {percent(CALIBRATION_SHARE)} of the texts apart and needs "
     f"{FEWEST_CALIBRATION}: give at least {_FEWEST_TEXTS} different texts"
 )
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from hasten.judging.stats import speed_up
+from hasten.percent import percent
 from hasten.records import EndToEnd, FirstAnswer, Plan, Row, Tuning
 from hasten.tuning import ceiling, choose
 from hasten.tuning.budget import Budget
@@ -182,7 +183,8 @@ def _warnings(context: Context, baseline: Row, winner: Row, planned: int) -> tup
     if spread >= _NOISY:
         warnings.append(
             f"The machine was noisy: the middle half of a candidate's rounds spread over "
-            f"{spread:.0%} of their median. Close other programs, or raise --rounds and --budget."
+            f"{percent(spread)} of their median. Close other programs, or raise --rounds and "
+            "--budget."
         )
     run = len(baseline.main.total.samples_s)
     if run < min(planned, context.settings.rounds):

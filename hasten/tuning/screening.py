@@ -9,6 +9,7 @@ from dataclasses import replace
 from hasten.inputs.corpus import stratified_sample
 from hasten.judging.parity import TENSOR_TOLERANCE, verdict
 from hasten.judging.stats import clopper_pearson_lower
+from hasten.percent import percent
 from hasten.runtime import probes
 from hasten.tasks import Outputs
 from hasten.tuning import timing
@@ -201,7 +202,7 @@ def _probe(context: Context, trial: Trial, truth: Outputs) -> None:
         trial.refuse(f"on {parity.compared} texts: {reason}")
     elif not exact and parity.flip_rate > most:
         changed = f"{parity.flips} of {parity.compared} labels flipped"
-        trial.refuse(f"{changed}; the first look stops at {100 * most:.0f} %")
+        trial.refuse(f"{changed}; the first look stops at {percent(most)}")
 
 
 def _screen_shapes(context: Context) -> list[Shape]:

@@ -133,7 +133,7 @@ def test_texts_unlike_the_proved_ones_are_told_in_the_summary(lab: Lab, tmp_path
     given = write_csv(tmp_path / "a.csv", tiny_texts(300))
     summary = predict(cascade, given, tmp_path / "out.csv", shard_rows=512)
     assert summary.unlike is not None
-    assert "300 of 300 texts (100.0%), and 1.0%" in summary.unlike
+    assert "300 of 300 texts (100 %), and 1 %" in summary.unlike
 
 
 def test_tallies_of_stages_add_up() -> None:

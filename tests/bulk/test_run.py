@@ -409,7 +409,7 @@ def test_progress_tells_how_far_it_is(scripted_bundle: Path, tmp_path: Path) -> 
     assert told == [
         Progress(
             "predict",
-            "8 rows, 1 rows/s, 6 tokens/s, 25.0% padding, 2 duplicates, 1 error",
+            "8 rows, 1 rows/s, 6 tokens/s, 25 % padding, 2 duplicates, 1 error",
             0.25,
             30.0,
         )

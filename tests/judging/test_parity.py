@@ -335,14 +335,14 @@ class TestVerdict:
         one, two = (compared(logits(), flipped(logits(), *rows)) for rows in ((3,), (3, 4)))
         assert verdict(one, exact=False, max_flips=0.01, strict=False) is None
         assert verdict(two, exact=False, max_flips=0.01, strict=False) == (
-            "2 of 100 labels (2.00%) flipped; --max-flips allows 0.01"
+            "2 of 100 labels (2 %) flipped; --max-flips allows 0.01"
         )
 
     def test_strict_counts_the_upper_bound(self) -> None:
         none = compared(logits(), logits())
         assert verdict(none, exact=False, max_flips=0.01, strict=False) is None
         assert verdict(none, exact=False, max_flips=0.01, strict=True) == (
-            "0 of 100 labels (0.00%) flipped, so up to 0.02951 may flip at 95 % confidence; "
+            "0 of 100 labels (0 %) flipped, so up to 0.02951 may flip at 95 % confidence; "
             "--max-flips allows 0.01, and --strict counts the bound"
         )
         enough = compared(logits(300), logits(300))
@@ -355,7 +355,7 @@ class TestVerdict:
     def test_fp32_may_flip_nothing_clear(self) -> None:
         parity = compared(logits(), flipped(logits(), 5))
         assert verdict(parity, exact=True, max_flips=1.0, strict=False) == (
-            "1 of 100 labels (1.00%) flipped, 1 of them not numerical ties; fp32 must flip none"
+            "1 of 100 labels (1 %) flipped, 1 of them not numerical ties; fp32 must flip none"
         )
 
     def test_fp32_may_flip_ties(self) -> None:

@@ -164,6 +164,24 @@ def test_a_model_that_ignores_the_mask_is_said(tmp_path: Path) -> None:
     assert "on either side" in notice
 
 
+def test_a_model_that_cannot_be_padded_has_no_notice(tmp_path: Path) -> None:
+    class Unpadded(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = torch.nn.Embedding(200, 3)
+            self.refuses = False
+
+        def forward(self, input_ids: Any, attention_mask: Any) -> Any:
+            if self.refuses and not attention_mask.all():
+                raise LookupError("padding")
+            return self.embed(input_ids).mean(1)
+
+    module, folder = Unpadded(), save_tiny_tokenizer(tmp_path / "tokenizer")
+    module.refuses = True
+    reference = prepare(module, tmp_path / "reference", tokenizer=folder)
+    assert padding_notice(reference, tiny_texts(30), FP32_TOLERANCE) is None
+
+
 def test_calibration_keeps_the_text_wherever_padding_goes(bert: Path, tmp_path: Path) -> None:
     folder = edited(bert, tmp_path / "model", padding_side="left")
     reference = prepare(folder, tmp_path / "reference")

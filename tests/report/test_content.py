@@ -157,13 +157,13 @@ def test_a_share_above_the_ceiling_is_shown_and_explained(tuning: Tuning) -> Non
         return " ".join(headline.of(shown)), str(list(content.facts(shown)))
 
     sentence, tiles = told(1.19)
-    assert "119% of the fastest" in sentence
+    assert "119 % of the fastest" in sentence
     assert "it was measured too low" in sentence
-    assert "119%" in tiles
+    assert "119 %" in tiles
     sentence, tiles = told(0.6)
     assert "too low" not in sentence
-    assert "It reaches 60% of the fastest" in sentence
-    assert "60%" in tiles
+    assert "It reaches 60 % of the fastest" in sentence
+    assert "60 %" in tiles
 
 
 def test_a_faster_lossy_runner_up_is_explained(tuning: Tuning) -> None:

@@ -70,7 +70,7 @@ def test_hover_says_what_a_run_was() -> None:
         "Batch size": "8",
         "Time per text": "10.0 ms",
         "Throughput": "100 texts/s",
-        "Padding": "25.0% of the tokens",
+        "Padding": "25 % of the tokens",
         "Runs": "2",
     }
 

@@ -218,7 +218,7 @@ def test_texts_unlike_the_proved_ones_are_noticed_once(
     first = earlier_stage(tmp_path / "1", lab, tuning, rule)
     with hasten.load(save_cascade(tmp_path / "b", lab, tuning, first)) as predictor:
         predictor.outputs(TEXTS[:199])
-        with pytest.warns(UserWarning, match=r"stage 1 handed on 299 of 299 texts .*6\.0%"):
+        with pytest.warns(UserWarning, match=r"stage 1 handed on 299 of 299 texts .*6 %"):
             predictor.outputs(TEXTS[:100])
         for _ in range(4):
             predictor.outputs(TEXTS)  # a second warning would be an error

@@ -73,7 +73,7 @@ def test_max_flips_and_strict_judge_a_student_in_fp32(
         assert tuning.chosen.parity.flips == 1
     else:
         (reason,) = {row.reason for row in of_student(tuning) if row.status == "refused"}
-        assert "1 of 60 labels (1.67%) flipped" in (reason or "")
+        assert "1 of 60 labels (1.67 %) flipped" in (reason or "")
         assert "--max-flips allows" in (reason or "")
 
 
