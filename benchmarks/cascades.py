@@ -30,6 +30,7 @@ from hasten.demo import assets as demo
 from hasten.inputs import corpus
 from hasten.judging.cascade import StageAnswers, certify, cut_factor, path, worst
 from hasten.judging.stats import percentile, speed_up
+from hasten.percent import percent
 from hasten.plain import from_json
 from hasten.records import Candidate, EndToEnd, Reading, Row, Tuning
 from hasten.report import content
@@ -151,8 +152,8 @@ def report(tuning: Tuning, row: Row, splits: Sequence[Split]) -> str:
         "predicted / measured": f"{predicted:.2f}",
         "deferred": ", ".join(map(content.percent, step.deferred)),
         "flips": f"{step.flips}/{cascade.proof.compared}",
-        f"splits with at most {content.percent(allowed)}": f"{kept}/{len(splits)}",
-        "most flips in a split": content.percent(max(split.flips for split in splits)),
+        f"splits with at most {percent(allowed)}": f"{kept}/{len(splits)}",
+        "most flips in a split": percent(max(split.flips for split in splits)),
     }
     return "\n".join(
         [

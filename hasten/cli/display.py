@@ -310,7 +310,7 @@ def show_audit(audit: Audit, *, as_json: bool) -> None:
         f"Compared with {audit.original}: {audit.parity.compared:,} of {audit.given:,} texts.",
     ]
     if len(audit.stages.answered) > 1:
-        shares = [f"{each / audit.stages.texts:.1%}" for each in audit.stages.answered]
+        shares = [percent(each / audit.stages.texts) for each in audit.stages.answered]
         lines.append(f"Answered by stage: {', '.join(shares)}.")
     if audit.more_texts:
         lines.append(f"If the share stays as it is, about --size {audit.more_texts} will decide.")

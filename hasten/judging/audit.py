@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from hasten.judging.parity import verdict as refusal
 from hasten.judging.stats import clopper_pearson_lower, clopper_pearson_upper
+from hasten.percent import percent
 from hasten.records import Parity, Verdict
 
 _MOST_TEXTS = 20_000
@@ -44,12 +45,12 @@ def judge(parity: Parity, *, exact: bool, max_flips: float) -> Judgement:
     high = clopper_pearson_upper(broken, parity.compared)
     seen = f"{broken:,} of {parity.compared:,} texts got another answer than the original's"
     if high <= max_flips:
-        reason = f"{seen}: with 95 % confidence at most {high:.2%} of all do"
+        reason = f"{seen}: with 95 % confidence at most {percent(high)} of all do"
         return Judgement("holds", reason, low)
     if low > max_flips:
-        reason = f"{seen}: with 95 % confidence at least {low:.2%} of all do"
+        reason = f"{seen}: with 95 % confidence at least {percent(low)} of all do"
         return Judgement("broken", reason, low)
-    reason = f"{seen}: with 95 % confidence between {low:.2%} and {high:.2%} of all do"
+    reason = f"{seen}: with 95 % confidence between {percent(low)} and {percent(high)} of all do"
     return Judgement("undecided", reason, low, texts_to_decide(broken, parity.compared, max_flips))
 
 

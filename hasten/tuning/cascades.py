@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from hasten.judging.cascade import certify, shares, too_few_texts, worst
 from hasten.judging.parity import shortened
 from hasten.judging.stats import binomial_cdf, clopper_pearson_upper
+from hasten.percent import percent
 from hasten.records import (
     Cascade,
     CascadeProof,
@@ -197,7 +198,7 @@ class _Test:
         step = found.steps[0]
         reason = (
             f"{step.flips} of {found.compared} labels flip even where it answers only "
-            f"{1 - step.deferred[0]:.1%} of the texts"
+            f"{percent(1 - step.deferred[0])} of the texts"
         )
         return self._ended(chain, "refused", reason, found)
 
@@ -299,7 +300,7 @@ def _run_the_best(
         elif predicted_s >= rival_s:
             slower = f"predicted {predicted_s / rival_s:.2f}x slower than {rival.label}"
             share = trial.further[0].share
-            trial.end("dropped", f"it defers {share:.1%} of the texts: {slower}")
+            trial.end("dropped", f"it defers {percent(share)} of the texts: {slower}")
         elif started == MOST_RUN:
             trial.end("dropped", f"{MOST_RUN} faster cascades were run")
         elif started and not deadline.allows(predicted_s):

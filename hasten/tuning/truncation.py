@@ -15,6 +15,7 @@ from functools import cached_property
 import numpy as np
 
 from hasten.judging.stats import clopper_pearson_lower
+from hasten.percent import percent
 from hasten.records import Settings
 from hasten.runtime import probes
 from hasten.tasks import Outputs
@@ -183,8 +184,8 @@ class _Look:
         if found is None or cut * clopper_pearson_lower(found, len(places)) <= most:
             return
         trial.refuse(
-            f"{found} of {len(places)} cut calibration texts flipped, and {cut:.0%} of all texts "
-            "are cut"
+            f"{found} of {len(places)} cut calibration texts flipped, and {percent(cut)} of all "
+            "texts are cut"
         )
 
     @cached_property
