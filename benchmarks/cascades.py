@@ -150,7 +150,7 @@ def report(tuning: Tuning, row: Row, splits: Sequence[Split]) -> str:
         "x best exact": content.interval(over) if over else "",
         "x eager PyTorch, one text at a time": content.interval(eager) if eager else "",
         "predicted / measured": f"{predicted:.2f}",
-        "deferred": ", ".join(map(content.percent, step.deferred)),
+        "deferred": ", ".join(map(percent, step.deferred)),
         "flips": f"{step.flips}/{cascade.proof.compared}",
         f"splits with at most {percent(allowed)}": f"{kept}/{len(splits)}",
         "most flips in a split": percent(max(split.flips for split in splits)),
