@@ -342,6 +342,18 @@ def test_damaged_weights_are_refused(bert: Path, tmp_path: Path) -> None:
         prepare(folder, tmp_path / "reference")
 
 
+def test_no_report_is_referred_to_that_is_not_shown(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise RuntimeError("Two weights differ in size. For details look at the above report!")
+
+    monkeypatch.setattr("transformers.AutoModelForSequenceClassification.from_pretrained", fail)
+    with pytest.raises(ModelError) as caught:
+        prepare(bert, tmp_path / "reference")
+    assert caught.value.message.endswith("cannot be loaded: Two weights differ in size.")
+
+
 # ------------------------------------------------------------------------------ pickled weights
 
 
