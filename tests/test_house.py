@@ -267,6 +267,7 @@ def test_extras_are_there() -> None:
         "ray",
         "report",
         "serve",
+        "serve-grpc",
         "torch",
         "tune",
     }

@@ -85,7 +85,7 @@ class Tokens:
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each text, special tokens included: int64 [n]."""
-        return np.diff(self.offsets)
+        return self.offsets[1:] - self.offsets[:-1]
 
     @property
     def windows(self) -> Tokens:
@@ -154,6 +154,22 @@ class Tokens:
             truncated=np.array(truncated, np.bool_),
             cuts=self.offsets,
             parts=parts,
+        )
+
+    def between(self, begin: int, end: int) -> Tokens:
+        """The texts from ``begin`` to ``end - 1``; without a copy where none has windows."""
+        if self.cuts is not None:
+            return self.select(np.arange(begin, end))
+        first, last = self.offsets[begin], self.offsets[end]
+        return replace(
+            self,
+            ids=self.ids[first:last],
+            offsets=self.offsets[begin : end + 1] - first,
+            truncated=self.truncated[begin:end],
+            types=None if self.types is None else self.types[first:last],
+            spans=None if self.spans is None else self.spans[first:last],
+            special=None if self.special is None else self.special[first:last],
+            words=None if self.words is None else self.words[first:last],
         )
 
     @classmethod
@@ -400,12 +416,12 @@ class TextTokenizer:
         threads = self._threads
         # The fast way leaves out where each token stands in its text.
         encode: Any = self.library.encode_batch if spans else self.library.encode_batch_fast
-        if threads is None or threads >= _pool_threads():
-            return list(encode(texts))
         if threads == 1:
             return [
                 self.library.encode(*((text,) if isinstance(text, str) else text)) for text in texts
             ]
+        if threads is None or threads >= _pool_threads():
+            return list(encode(texts))
         parts = (texts[begin : begin + threads] for begin in range(0, len(texts), threads))
         return list(chain.from_iterable(map(encode, parts)))
 

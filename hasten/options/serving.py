@@ -19,6 +19,14 @@ class ServeOptions(TypedDict, total=False):
     port: Annotated[
         int, Option("The port to listen at.", 8080, check=whole_number(0, 65535), panel=ACCESS)
     ]
+    grpc_port: Annotated[
+        int | None,
+        Option(
+            "Speak KServe v2 over gRPC too, at this port.",
+            check=whole_number(1, 65535),
+            panel=ACCESS,
+        ),
+    ]
     api_key: Annotated[
         str | None,
         Option(

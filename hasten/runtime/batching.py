@@ -310,7 +310,7 @@ def _optimal(
     cost = _needed(cost, "the strategy 'optimal'")
     grid = cost.grid(batch_size, int(ordered[0]))
     problem = Problem(ordered, grid, cost.streams, np.inf if limit_s is None else limit_s)
-    cheapest = _cheapest_sizes(ordered, grid, limit_s)
+    cheapest = cheapest_sizes(ordered, grid, limit_s)
     if cost.streams == 1:
         costs = problem.costs(cheapest)
         return Schedule(tuple(cheapest), tuple(range(len(cheapest))), sum(costs))
@@ -322,7 +322,7 @@ def _other_sizes(problem: Problem, cost: CostModel, whole_s: float) -> Iterator[
     ordered, batch_size = problem.lengths, len(problem.grid) - 1
     for share in _SHARES:
         part_s = whole_s / (share * problem.streams)
-        yield _cheapest_sizes(ordered, problem.grid, min(part_s, problem.limit_s))
+        yield cheapest_sizes(ordered, problem.grid, min(part_s, problem.limit_s))
     for size in range(1, min(batch_size, len(ordered)) + 1):
         yield _sizes(ordered, Strategy("sorted", size), cost, problem.limit_s)
     for budget in TOKEN_BUDGETS:
@@ -330,9 +330,7 @@ def _other_sizes(problem: Problem, cost: CostModel, whole_s: float) -> Iterator[
         yield _sizes(ordered, strategy, cost, problem.limit_s)
 
 
-def _cheapest_sizes(
-    ordered: Lengths, grid: NDArray[np.float64], limit_s: float | None
-) -> list[int]:
+def cheapest_sizes(ordered: Lengths, grid: NDArray[np.float64], limit_s: float | None) -> list[int]:
     """Sizes whose costs sum up to the least, each at most ``limit_s`` unless it is a single text.
 
     ``rest_s[i]`` is the least time for the texts from ``i`` on. A batch that starts there is as

@@ -132,7 +132,7 @@ def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def usage(call: Call) -> dict[str, int]:
     """How many tokens the call has read."""
-    tokens = int(call.answered.tokens.sum()) if call.answered else 0
+    tokens = call.answered.tokens if call.answered else 0
     return {"prompt_tokens": tokens, "total_tokens": tokens}
 
 

@@ -7,15 +7,16 @@ import contextlib
 import hmac
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from hasten.serve import document, protocols
+from hasten.serve import document, pages, protocols
 from hasten.serve.calls import Call, Operation, Refusal, refusal, reply
 from hasten.serve.health import routes as health_routes
 from hasten.serve.health import watching
@@ -23,6 +24,8 @@ from hasten.serve.metrics import Metrics
 from hasten.serve.offers import Offer, by_path, likeliest, matching
 from hasten.serve.requests import Recorded, record_of, unless_left
 from hasten.serve.service import Service
+
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +44,12 @@ class Access:
 
 
 def create(
-    models: Mapping[str, Service], access: Access = Access(), metrics: Metrics | None = None
-) -> Starlette:
+    models: Mapping[str, Service],
+    access: Access = Access(),
+    metrics: Metrics | None = None,
+    *,
+    beside: Callable[[], AbstractAsyncContextManager[object]] = contextlib.nullcontext,
+) -> ASGIApp:
     """The application.
 
     Args:
@@ -50,6 +57,7 @@ def create(
             when the server ends.
         access: who may ask.
         metrics: what is counted, the services' batches included.
+        beside: what runs on the same event loop from start to end, such as gRPC.
     """
     metrics = metrics or Metrics()
     for name, service in models.items():
@@ -57,7 +65,7 @@ def create(
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with watching(models):
+        async with watching(models), beside():
             yield
         await asyncio.gather(*(service.drain(access.drain_s) for service in models.values()))
 
@@ -67,12 +75,39 @@ def create(
         for offers in serving.offers
         for path in _paths(offers[0].operation.path)
     ]
-    return Starlette(
-        routes=[*health_routes(models, metrics), *routes, *_description(serving)],
-        middleware=[Middleware(Recorded)],
+    matching_all = Starlette(
+        routes=[
+            *health_routes(models, metrics),
+            *routes,
+            *_description(serving),
+            *pages.routes(models, lambda request: _require_key(request, access)),
+        ],
         lifespan=lifespan,
         exception_handlers={404: _no_route(serving)},
     )
+    literal = {
+        (offers[0].operation.method, offers[0].operation.path): _endpoint(offers, serving)
+        for offers in serving.offers
+        if "{" not in offers[0].operation.path
+    }
+    return Recorded(_Direct(literal, matching_all))
+
+
+class _Direct:
+    """Looks up the usual paths, and leaves the rest to a router, which tries route after route."""
+
+    def __init__(self, literal: Mapping[tuple[str, str], Endpoint], other: ASGIApp) -> None:
+        self._literal = literal
+        self._other = other
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            endpoint = self._literal.get((scope["method"], scope["path"]))
+            if endpoint:
+                response = await endpoint(Request(scope, receive, send))
+                await response(scope, receive, send)
+                return
+        await self._other(scope, receive, send)
 
 
 def _paths(path: str) -> tuple[str, ...]:
@@ -101,8 +136,8 @@ class _Serving:
         if name is None or (path is None and len(self.models) == 1):
             return next(iter(self.models.values()))
         if not isinstance(name, str) or name not in self.models:
-            there = ", ".join(self.models)
-            raise Refusal(404, "not_found", f"no model {name!r}; there are: {there}")
+            names = ", ".join(self.models)
+            raise Refusal(404, "not_found", f"no model {name!r}; there are: {names}")
         return self.models[name]
 
     def fitting(self, offers: Iterable[Offer], service: Service) -> list[Offer]:
@@ -112,10 +147,10 @@ class _Serving:
             Refusal: none, and which others it has.
         """
         predictor = service.predictor
-        found = [offer for offer in offers if offer.operation.fits(predictor)]
-        if found:
-            return found
-        there = {
+        fitting = [offer for offer in offers if offer.operation.fits(predictor)]
+        if fitting:
+            return fitting
+        paths = {
             offer.operation.path
             for offers in self.offers
             for offer in offers
@@ -124,21 +159,18 @@ class _Serving:
         raise Refusal(
             404,
             "not_found",
-            f"a {predictor.task.name} model does not have this; it has {', '.join(sorted(there))}",
+            f"a {predictor.task.name} model does not have this; it has {', '.join(sorted(paths))}",
         )
 
 
-def _endpoint(
-    offers: tuple[Offer, ...], serving: _Serving
-) -> Callable[[Request], Awaitable[Response]]:
+def _endpoint(offers: tuple[Offer, ...], serving: _Serving) -> Endpoint:
     async def endpoint(request: Request) -> Response:
         begin = time.perf_counter()
         record = record_of(request.scope)
-        name, protocol = next(iter(serving.models)), offers[0].protocol
+        name, protocol = "", offers[0].protocol
         if offers[0].operation.probe:
-            return await offers[0].operation.handler(
-                Call(serving.models[name], None, request, serving.models)
-            )
+            first = next(iter(serving.models.values()))
+            return await offers[0].operation.handler(Call(first, None, serving.models))
         try:
             _require_key(request, serving.access)
             given = await _read(request, offers[0].operation, serving.access)
@@ -150,19 +182,21 @@ def _endpoint(
             protocol = offer.protocol
             serving.metrics.asked(name, protocol.name)
             record.update(model=name, protocol=protocol.name, path=offer.operation.path)
-            call = Call(service, body, request, serving.models)
+            call = Call(service, body, serving.models)
             with service.held():
                 response = await unless_left(request, offer.operation.handler(call))
         except ClientDisconnect:
             serving.metrics.failed(name, "disconnected")
             return Response(status_code=499)
         except Exception as error:  # noqa: BLE001 - every request gets an answer
-            told = refusal(error)
-            serving.metrics.failed(name, told.kind)
-            record.update(error=told.kind)
-            return reply(protocol.refused(told), told.status, told.headers)
+            refused = refusal(error)
+            serving.metrics.failed(name, refused.kind)
+            record.update(error=refused.kind)
+            return reply(protocol.refused(refused), refused.status, refused.headers)
         serving.metrics.answered(name, time.perf_counter() - begin, call.answered)
-        record.add(call.answered)
+        if call.answered:
+            record.add(call.answered)
+            response.raw_headers.append((b"server-timing", call.answered.timing.encode()))
         return response
 
     return endpoint
@@ -185,8 +219,13 @@ async def _read(request: Request, operation: Operation, access: Access) -> objec
     if request.headers.get("content-encoding", "identity") != "identity":
         raise Refusal(415, "validation", "the body is compressed; send it as it is")
     read = bytearray()
-    async for piece in request.stream():
-        read += piece
+    more = True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        read += message.get("body", b"")
+        more = message.get("more_body", False)
         if len(read) > access.body_bytes:
             raise Refusal(
                 413,
@@ -214,7 +253,7 @@ def _no_route(serving: _Serving) -> Callable[[Request, Exception], Response]:
 
     def answer(request: Request, _: Exception) -> Response:
         paths = sorted({offers[0].operation.path for offers in serving.offers})
-        told = f"there is no {request.url.path}; there are: {', '.join(paths)}; /docs shows them"
-        return reply({"error": told}, 404)
+        message = f"there is no {request.url.path}; there are: {', '.join(paths)}; /docs shows them"
+        return reply({"error": message}, 404)
 
     return answer

@@ -10,7 +10,6 @@ from typing import Any
 import orjson
 from pydantic import BaseModel, ConfigDict
 from starlette.datastructures import Headers
-from starlette.requests import Request
 from starlette.responses import Response
 
 from hasten.errors import EngineError, HastenError, InputError
@@ -53,14 +52,12 @@ class Call:
     Attributes:
         service: the model that it asks.
         body: as :attr:`Operation.body` says.
-        request: as it came; its body has been read.
         models: all that are served, by their names.
         answered: the outputs of its texts.
     """
 
     service: Service
     body: Any
-    request: Request
     models: Mapping[str, Service]
     answered: Answered | None = None
 

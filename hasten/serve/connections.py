@@ -105,6 +105,11 @@ class Server(uvicorn.Server):
         self._ending = True
         self._loop.call_soon_threadsafe(self._start, self._end)
 
+    def end(self) -> None:
+        """End in order, as at the first signal."""
+        if not self._ending:
+            self.handle_exit(signal.SIGTERM, None)
+
     async def _end(self) -> None:
         begin_s = self._clock()
         await self._drain()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -54,6 +54,32 @@ async def watching(models: Mapping[str, Service]) -> AsyncIterator[None]:
             await run_canaries()
 
     await run_canaries()
+    watcher = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watcher.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watcher
+
+
+@contextlib.asynccontextmanager
+async def guarding(
+    models: Mapping[str, Service], hung: Callable[[str], None], every_s: float = 1.0
+) -> AsyncIterator[None]:
+    """Call ``hung`` once with the name of a model whose engine does not return from a batch.
+
+    The thread that runs the batch cannot be stopped; only the process can end.
+    """
+
+    async def watch() -> None:
+        while True:
+            for name, service in models.items():
+                if service.hangs:
+                    hung(name)
+                    return
+            await asyncio.sleep(every_s)
+
     watcher = asyncio.create_task(watch())
     try:
         yield

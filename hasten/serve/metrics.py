@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
@@ -24,6 +25,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._of: Callable[..., Any] = cache(lambda metric, *labels: metric.labels(*labels))
 
         def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
             return Histogram(
@@ -86,38 +88,38 @@ class Metrics:
         def ran(batch: Ran) -> None:
             stage = str(batch.stage + 1)
             if batch.failed:
-                self._batch_failures.labels(model, stage).inc()
+                self._of(self._batch_failures, model, stage).inc()
                 return
-            self._texts.labels(model, stage).inc(batch.texts)
-            self._handed_on.labels(model, stage).inc(batch.handed_on)
-            self._batch_s.labels(model, stage).observe(batch.latency_s)
-            self._batch_size.labels(model, stage).observe(batch.texts)
-            self._batch_tokens.labels(model, stage).observe(batch.tokens)
+            self._of(self._texts, model, stage).inc(batch.texts)
+            self._of(self._handed_on, model, stage).inc(batch.handed_on)
+            self._of(self._batch_s, model, stage).observe(batch.latency_s)
+            self._of(self._batch_size, model, stage).observe(batch.texts)
+            self._of(self._batch_tokens, model, stage).observe(batch.tokens)
             padding = 1.0 - batch.tokens / max(batch.padded_tokens, 1)
-            self._padding.labels(model, stage).observe(padding)
+            self._of(self._padding, model, stage).observe(padding)
 
         return ran
 
     def asked(self, model: str, protocol: str) -> None:
         """A request came."""
-        self._requests.labels(model, protocol).inc()
+        self._of(self._requests, model, protocol).inc()
 
     def answered(self, model: str, total_s: float, answered: Answered | None) -> None:
         """A request was answered; ``answered`` says where its time went, if texts ran."""
-        self._successes.labels(model).inc()
-        self._request_s.labels(model).observe(total_s)
+        self._of(self._successes, model).inc()
+        self._of(self._request_s, model).observe(total_s)
         if answered:
-            self._tokenize_s.labels(model).observe(answered.tokenize_s)
-            self._queue_s.labels(model).observe(answered.queue_s)
-            self._inference_s.labels(model).observe(answered.inference_s)
+            self._of(self._tokenize_s, model).observe(answered.tokenize_s)
+            self._of(self._queue_s, model).observe(answered.queue_s)
+            self._of(self._inference_s, model).observe(answered.inference_s)
 
     def failed(self, model: str, kind: str) -> None:
-        """A request was refused, or failed."""
-        self._failures.labels(model, kind).inc()
+        """A request was refused, or failed; ``model`` is empty where it was not known yet."""
+        self._of(self._failures, model, kind).inc()
 
     def replaced(self, model: str, outcome: str) -> None:
         """Another bundle took over (``done``), or could not (``refused``)."""
-        self._replaced.labels(model, outcome).inc()
+        self._of(self._replaced, model, outcome).inc()
 
     def text(self) -> bytes:
         """All of them, as Prometheus reads them."""

@@ -37,7 +37,8 @@ def by_path(known: Iterable[Protocol]) -> tuple[tuple[Offer, ...], ...]:
 
 def likeliest(offers: Iterable[Offer], given: object) -> list[Offer]:
     """Those whose body it is most like, first."""
-    return sorted(offers, key=lambda offer: -offer.likeness(given))
+    known = list(offers)
+    return known if len(known) == 1 else sorted(known, key=lambda offer: -offer.likeness(given))
 
 
 def matching(likely: Sequence[Offer], given: object) -> tuple[Offer, object]:

@@ -11,22 +11,22 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import count, groupby
 from time import monotonic
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hasten.errors import EngineError, HastenError
-from hasten.inputs.tokenization import TextTokenizer, Tokens
-from hasten.records import CostTable, Text
+from hasten.inputs.tokenization import Tokens
+from hasten.records import CostTable
 from hasten.runtime.batching import CostModel
 from hasten.runtime.stages import LoadedStage
 from hasten.runtime.watch import Watch
+from hasten.serve.jobs import Job, finish
 from hasten.serve.scheduler import Scheduler, Stage, Waiting
+from hasten.serve.tokenizing import Tokenizing
 from hasten.tasks import Outputs
 
 log = logging.getLogger(__name__)
@@ -67,54 +67,6 @@ class Ran:
     failed: bool = False
 
 
-@dataclass(slots=True, eq=False)
-class Job:
-    """The texts of one request. Its fields are touched under the runner's lock only.
-
-    Attributes:
-        texts: what was sent.
-        tokens: of the texts, as stage 1 reads them.
-        windows: what runs and is counted: the texts, or all windows of texts that have several.
-        settle: is called with None once all texts are answered, or with the error.
-        found: of each the outputs of its batch and its place there, once it has run.
-        stages: which stage answered.
-        left: how many outputs are missing.
-        began_s: when the first text ran.
-        later: the tokens of those that wait for a later stage, by place.
-    """
-
-    texts: Sequence[Text]
-    tokens: Tokens
-    settle: Callable[[BaseException | None], None]
-    windows: Tokens = field(init=False)
-    found: list[tuple[Outputs, int] | None] = field(init=False)
-    stages: NDArray[np.int64] = field(init=False)
-    left: int = field(init=False)
-    began_s: float | None = None
-    later: dict[int, tuple[Tokens, int]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.windows = self.tokens.windows
-        self.left = len(self.windows)
-        self.found = [None] * self.left
-        self.stages = np.zeros(self.left, np.int64)
-
-    @property
-    def outputs(self) -> Outputs:
-        """The outputs of all texts, once none is left."""
-        found = [one for one in self.found if one]
-        batches = list({id(outputs): outputs for outputs, _ in found}.values())
-        begins = np.cumsum([0, *map(len, batches)]).tolist()
-        first = {id(outputs): begin for outputs, begin in zip(batches, begins, strict=False)}
-        whole = Outputs.concatenate(batches) if len(batches) > 1 else batches[0]
-        places = [first[id(outputs)] + place for outputs, place in found]
-        return whole.select(places).regrouped(self.tokens.parts)
-
-    def read(self, place: int) -> tuple[Tokens, int]:
-        """Where the tokens of one of the windows are, as its present stage reads them."""
-        return self.later.get(place) or (self.windows, place)
-
-
 Held = tuple[Job, Waiting]
 """A text of a batch, with the request that it belongs to."""
 
@@ -150,28 +102,6 @@ class Cores:
         self._streams[self._sessions[stage]] += by
 
 
-class Tokenizing:
-    """Threads that tokenize, with a tokenizer of each stage each."""
-
-    def __init__(self, name: str, stages: Sequence[LoadedStage]) -> None:
-        self._stages = stages
-        self._own = threading.local()
-        self.pool = ThreadPoolExecutor(2, f"hasten-tokenize-{name}")
-
-    def encode(self, texts: Sequence[Text], stage: int = 0) -> Tokens:
-        """Tokens of texts as a stage reads them; call it on the pool's threads."""
-        known: dict[int, TextTokenizer] = self._own.__dict__.setdefault("known", {})
-        if stage not in known:
-            one = self._stages[stage].stage
-            known[stage] = TextTokenizer.load(one.tokenizer, one.max_length, 1)
-        return self._stages[stage].task.encode(known[stage], texts)
-
-    def alike(self, stage: int, other: int) -> bool:
-        """Whether two stages read texts in the same way."""
-        first, second = self._stages[stage].stage, self._stages[other].stage
-        return (first.tokenizer, first.max_length) == (second.tokenizer, second.max_length)
-
-
 class Runner:
     """The queue of a loaded bundle and the threads that empty it.
 
@@ -198,7 +128,7 @@ class Runner:
     ) -> None:
         self._name = name
         self._stages = stages
-        self.tokenizing = Tokenizing(name, stages)
+        self.tokenizing = Tokenizing(name, stages, self._admit, self._refuse)
         self._on_batch = on_batch
         self._clock = clock
         self._scheduler = Scheduler([_scheduled(stage) for stage in stages], max_queue_s)
@@ -237,56 +167,62 @@ class Runner:
         with self._changed:
             return self._clock() - min(self._began.values(), default=self._clock())
 
-    def reserve(self, lengths: Sequence[int]) -> float:
-        """Room for texts of about these lengths, in seconds, to be released before :meth:`admit`.
+    def submit(self, job: Job) -> None:
+        """Take a request, if there is room for it; :meth:`leave` must follow.
 
         Raises:
-            Overloaded, TooLarge: there is none.
-        """
-        with self._changed:
-            return self._scheduler.reserve(lengths)
-
-    def release(self, cost_s: float) -> None:
-        """Give back what :meth:`reserve` gave."""
-        with self._changed:
-            self._scheduler.release(cost_s)
-
-    def admit(self, job: Job) -> int:
-        """Let a request's texts wait; the number names it in :meth:`leave`.
-
-        Raises:
+            Overloaded, TooLarge: there is no room.
             Exception: the one that the runner was closed with.
         """
-        lengths = job.windows.columns.tolist()
+        lengths = self.tokenizing.estimated(job.texts)
         with self._changed:
             if self._ended:
                 raise self._ended
-            number = next(self._numbers)
-            self._jobs[number] = job
-            self._scheduler.admit(number, lengths)
-            self._changed.notify(len(lengths))
-        return number
+            job.room_s = self._scheduler.reserve(lengths)
+            job.number = next(self._numbers)
+            self._jobs[job.number] = job
+        self.tokenizing.put(job)
 
-    def leave(self, number: int) -> None:
+    def leave(self, job: Job) -> None:
         """Forget a request; what of it still waits is given up."""
         with self._changed:
-            job = self._jobs.pop(number, None)
-            if job and job.left:
-                self._scheduler.cancel(number)
+            if self._jobs.pop(job.number, None):
+                self._release(job)
+                if job.left:
+                    self._scheduler.cancel(job.number)
+
+    def _admit(self, jobs: Sequence[Job]) -> None:
+        """Let the texts of jobs wait, now that their lengths are known."""
+        now = self._clock()
+        with self._changed:
+            for job in jobs:
+                if job.number in self._jobs:
+                    job.tokenized_s = now
+                    self._release(job)
+                    self._scheduler.admit(job.number, _columns(job))
+            self._changed.notify(len(self._scheduler))
+
+    def _release(self, job: Job) -> None:
+        """Give back the room that was reserved for a job."""
+        self._scheduler.release(job.room_s)
+        job.room_s = 0.0
+
+    def _refuse(self, job: Job, error: Exception) -> None:
+        finish([job], _shown(error))
 
     def close(self, error: BaseException) -> bool:
         """End the threads; requests that wait get the error. False where a batch hangs."""
         with self._changed:
             end_s = monotonic() + (0.0 if self._closing else PATIENCE_S)
             self._closing, self._ended = True, error
-            for number, job in self._jobs.items():
+            for number in self._jobs:
                 self._scheduler.cancel(number)
-                job.settle(error)
+            finish(self._jobs.values(), error)
             self._jobs.clear()
             self._changed.notify_all()
         for thread in self._threads:
             thread.join(max(0.0, end_s - monotonic()))
-        self.tokenizing.pool.shutdown(wait=False, cancel_futures=True)
+        self.tokenizing.close()
         return not any(thread.is_alive() for thread in self._threads)
 
     def _draw(self) -> None:
@@ -324,7 +260,7 @@ class Runner:
         if not batch:
             return
         try:
-            tokens = _joined([job.read(text.place) for job, text in batch])
+            tokens = _joined([job.waiting(text.place) for job, text in batch])
             outputs = stage.streams.forward(tokens, np.arange(len(batch)))
             unsure = set(stage.hands_on(outputs, tokens.truncated).tolist())
         except Exception as error:  # noqa: BLE001 - a stream's thread must not end
@@ -356,32 +292,34 @@ class Runner:
         kept = [place for place, fine in enumerate(finite) if fine and place not in unsure]
         finished = []
         with self._changed:
+            self._began.pop(threading.get_ident(), None)  # before anybody hears of the answers
             for place in kept:
                 job, text = batch[place]
-                if job.found[text.place] is None:
-                    job.found[text.place] = outputs, place
+                if job.outputs_of[text.place] is None:
+                    job.outputs_of[text.place] = outputs, place
                     job.stages[text.place] = stage
                     job.left -= 1
                     if not job.left:
                         finished.append(job)
             counts = [0] * len(self._stages)
             counts[stage] = len(kept)
-            told = self._watch.count(counts)
-        if told:
+            warning = self._watch.count(counts)
+        if warning:
             self.drifts += 1
-            log.warning("%s: %s", self._name, told)
-        for job in finished:
-            job.settle(None)
+            log.warning("%s: %s", self._name, warning)
+        finish(finished)
         bad = [
             held for place, held in enumerate(batch) if not finite[place] and place not in unsure
         ]
         self._fail(bad, NonFinite("the model's output for a text is not finite"))
 
     def _fail(self, batch: Sequence[Held], error: HastenError) -> None:
-        for job, text in batch:
-            with self._changed:
+        if not batch:
+            return
+        with self._changed:
+            for _, text in batch:
                 self._scheduler.cancel(text.request)
-            job.settle(error)
+        finish([job for job, _ in batch], error)
 
     def _hand_on(self, stage: int, batch: Sequence[Held]) -> None:
         """Let texts wait for the next stage, as that stage reads them."""
@@ -389,7 +327,7 @@ class Runner:
             self._queue(stage, batch)
             return
         try:
-            self.tokenizing.pool.submit(partial(self._retokenize, stage, batch))
+            self.tokenizing.later.submit(partial(self._retokenize, stage, batch))
         except RuntimeError:  # the runner is being closed, and has told the requests
             return
 
@@ -408,7 +346,7 @@ class Runner:
             alive = [(job, text) for job, text in batch if text.request in self._jobs]
             lengths = []
             for job, text in alive:
-                tokens, place = job.read(text.place)
+                tokens, place = job.waiting(text.place)
                 lengths.append(max(int(tokens.lengths[place]), 1))
             self._scheduler.hand_on([text for _, text in alive], stage, lengths)
             self._changed.notify_all()
@@ -437,11 +375,21 @@ def _shape(
     return Ran(stage, len(batch), sum(lengths), padded, latency_s, handed_on, failed)
 
 
+def _columns(job: Job) -> list[int]:
+    """Columns that each window of a job needs in a batch."""
+    assert job.windows
+    columns: list[int] = job.windows.columns.tolist()
+    return columns
+
+
 def _joined(texts: Sequence[tuple[Tokens, int]]) -> Tokens:
     """Texts of several requests as one."""
     parts = []
     for _, same in groupby(texts, lambda text: id(text[0])):
         together = list(same)
-        tokens = together[0][0]
-        parts.append(tokens if len(tokens) == 1 else tokens.select([i for _, i in together]))
-    return Tokens.concatenate(parts)
+        tokens, place = together[0]
+        if len(together) == 1:
+            parts.append(tokens.between(place, place + 1))
+        else:
+            parts.append(tokens.select([place for _, place in together]))
+    return Tokens.concatenate(parts) if len(parts) > 1 else parts[0]

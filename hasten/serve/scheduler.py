@@ -7,23 +7,27 @@ Pure logic, without threads and with times handed in. Four rules:
 - *Turns.* Every request advances in virtual time by the cost of its own texts (start-time fair
   queueing: Goyal, Vin and Cheng, SIGCOMM 1996). The text whose turn it is, is always in the next
   batch, so that neither a large list keeps single texts waiting nor single texts a large list.
-- *Company by length.* The texts that join are those of nearest length, as many as make the batch
-  cheapest for what it does, within the limit on a batch's time.
+- *Company by length.* What waits is cut into batches as bulk prediction cuts it, where the
+  predicted total is least; the batch that holds the text whose turn it is runs.
 - *All or nothing.* A request is taken whole or refused whole, by the seconds of work that wait.
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import count
+from itertools import accumulate, count
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hasten.runtime.batching import CostModel
+from hasten.runtime.batching import CostModel, cheapest_sizes
+
+_AHEAD = 4
+"""How many full batches of texts are cut into batches at once: those whose turn is next. More would
+pad less, and let texts of rare lengths wait longer."""
 
 
 class Overloaded(Exception):
@@ -51,31 +55,41 @@ class Stage:
     def __init__(
         self, cost: CostModel, max_batch_size: int, max_batch_latency_s: float | None = None
     ) -> None:
-        self.cost = cost
         self.max_batch_size = max_batch_size
-        self.limit_s = max_batch_latency_s or math.inf
+        self.limit_s = max_batch_latency_s
+        self._cost = cost
+        self._grid = np.zeros((0, 0))
         self._alone_s = np.zeros(0)
 
     def alone_s(self, lengths: Sequence[int]) -> NDArray[np.float64]:
         """What texts of these lengths cost each at best, in a full batch of their like: [n]."""
-        longest = max(lengths, default=0)
-        if longest >= len(self._alone_s):
-            grid = self.cost.grid(self.max_batch_size, 2 * longest)
-            sizes = np.arange(len(grid))[1:, np.newaxis]
-            self._alone_s = (grid[1:] / sizes).min(axis=0)
+        self._reach(max(lengths, default=0))
         return self._alone_s[np.asarray(lengths, np.int64)]
 
+    def sizes(self, ordered: Sequence[int], largest: int) -> list[int]:
+        """How many of these texts, the longest first, go into each batch."""
+        self._reach(ordered[0])
+        grid = self._grid[: min(largest, self.max_batch_size) + 1, : ordered[0] + 1]
+        return cheapest_sizes(np.asarray(ordered, np.int64), grid, self.limit_s)
 
-@dataclass(frozen=True, slots=True, order=True)
-class Waiting:
-    """One text that waits; sorts by its length."""
+    def _reach(self, length: int) -> None:
+        """Compute costs up to this length, and beyond, where they are not known yet."""
+        if length >= len(self._alone_s):
+            self._grid = self._cost.grid(self.max_batch_size, 2 * length)
+            sizes = np.arange(len(self._grid))[1:, np.newaxis]
+            self._alone_s = (self._grid[1:] / sizes).min(axis=0)
 
-    length: int
+
+class Waiting(NamedTuple):
+    """One text that waits; sorts by its turn. ``number`` is its own in every stage."""
+
     turn_s: float
     number: int
-    request: int = field(compare=False)
-    place: int = field(compare=False)
-    stage: int = field(compare=False, default=0)
+    length: int
+    request: int
+    place: int
+    stage: int
+    cost_s: float
 
 
 class Scheduler:
@@ -145,11 +159,11 @@ class Scheduler:
             lengths: tokens of each text, at least 1.
         """
         turn_s = self._now_s
-        costs_s = self._stages[0].alone_s(lengths)
+        costs_s = self._stages[0].alone_s(lengths).tolist()
         for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
-            number = next(self._numbers)
-            self._wait(Waiting(lengths[place], turn_s, number, request, place))
-            turn_s += float(costs_s[place])
+            number, cost_s = next(self._numbers), costs_s[place]
+            self._wait(Waiting(turn_s, number, lengths[place], request, place, 0, cost_s))
+            turn_s += cost_s
 
     def hand_on(self, texts: Iterable[Waiting], stage: int, lengths: Sequence[int]) -> None:
         """Let texts wait for a further stage. They keep their turn, so they go before newer ones.
@@ -159,14 +173,15 @@ class Scheduler:
             stage: the next one.
             lengths: tokens of each, as that stage reads them.
         """
-        for text, length in zip(texts, lengths, strict=True):
-            self._wait(replace(text, length=length, stage=stage))
+        costs_s = self._stages[stage].alone_s(lengths).tolist()
+        for text, length, cost_s in zip(texts, lengths, costs_s, strict=True):
+            self._wait(text._replace(length=length, stage=stage, cost_s=cost_s))
 
     def cancel(self, request: int) -> None:
         """Forget what a request still has waiting."""
-        for stage, queue in enumerate(self._queues):
+        for queue in self._queues:
             for text in [text for text in queue if text.request == request]:
-                self._take(stage, text)
+                self._take(text)
 
     def next_batch(self, idle_streams: int | Sequence[int] = 1) -> tuple[Waiting, ...]:
         """The texts to run now, of one stage; empty if none wait.
@@ -176,61 +191,36 @@ class Scheduler:
                 stage or of all: few texts are shared out among them. Where the stage whose turn
                 it is has none, nothing else runs instead: the others would never let it in.
         """
-        heads = [min(queue, key=_turn) for queue in self._queues if queue]
+        heads = [queue[0] for queue in self._queues if queue]
         if not heads:
             return ()
-        head = min(heads, key=_turn)
-        queue = self._queues[head.stage]
+        head = min(heads)
         idle = idle_streams if isinstance(idle_streams, int) else idle_streams[head.stage]
         if not idle:
             return ()
-        share = math.ceil(len(queue) / idle)
-        chosen = self._company(head, queue, share)
-        for text in chosen:
-            self._take(head.stage, text)
+        batch = self._company(head, idle)
+        for text in batch:
+            self._take(text)
         self._now_s = max(self._now_s, head.turn_s)
-        return chosen
+        return batch
 
-    def _company(self, head: Waiting, queue: list[Waiting], share: int) -> tuple[Waiting, ...]:
-        """The texts around ``head`` by length that make the best batch with it.
-
-        Best is what does most work for its cost: the texts' own costs in full batches, added up,
-        over the batch's.
-        """
-        stage = self._stages[head.stage]
-        size = min(stage.max_batch_size, share)
-        at = bisect_left(queue, head)
-        begin, end = max(0, at - size + 1), min(len(queue), at + size)
-        lengths = np.array([text.length for text in queue[begin:end]])
-        work = np.concatenate([[0.0], np.cumsum(stage.alone_s(lengths.tolist()))])
-        grid = stage.cost.grid(size, int(lengths[-1]))
-        best, chosen = -math.inf, (at - begin, at - begin + 1)
-        for last in range(at - begin, len(lengths)):
-            firsts = np.arange(max(0, last + 1 - size), at - begin + 1)
-            costs = grid[last + 1 - firsts, lengths[last]]
-            alone = firsts == last  # a text over the limit runs by itself
-            values = np.where(
-                (costs <= stage.limit_s) | alone, (work[last + 1] - work[firsts]) / costs, -math.inf
-            )
-            place = int(values.argmax())
-            if values[place] > best:
-                best, chosen = float(values[place]), (int(firsts[place]), last + 1)
-        return tuple(queue[begin:end][chosen[0] : chosen[1]])
+    def _company(self, head: Waiting, idle: int) -> tuple[Waiting, ...]:
+        """The batch with ``head`` in it, of those into which the next texts are cut."""
+        queue, stage = self._queues[head.stage], self._stages[head.stage]
+        near = queue[: _AHEAD * stage.max_batch_size][::-1]
+        near.sort(key=lambda text: -text.length)
+        sizes = stage.sizes([text.length for text in near], math.ceil(len(queue) / idle))
+        ends = list(accumulate(sizes))
+        batch = bisect_right(ends, near.index(head))
+        return tuple(near[ends[batch] - sizes[batch] : ends[batch]])
 
     def _wait(self, text: Waiting) -> None:
         insort(self._queues[text.stage], text)
-        self._backlog_s += self._cost_s(text)
+        self._backlog_s += text.cost_s
 
-    def _take(self, stage: int, text: Waiting) -> None:
-        queue = self._queues[stage]
+    def _take(self, text: Waiting) -> None:
+        queue = self._queues[text.stage]
         del queue[bisect_left(queue, text)]
-        self._backlog_s -= self._cost_s(text)
+        self._backlog_s -= text.cost_s
         if not len(self):
             self._backlog_s = 0.0  # what rounding left
-
-    def _cost_s(self, text: Waiting) -> float:
-        return float(self._stages[text.stage].alone_s([text.length])[0])
-
-
-def _turn(text: Waiting) -> tuple[float, int]:
-    return text.turn_s, text.number

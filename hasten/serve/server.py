@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
 import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 from typing import Unpack
 
 import uvicorn
 
-from hasten.errors import ChoiceError, EngineError
+from hasten.errors import ChoiceError, EngineError, Unavailable
 from hasten.options import ServeOptions, choose
 from hasten.serve.app import Access, create
 from hasten.serve.connections import Connection, Server
 from hasten.serve.fleet import Fleet
+from hasten.serve.health import guarding
 from hasten.serve.logs import to_stderr
 from hasten.serve.metrics import Metrics
 from hasten.serve.service import Limits, Service
@@ -25,6 +29,9 @@ from hasten.serve.service import Limits, Service
 log = logging.getLogger(__name__)
 
 _KEY = "HASTEN_API_KEY"
+
+Speaking = Callable[[Mapping[str, Service], Metrics], AbstractAsyncContextManager[object]]
+"""Speaks another protocol beside HTTP for as long as it is entered."""
 
 
 def serve(bundles: Mapping[str, Path], **options: Unpack[ServeOptions]) -> Fleet:
@@ -40,8 +47,8 @@ def serve(bundles: Mapping[str, Path], **options: Unpack[ServeOptions]) -> Fleet
     Raises:
         ChoiceError: an option's value is not allowed.
         BundleError: no bundle, a damaged one, or one that must not or cannot run here.
-        Unavailable: an engine is not installed.
-        EngineError: an engine cannot load its artifact, or fails on a first text.
+        Unavailable: an engine is not installed, or gRPC where its port is given.
+        EngineError: an engine cannot load its artifact, fails on a first text, or has hung.
     """
     chosen = choose("hasten serve", ServeOptions, options)
     with to_stderr(chosen["log"]):
@@ -57,6 +64,7 @@ def _serve(bundles: Mapping[str, Path], chosen: ServeOptions) -> Fleet:
         )
     access = Access(key, chosen["max_body"], float(chosen["drain"]))
     metrics = Metrics()
+    speaking = _grpc(chosen, access)
     fleet = _fleet(bundles, chosen, metrics, access)
     if chosen["dry_run"]:
         asyncio.run(_try(fleet))
@@ -65,12 +73,25 @@ def _serve(bundles: Mapping[str, Path], chosen: ServeOptions) -> Fleet:
     async def drain() -> None:
         await asyncio.gather(*(service.drain(access.drain_s) for service in fleet.values()))
 
+    hung: list[str] = []
+
+    def end(name: str) -> None:
+        log.error("a batch of %s does not return; the server ends", name)
+        hung.append(name)
+        server.end()
+
+    @contextlib.asynccontextmanager
+    async def beside() -> AsyncIterator[None]:
+        async with speaking(fleet, metrics), guarding(fleet, end):
+            yield
+
     config = uvicorn.Config(
-        create(fleet, access, metrics),
+        create(fleet, access, metrics, beside=beside),
         host=chosen["host"],
         port=chosen["port"],
         http=Connection,
         access_log=False,
+        proxy_headers=False,
         log_config=None,
         server_header=False,
         timeout_graceful_shutdown=max(1, round(access.drain_s)),
@@ -78,7 +99,13 @@ def _serve(bundles: Mapping[str, Path], chosen: ServeOptions) -> Fleet:
         ssl_certfile=certificate,
         ssl_keyfile=key_file,
     )
-    Server(config, drain, fleet.reload).run()
+    server = Server(config, drain, fleet.reload)
+    server.run()
+    if hung:
+        raise EngineError(
+            f"the engine of {hung[0]} did not return from a batch",
+            fix="Let systemd, Kubernetes or Docker start the server again (docs/serving.md).",
+        )
     return fleet
 
 
@@ -92,10 +119,30 @@ def _fleet(
     )
 
     def opening(name: str, folder: Path) -> Service:
-        told = metrics.on_batch(name)
-        return Service.open(name, folder, limits, trust=chosen["trust"], on_batch=told)
+        on_batch = metrics.on_batch(name)
+        return Service.open(name, folder, limits, trust=chosen["trust"], on_batch=on_batch)
 
     return Fleet(bundles, opening, metrics, access.drain_s)
+
+
+def _grpc(chosen: ServeOptions, access: Access) -> Speaking:
+    """What speaks gRPC beside HTTP, with the same key, limits and certificate; or nothing."""
+    port, host = chosen["grpc_port"], chosen["host"]
+    if not port:
+        return lambda *_: contextlib.nullcontext()
+    try:
+        from hasten.serve import grpc_server
+    except ImportError as error:
+        raise Unavailable(
+            f"--grpc-port needs {error.name}", fix="pip install 'hasten[serve-grpc]'"
+        ) from None
+    where = grpc_server.Listening(
+        f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+        access.api_key,
+        access.body_bytes,
+        *_tls(chosen),
+    )
+    return partial(grpc_server.speaking, where)
 
 
 async def _try(fleet: Fleet) -> None:

@@ -19,15 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasten.errors import InputError
-from hasten.inputs.tokenization import Tokens
 from hasten.records import Text
 from hasten.runtime.predictor import Predictor, load
-from hasten.serve.running import Job, Ran, Runner
+from hasten.serve.jobs import Job, finish_here
+from hasten.serve.running import Ran, Runner
 from hasten.serve.vocabulary import Vocabulary
 from hasten.tasks import Encoded, Outputs
-
-_CHARACTERS_PER_TOKEN = 4.0
-"""Of English and French text, about; corrected by what the tokenizer makes of the texts served."""
 
 _CANARY = "Is the model there?"
 """A text, or both texts of a pair, that is run to see whether the engine answers."""
@@ -51,9 +48,7 @@ class Answered:
 
     Attributes:
         outputs: of the n texts.
-        encoded: these texts.
-        tokens: of each text, as the first stage reads it: int64 [n].
-        truncated: which texts were longer than the first stage reads, bool [n].
+        encoded: these texts, with their tokens as the first stage reads them.
         tokenize_s: until the tokens were there.
         queue_s: from then until the first of the texts ran.
         inference_s: from then until the last answer.
@@ -62,12 +57,29 @@ class Answered:
 
     outputs: Outputs
     encoded: Encoded
-    tokens: NDArray[np.int64]
-    truncated: NDArray[np.bool_]
     tokenize_s: float
     queue_s: float
     inference_s: float
     stages: NDArray[np.int64]
+
+    @property
+    def tokens(self) -> int:
+        """Of all texts, as the first stage reads them."""
+        return len(self.encoded.tokens.ids)
+
+    @property
+    def timing(self) -> str:
+        """Where the time went, in milliseconds, and the last stage that was needed.
+
+        It is the value of HTTP's header Server-Timing (https://www.w3.org/TR/server-timing/).
+        """
+        parts = (
+            f"tokenize;dur={1000 * self.tokenize_s:.3f}",
+            f"queue;dur={1000 * self.queue_s:.3f}",
+            f"inference;dur={1000 * self.inference_s:.3f}",
+            f'stage;desc="{int(self.stages.max()) + 1}"',
+        )
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +124,6 @@ class Service:
         self.limits = limits
         self._clock = clock
         self._runner = Runner(name, predictor.stages.loaded, limits.queue_s, on_batch, clock)
-        self._characters_per_token = _CHARACTERS_PER_TOKEN
         self.vocabulary = Vocabulary(predictor.stages.first.stage.tokenizer)
         self._held = 0
         self._released = asyncio.Event()
@@ -164,6 +175,11 @@ class Service:
         hangs_s = self._runner.longest_running_s
         return not self._closing and max(silent_s, hangs_s) < self.limits.silence_s
 
+    @property
+    def hangs(self) -> bool:
+        """Whether a batch has been running for longer than a request may take."""
+        return self._runner.longest_running_s > max(self.limits.deadline_s, self.limits.silence_s)
+
     async def canary(self) -> None:
         """Run one text where nothing has been answered for a while; :attr:`ready` follows."""
         if self._clock() - self._runner.last_answer_s < self.limits.silence_s / 3:
@@ -208,30 +224,33 @@ class Service:
         """
         if self._closing and not self._held:
             raise Draining
-        limit_s = min(deadline_s or math.inf, self.limits.deadline_s)
+        self._check(texts)
         begin = self._clock()
+        limit_s = min(deadline_s or math.inf, self.limits.deadline_s)
+        loop = asyncio.get_running_loop()
+        job = Job(texts, truncate, loop.create_future())
+        self._runner.submit(job)
+        late = DeadlineExceeded(f"no answer after {limit_s:.1f} s")
+        timer = loop.call_later(limit_s, finish_here, [job], late)
         try:
-            async with asyncio.timeout(limit_s):
-                tokens = await self._tokenized(tuple(texts), truncate=truncate)
-                tokenized = self._clock()
-                job = await self._run(texts, tokens)
-        except TimeoutError:
-            raise DeadlineExceeded(f"no answer after {limit_s:.1f} s") from None
+            await job.answered
+        finally:
+            timer.cancel()
+            self._runner.leave(job)
         end = self._clock()
-        began = job.began_s or end
+        tokenized, began, tokens = job.tokenized_s or end, job.began_s or end, job.tokens
+        assert tokens
         return Answered(
             job.outputs,
             Encoded(texts, tokens),
-            tokens.lengths,
-            tokens.truncated,
             tokenized - begin,
             began - tokenized,
             end - began,
             job.stages,
         )
 
-    async def _tokenized(self, texts: tuple[Text, ...], *, truncate: bool) -> Tokens:
-        """The tokens of texts for which there is room."""
+    def _check(self, texts: Sequence[Text]) -> None:
+        """Refuse requests that hold no texts, or too many."""
         if not texts:
             raise InputError("there are no texts", fix="Send at least one.")
         if len(texts) > self.limits.texts:
@@ -239,60 +258,6 @@ class Service:
                 f"{len(texts):,} texts are too many for one request",
                 fix=f"Send at most {self.limits.texts:,} at once.",
             )
-        longest = self.predictor.stages.first.stage.max_length
-        per_token = self._characters_per_token
-        lengths = [min(int(_characters(text) / per_token) + 2, longest) for text in texts]
-        cost_s = self._runner.reserve(lengths)
-        loop = asyncio.get_running_loop()
-        try:
-            pool = self._runner.tokenizing.pool
-            return await loop.run_in_executor(pool, self._encode, texts, truncate)
-        finally:
-            self._runner.release(cost_s)
-
-    def _encode(self, texts: tuple[Text, ...], truncate: bool) -> Tokens:
-        tokens = self._runner.tokenizing.encode(texts)
-        whole = np.flatnonzero(~tokens.truncated).tolist()  # of the others, the end was not read
-        if whole:
-            read = sum(_characters(texts[place]) for place in whole)
-            seen = read / max(int(tokens.lengths[whole].sum()), 1)
-            self._characters_per_token += 0.02 * (max(seen, 0.5) - self._characters_per_token)
-        if not truncate:
-            self._require_short(texts, tokens)
-        return tokens
-
-    def _require_short(self, texts: tuple[Text, ...], tokens: Tokens) -> None:
-        """Refuse texts of which the last stage, which reads the most, would not read the end."""
-        last = len(self.predictor.stages.loaded) - 1
-        if last:
-            tokens = self._runner.tokenizing.encode(texts, last)
-        if tokens.truncated.any():
-            place = int(tokens.truncated.argmax())
-            longest = self.predictor.stages.loaded[last].stage.max_length
-            raise InputError(
-                f"text {place} is longer than the {longest} tokens that the model reads",
-                fix="Let it be cut (truncate: true), or split it.",
-            )
-
-    async def _run(self, texts: Sequence[Text], tokens: Tokens) -> Job:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
-
-        def settled(error: BaseException | None) -> None:
-            if not future.done():
-                future.set_exception(error) if error else future.set_result(None)
-
-        def settle(error: BaseException | None) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits
-                loop.call_soon_threadsafe(settled, error)
-
-        job = Job(texts, tokens, settle)
-        number = self._runner.admit(job)
-        try:
-            await future
-        finally:
-            self._runner.leave(number)
-        return job
 
     async def drain(self, patience_s: float) -> None:
         """Take nothing new, answer what was taken, and release the model."""
@@ -314,8 +279,3 @@ class Service:
         self.vocabulary.close()
         if self._runner.close(Draining()):
             self.predictor.close()
-
-
-def _characters(text: Text) -> int:
-    """Of a text, or of both texts of a pair."""
-    return len(text) if isinstance(text, str) else sum(map(len, text))

@@ -96,7 +96,7 @@ def named(
     if not form.ranked:
         order = np.broadcast_to(np.arange(len(labels)), scores.shape)
     order = order[:, : form.top_k]
-    best = np.take_along_axis(scores, order, axis=1).tolist()
+    best = scores[np.arange(len(scores))[:, np.newaxis], order].tolist()
     rows: list[list[LabelScore]] = [
         [{"label": labels[i], "score": score} for i, score in zip(row, row_scores, strict=True)]
         for row, row_scores in zip(order.tolist(), best, strict=True)

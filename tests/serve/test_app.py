@@ -66,6 +66,8 @@ def test_only_who_has_the_key_is_answered(scripted_bundle: Path) -> None:
         assert client.post("/predict", json={"inputs": "a"}).status_code == 401
         headers = {"Authorization": "Bearer secret"}
         assert client.post("/predict", json={"inputs": "a"}, headers=headers).status_code == 200
+        text = client.get("/metrics").text
+        assert 'hasten_request_failure_total{kind="unauthorized",model=""} 1.0' in text
         for probe in ("/health", "/v2/health/live", "/v2/health/ready"):
             assert client.get(probe).status_code == 200
 

@@ -381,6 +381,26 @@ def test_sigterm_ends_the_process_in_order_and_sighup_loads_again(scripted_bundl
     process.stderr.close()
 
 
+HANGS = """
+import sys, threading
+from hasten.cli import main
+from hasten.serve.running import Runner
+Runner._run = lambda *_: threading.Event().wait()
+main()
+"""
+
+
+@pytest.mark.faults
+def test_a_server_whose_engine_hangs_ends_with_an_error(scripted_bundle: Path) -> None:
+    given = ["serve", f"news={scripted_bundle}", "--port", "0", "--deadline", "1s", "--drain", "1s"]
+    ran = subprocess.run(
+        [sys.executable, "-c", HANGS, *given], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 1
+    assert "a batch of news does not return; the server ends" in ran.stderr
+    assert "the engine of news did not return from a batch" in ran.stderr
+
+
 def test_a_second_signal_ends_at_once() -> None:
     async def never(*_: object) -> None:
         await asyncio.Event().wait()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from hasten.records import CostTable
-from hasten.runtime.batching import CostModel
+from hasten.records import CostTable, Strategy
+from hasten.runtime.batching import CostModel, plan
 from hasten.serve.scheduler import Overloaded, Scheduler, Stage, TooLarge, Waiting
 
 TABLE = CostTable(
@@ -125,6 +126,17 @@ def test_every_text_runs_once(lengths: list[int], streams: int) -> None:
         places += [text.place for text in batch]
     assert sorted(places) == list(range(len(lengths)))
     assert one.backlog_s == 0.0
+
+
+@given(st.lists(st.integers(1, 600), min_size=1, max_size=100))
+def test_what_waits_is_cut_into_the_cheapest_batches(lengths: list[int]) -> None:
+    cost = CostModel(TABLE)
+    one = scheduler()
+    one.admit(1, lengths)
+    best = plan(np.array(lengths), Strategy("optimal", 32), cost)
+    expected_s = sum(cost.cost_s(len(batch), max(lengths[i] for i in batch)) for batch in best)
+    costs = [cost.cost_s(len(batch), batch[0].length) for batch in drained(one)]
+    assert sum(costs) == pytest.approx(expected_s)
 
 
 class Serving(RuleBasedStateMachine):

@@ -20,6 +20,7 @@ from hasten.engines.fake import Script, VirtualClock
 from hasten.errors import EngineError, InputError
 from hasten.records import HandsOn
 from hasten.serve import running
+from hasten.serve.health import guarding
 from hasten.serve.running import Cores, NonFinite, Ran
 from hasten.serve.scheduler import Overloaded
 from hasten.serve.service import DeadlineExceeded, Draining, Limits, Service
@@ -169,13 +170,14 @@ def test_what_is_being_tokenized_takes_room(
     scripted_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with opened(scripted_bundle, Limits(queue_s=0.03)) as service:
-        encode, free = service._encode, threading.Event()
+        tokenizing, free = service._runner.tokenizing, threading.Event()
+        encode = tokenizing.encode
 
         def slowly(*given: Any) -> Any:
             free.wait()
             return encode(*given)
 
-        monkeypatch.setattr(service, "_encode", slowly)
+        monkeypatch.setattr(tokenizing, "encode", slowly)
 
         async def ask() -> list[Any]:
             tasks = [asyncio.ensure_future(service.answer(TEXTS[:8])) for _ in range(50)]
@@ -190,6 +192,43 @@ def test_what_is_being_tokenized_takes_room(
         assert service.backlog_s == pytest.approx(0.0, abs=1e-12)
 
 
+def test_requests_that_come_together_are_tokenized_together_and_fail_apart(
+    scripted_bundle: Path,
+) -> None:
+    with opened(scripted_bundle) as service:
+        tokenizing, calls = service._runner.tokenizing, list[int]()
+        reached, free = threading.Event(), threading.Event()
+        encode = tokenizing.encode
+
+        def counted(texts: Any, stage: int = 0) -> Any:
+            reached.set()
+            free.wait()
+            calls.append(len(texts))
+            return encode(texts, stage)
+
+        tokenizing.encode = counted  # type: ignore[method-assign]
+
+        async def ask() -> list[Any]:
+            first = asyncio.ensure_future(service.answer(["a"]))
+            await until(reached.is_set)
+            given = [["a b"], ["\ud800"], ["c " * 600], ["d"]]
+            later = [asyncio.ensure_future(service.answer(one, truncate=False)) for one in given]
+            await asyncio.sleep(0)
+            free.set()
+            return await settled(first, *later)
+
+        first, fine, unreadable, long, last = asyncio.run(ask())
+        assert calls == [1, 4, 1, 1, 1, 1]
+        assert isinstance(unreadable, InputError)
+        assert "surrogate" in str(unreadable)
+        assert isinstance(long, InputError)
+        assert "text 0 is longer" in str(long)
+        for text, one in (("a", first), ("a b", fine), ("d", last)):
+            expected = service.predictor.outputs([text])
+            assert np.array_equal(one.outputs.values, expected.values)
+            assert one.tokens == int(one.encoded.tokens.lengths.sum())
+
+
 def test_a_request_that_is_refused_leaves_no_reservation(scripted_bundle: Path) -> None:
     with opened(scripted_bundle) as service:
         (refused,) = asyncio.run(settled(service.answer(["a " * 500], truncate=False)))
@@ -201,19 +240,20 @@ def test_texts_that_are_cut_do_not_move_the_estimate_of_their_tokens(
     scripted_bundle: Path,
 ) -> None:
     with opened(scripted_bundle) as service:
-        before = service._characters_per_token
+        estimated = service._runner.tokenizing.estimated
+        before = estimated(["ba " * 100])
         asyncio.run(service.answer(["ba " * 100_000]))
-        assert service._characters_per_token == before
-        asyncio.run(service.answer(["ba ke"]))
-        assert service._characters_per_token != before
+        assert estimated(["ba " * 100]) == before
+        for _ in range(9):
+            asyncio.run(service.answer(["ba ke"]))
+        assert estimated(["ba " * 100]) != before
 
 
 def test_a_request_that_comes_as_the_threads_end_is_told(scripted_bundle: Path) -> None:
     with opened(scripted_bundle) as service:
-        tokens = service._runner.tokenizing.encode(("a",))
         service._runner.close(Draining())
         with pytest.raises(Draining):
-            asyncio.run(service._run(("a",), tokens))
+            asyncio.run(service.answer(["a"]))
 
 
 def test_draining_answers_what_was_taken_and_refuses_the_rest(scripted_bundle: Path) -> None:
@@ -281,6 +321,28 @@ def test_a_batch_that_hangs_makes_the_service_unready(scripted_bundle: Path) -> 
             assert ready(service)
 
         asyncio.run(hang())
+
+
+def test_a_batch_that_never_returns_is_told_once(scripted_bundle: Path) -> None:
+    clock = VirtualClock()
+    hung: list[str] = []
+    with opened(scripted_bundle, clock=clock) as service:
+        gate = Gate(service)
+
+        async def hang() -> None:
+            hanging = asyncio.ensure_future(service.answer(["a"]))
+            await until(gate.reached.is_set)
+            async with guarding({"news": service}, hung.append, every_s=0.0):
+                clock.advance(service.limits.deadline_s)
+                await asyncio.sleep(0)
+                assert hung == []
+                clock.advance(1.0)
+                await until(lambda: hung)
+            gate.open()
+            await hanging
+
+        asyncio.run(hang())
+    assert hung == ["news"]
 
 
 def test_closing_waits_once_for_all_batches_that_hang(

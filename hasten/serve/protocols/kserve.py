@@ -8,7 +8,7 @@ classifier also ``scores`` and the best ``label``.
 
 from __future__ import annotations
 
-import struct
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -68,7 +68,9 @@ def read_tensors(headers: Headers, body: bytes) -> Any:
     for tensor in given.get("inputs", ()) if isinstance(given, dict) else ():
         size = _binary_size(tensor)
         if size is not None:
-            tensor["data"] = _strings(rest[:size], size)
+            if size > len(rest):
+                raise _wrong(f"binary_data_size is {size}, and {len(rest)} bytes are left")
+            tensor["data"] = strings(rest[:size])
             rest = rest[size:]
     return given
 
@@ -80,26 +82,34 @@ def _binary_size(tensor: object) -> int | None:
     return size if isinstance(size, int) and size >= 0 else None
 
 
-def _strings(data: bytes, size: int) -> list[str]:
+def strings(data: bytes) -> list[str]:
     """Strings that each follow their length, little-endian uint32.
 
-    >>> _strings(bytes([2, 0, 0, 0, 97, 98, 0, 0, 0, 0]), 10)
+    >>> strings(bytes([2, 0, 0, 0, 97, 98, 0, 0, 0, 0]))
     ['ab', '']
+
+    Raises:
+        Refusal: the bytes are not such strings.
     """
-    found, place = [], 0
+    pieces, place = [], 0
     while place < len(data):
-        end = place + 4
-        if end <= len(data):
-            (length,) = struct.unpack_from("<I", data, place)
-            place, end = end, end + length
+        begin = place + 4
+        end = begin + int.from_bytes(data[place:begin], "little")
         if end > len(data):
-            break
-        found.append(data[place:end])
+            raise _wrong(f"{len(data)} bytes of input do not hold whole strings")
+        pieces.append(data[begin:end])
         place = end
-    if place != size:
-        raise _wrong(f"binary_data_size is {size}, and the bytes hold no strings of that size")
+    return decoded(pieces)
+
+
+def decoded(pieces: Iterable[bytes]) -> list[str]:
+    """Strings of UTF-8.
+
+    Raises:
+        Refusal: one is not UTF-8.
+    """
     try:
-        return [one.decode() for one in found]
+        return [piece.decode() for piece in pieces]
     except UnicodeDecodeError as error:
         raise _wrong(f"a string is not UTF-8: {error}") from None
 
@@ -110,24 +120,17 @@ def _wrong(message: str) -> Refusal:
 
 async def _infer(call: Call) -> Response:
     body: Infer = call.body
-    tensors = await inferred(call, body.inputs)
-    asked = body.outputs or [
-        Wanted(name=name, parameters={"binary_data": body.parameters.get("binary_data_output")})
-        for name in tensors
-    ]
-    unknown = [one.name for one in asked if one.name not in tensors]
-    if unknown:
-        raise _wrong(f"there is no output {unknown[0]!r}; there are: {', '.join(tensors)}")
+    tensors = chosen(await inferred(call, body.inputs), [wanted.name for wanted in body.outputs])
+    as_bytes = {wanted.name: wanted.parameters.get("binary_data") for wanted in body.outputs}
     outputs: list[dict[str, Any]] = []
     behind: list[bytes] = []
-    for one in asked:
-        values = tensors[one.name]
+    for name, values in tensors.items():
         output: dict[str, Any] = {
-            "name": one.name,
+            "name": name,
             "datatype": datatype(values),
             "shape": list(values.shape),
         }
-        if one.parameters.get("binary_data"):
+        if as_bytes.get(name, body.parameters.get("binary_data_output")):
             behind.append(packed(values))
             output["parameters"] = {"binary_data_size": len(behind[-1])}
         else:
@@ -145,6 +148,18 @@ async def _infer(call: Call) -> Response:
     )
 
 
+def chosen(tensors: Mapping[str, NDArray[Any]], names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """The tensors of these names, or all without names.
+
+    Raises:
+        Refusal: there is none of such a name.
+    """
+    for name in names:
+        if name not in tensors:
+            raise _wrong(f"there is no output {name!r}; there are: {', '.join(tensors)}")
+    return {name: tensors[name] for name in names or tensors}
+
+
 async def inferred(call: Call, inputs: list[Tensor]) -> dict[str, NDArray[Any]]:
     """The output tensors by name, each with a row for every text.
 
@@ -152,7 +167,7 @@ async def inferred(call: Call, inputs: list[Tensor]) -> dict[str, NDArray[Any]]:
         Refusal: the inputs are not those of the model.
     """
     names = input_names(call.service.predictor)
-    given = {one.name: _column(one) for one in inputs}
+    given = {tensor.name: _column(tensor) for tensor in inputs}
     if given.keys() != set(names) or len({len(column) for column in given.values()}) != 1:
         raise _wrong(
             f"the inputs are {', '.join(sorted(given)) or 'missing'}; "
@@ -193,8 +208,8 @@ def packed(values: NDArray[Any]) -> bytes:
     """A tensor as bytes: little-endian, strings each behind their length."""
     if values.dtype != object:
         return values.astype("<f4").tobytes()
-    strings = [one.encode() for one in values.ravel()]
-    return b"".join(struct.pack("<I", len(one)) + one for one in strings)
+    pieces = [text.encode() for text in values.ravel()]
+    return b"".join(len(piece).to_bytes(4, "little") + piece for piece in pieces)
 
 
 async def _server(_: Call) -> Response:
@@ -243,7 +258,7 @@ def metadata(call: Call) -> dict[str, Any]:
     }
 
 
-def _fits(predictor: Predictor) -> bool:
+def fits(predictor: Predictor) -> bool:
     """Whether outputs are tensors with a row for each text."""
     return answers.classifies(predictor) or answers.embeds(predictor)
 
@@ -259,7 +274,7 @@ def _versioned(operation: Operation) -> Operation:
 
 
 _MODEL = (
-    Operation("GET", "/v2/models/{model}", "What a model takes and gives.", _model, fits=_fits),
+    Operation("GET", "/v2/models/{model}", "What a model takes and gives.", _model, fits=fits),
     Operation("GET", "/v2/models/{model}/ready", "Whether a model answers.", _model_ready),
     Operation(
         "POST",
@@ -268,7 +283,7 @@ _MODEL = (
         _infer,
         Infer,
         {"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["I like you."]}]},
-        _fits,
+        fits,
         read_tensors,
     ),
 )
