@@ -23,6 +23,7 @@ from hasten.compress import (
     target,
     vocabulary,
 )
+from hasten.compress.batches import BATCH_SIZE
 from hasten.compress.lesson import Lesson, Taught, learning_rate
 from hasten.compress.lots import Lots, corpus_of, split
 from hasten.compress.runner import Lot, Runner
@@ -113,7 +114,7 @@ def make(
         ModelError: the model's blocks, heads or words cannot be taken apart.
         ChoiceError: sizes that cannot be.
         InputError: too few texts.
-        BudgetError: the time does not hold one pass over the texts.
+        BudgetError: the time does not hold training on enough texts.
         StorageError: ``work`` cannot be written, or has no room for checkpoints.
         EngineError: PyTorch failed, for want of memory or otherwise.
     """
@@ -155,11 +156,12 @@ def make(
     after = runner.parity(student, lots.judge)
     _write(student, reference, words, task, work / kept.STUDENT)
     int8 = teacher.teach_int8(lesson, lots, alone=taught is None) if wanted.int8 else {}
+    steps = max(taught.steps if taught else 0, int8.get("int8_steps", 0))
     return Student(
         before=before,
         after=after,
         seconds=tell.spent_s,
-        taught_texts=len(task.taught) if taught or int8 else 0,
+        taught_texts=min(len(task.taught), BATCH_SIZE * steps),
         steps=taught.steps if taught else 0,
         agreements=tuple(look.agreement for look in taught.looks) if taught else (),
         agreement=taught.best.agreement if taught else 1.0,
@@ -200,7 +202,7 @@ class _Teacher:
         """Train in floating point what was pruned.
 
         Raises:
-            BudgetError: not even one pass over the texts.
+            BudgetError: not even enough texts for any student.
             StorageError: no checkpoint can be written.
         """
         folder = self.work / kept.CHECKPOINTS
@@ -221,7 +223,10 @@ class _Teacher:
         plan = self.journal.once(kept.STEPS, decide)
         end_s = self.compare_s + plan["int8_s"]
         lesson = replace(
-            lesson, steps=plan["steps"], bf16=plan["bf16"], overdue=self._overdue(end_s)
+            self._fitting(lesson, plan["steps"]),
+            steps=plan["steps"],
+            bf16=plan["bf16"],
+            overdue=self._overdue(end_s),
         )
         tell = self.tell.teaching("train", lesson.steps, end_s, self.runner.seen)
         return distil.teach_once(lesson, folder, tell)
@@ -232,8 +237,8 @@ class _Teacher:
         All the time that is left goes into it: an earlier lesson may have ended before its time.
 
         Raises:
-            BudgetError: not even one pass over the texts, and nothing else was trained: what was
-                is not given up for the sake of the integers.
+            BudgetError: not even enough texts for any student, and nothing else was trained: what
+                was is not given up for the sake of the integers.
         """
         rounding = quantized.lesson_of(lesson, self.runner.some(lesson.tokens))
 
@@ -247,7 +252,7 @@ class _Teacher:
         # Rounding changes a few answers in a hundred, of the student's and not of the original's.
         truth = self.runner.outputs(lesson.student, lots.watch.tokens)
         rounding = replace(
-            rounding,
+            self._fitting(rounding, plan["steps"]),
             look=partial(self.runner.look, replace(lots.watch, truth=truth)),
             steps=plan["steps"],
             overdue=self._overdue(plan["end_s"]),
@@ -274,6 +279,19 @@ class _Teacher:
             given=corpus_of,
             strict=strict,
         )
+
+    def _fitting(self, lesson: Lesson, steps: int) -> Lesson:
+        """The lesson with as many of its texts, chosen at random, as so many steps train on."""
+        count, texts = steps * BATCH_SIZE, len(lesson.tokens)
+        if count >= texts:
+            return lesson
+        self.tell.notice(
+            f"The budget holds training on {count:,} of the {texts:,} training texts, chosen at "
+            "random; with a longer --budget all of them are used."
+        )
+        chosen = np.sort(np.random.default_rng(self.wanted.seed).permutation(texts)[:count])
+        gold = lesson.gold and [lesson.gold[index] for index in chosen.tolist()]
+        return replace(lesson, tokens=lesson.tokens.select(chosen), gold=gold)
 
     def _overdue(self, end_s: float) -> Callable[[], bool]:
         """Whether no more is left than what comes at the end."""

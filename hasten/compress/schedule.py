@@ -11,7 +11,7 @@ from hasten.compress.batches import BATCH_SIZE
 from hasten.compress.lesson import Lesson, Look, Tell
 from hasten.errors import BudgetError
 from hasten.percent import percent
-from hasten.records import Event, Progress
+from hasten.records import Event, Notice, Progress
 
 FEWEST_TEXTS = 200
 """Fewer leave too little to train with and to judge by."""
@@ -106,26 +106,28 @@ def steps(
         budget_s: for all.
         spent_s: of it, until now.
         given: how many texts in all yield that many training texts.
-        strict: whether there must be at least one pass over the texts, or else one step.
+        strict: whether enough texts must be trained on for a student, or else one step.
 
     Raises:
-        BudgetError: not even one pass over the texts, and that is a must.
+        BudgetError: fewer texts than a student needs, and that is a must.
     """
     upkeep_s = sum(phase.upkeep.total_s for phase in phases)
     left_s = budget_s * (1.0 - _RESERVE) - spent_s - upkeep_s
     fitting = [max(int(phase.share * left_s / phase.step_s), 0) for phase in phases]
-    lacking = [phase for phase, count in zip(phases, fitting, strict=True) if count < phase.epoch]
+    lacking = [
+        phase
+        for phase, count in zip(phases, fitting, strict=True)
+        if count < phase.epoch and given(count * BATCH_SIZE) < FEWEST_TEXTS
+    ]
     if lacking and strict:
         needed_s = spent_s + upkeep_s + max(phase.epoch_s / phase.share for phase in lacking)
-        texts = given(min(fitting) * BATCH_SIZE)
-        fewer = f", or fewer texts: {texts:,} would fit" if texts >= FEWEST_TEXTS else ""
         phase = lacking[0]
         raise BudgetError(
             f"one pass over the {phase.texts:,} training texts{phase.how} takes "
-            f"{phase.epoch_s:,.0f} s, and {max(phase.share * left_s, 0):,.0f} s are left for it: "
-            f"{spent_s:,.0f} s are gone, and {upkeep_s:,.0f} s go into watching, checkpoints "
-            "and the comparison",
-            fix=f"--budget {needed_s / (1.0 - _RESERVE) / 60 + 1:.0f}m{fewer}.",
+            f"{phase.epoch_s:,.0f} s, and the {max(phase.share * left_s, 0):,.0f} s that are left "
+            f"for it are too few for any student: {spent_s:,.0f} s are gone, and {upkeep_s:,.0f} s "
+            "go into watching, checkpoints and the comparison",
+            fix=f"--budget {needed_s / (1.0 - _RESERVE) / 60 + 1:.0f}m.",
         )
     return [_useful(phase, max(count, 1)) for phase, count in zip(phases, fitting, strict=True)]
 
@@ -158,6 +160,10 @@ class Teller:
         left_s = max(self._budget_s - spent_s, 0.0) if left_s is None else left_s
         done = spent_s / max(spent_s + left_s, 1e-9)
         self._report(Progress(stage, message, min(done, 1.0), left_s))
+
+    def notice(self, text: str) -> None:
+        """Tell of what a user would not expect."""
+        self._report(Notice(text))
 
     def choosing(self, what: str) -> Callable[[float], None]:
         """Tells of the share of a choice that is done.

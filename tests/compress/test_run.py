@@ -100,6 +100,16 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+def test_a_budget_shorter_than_a_pass_trains_on_some_of_the_texts(
+    model: Path, tmp_path: Path
+) -> None:
+    events: list[Any] = []
+    student = compress(model, tmp_path / "student", budget=720.0, on_event=events.append)
+    assert student.taught_texts == 32 * student.steps == 192
+    (notice,) = (event.text for event in events if isinstance(event, Notice))
+    assert notice.startswith("The budget holds training on 192 of the ")
+
+
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [
