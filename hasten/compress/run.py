@@ -156,12 +156,11 @@ def make(
     after = runner.parity(student, lots.judge)
     _write(student, reference, words, task, work / kept.STUDENT)
     int8 = teacher.teach_int8(lesson, lots, alone=taught is None) if wanted.int8 else {}
-    steps = max(taught.steps if taught else 0, int8.get("int8_steps", 0))
     return Student(
         before=before,
         after=after,
         seconds=tell.spent_s,
-        taught_texts=min(len(task.taught), BATCH_SIZE * steps),
+        taught_texts=schedule.trained_on(task.taught, taught, int8.get("int8_steps", 0)),
         steps=taught.steps if taught else 0,
         agreements=tuple(look.agreement for look in taught.looks) if taught else (),
         agreement=taught.best.agreement if taught else 1.0,
@@ -282,8 +281,7 @@ class _Teacher:
 
     def _fitting(self, lesson: Lesson, steps: int) -> Lesson:
         """The lesson with as many of its texts, chosen at random, as so many steps train on."""
-        count, texts = steps * BATCH_SIZE, len(lesson.tokens)
-        if count >= texts:
+        if (count := steps * BATCH_SIZE) >= (texts := len(lesson.tokens)):
             return lesson
         self.tell.notice(
             f"The budget holds training on {count:,} of the {texts:,} training texts, chosen at "

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hasten.compress import distil
 from hasten.compress.batches import BATCH_SIZE
-from hasten.compress.lesson import Lesson, Look, Tell
+from hasten.compress.lesson import Lesson, Look, Taught, Tell
 from hasten.errors import BudgetError
 from hasten.percent import percent
 from hasten.records import Event, Notice, Progress
@@ -136,6 +136,11 @@ def _useful(phase: Phase, fitting: int) -> int:
     found = min(fitting, _MOST_EPOCHS * phase.epoch)
     # The last step is one after which the agreement is looked at: none is wasted.
     return found - found % distil.CHECKS if found > distil.CHECKS else found
+
+
+def trained_on(texts: Sequence[str], taught: Taught | None, int8_steps: int) -> int:
+    """How many of the texts trained the student; fewer than all where it was less than a pass."""
+    return min(len(texts), BATCH_SIZE * max(taught.steps if taught else 0, int8_steps))
 
 
 class Teller:
