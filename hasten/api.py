@@ -84,7 +84,7 @@ def tune(
         The plan and all the evidence for it, as saved in the bundle.
 
     Raises:
-        HastenError: see :mod:`hasten.errors`; the message says what to do.
+        HastenError: its message says what to do.
     """
     options = choose("hasten.tune", TuneOptions, options)
     settings = record(Settings, TuneOptions, options)
@@ -180,7 +180,7 @@ def compress(
         What the student is, and how it compares with the original on held-out texts.
 
     Raises:
-        HastenError: see :mod:`hasten.errors`; the message says what to do.
+        HastenError: its message says what to do.
     """
     from hasten.compress import kept
     from hasten.compress import run as compression
@@ -248,13 +248,13 @@ def bench(
 ) -> Bench:
     """Measure every format over batch sizes, lengths and batching orders; choose nothing.
 
-    Engines, workers and statistics are those of :func:`tune`. Results are appended to
-    ``results.jsonl`` in ``output``, which :mod:`hasten.report` renders; the same call, or one that
+    Engines, workers and statistics are those of ``hasten.tune``. Results are appended to
+    ``results.jsonl`` in ``output``, which ``hasten.report`` renders; the same call, or one that
     asks for more, continues there.
 
     Args:
-        model: as for :func:`tune`.
-        texts: as for :func:`tune`.
+        model: as for ``hasten.tune``.
+        texts: as for ``hasten.tune``.
         command: what to show as the command that repeats it.
         on_event: called with what is being done and how much time is left; in a notebook, a
             progress bar by default.
@@ -263,7 +263,7 @@ def bench(
         Everything that was measured, as saved in ``bench.json``.
 
     Raises:
-        HastenError: see :mod:`hasten.errors`; the message says what to do.
+        HastenError: its message says what to do.
     """
     options = choose("hasten.bench", BenchOptions, options)
     settings = record(Settings, BenchOptions, options, integers=False)
@@ -301,7 +301,7 @@ def demo(
     on_event: Callable[[Event], None] | None = None,
     **options: Unpack[DemoOptions],
 ) -> Tuning:
-    """Run :func:`tune` on a real encoder and a real corpus; no hub, no network.
+    """Run ``hasten.tune`` on a real encoder and a real corpus; no hub, no network.
 
     Trains a five-class news classifier on the packaged MiniLM encoder, once: it is kept in your
     cache folder. Then tunes it on 1,000 texts from one-line sentences to whole articles. With
@@ -309,14 +309,14 @@ def demo(
     that it is.
 
     Args:
-        command: as for :func:`tune`.
-        on_event: as for :func:`tune`.
+        command: as for ``hasten.tune``.
+        on_event: as for ``hasten.tune``.
 
     Returns:
-        As :func:`tune`.
+        As ``hasten.tune``.
 
     Raises:
-        HastenError: see :mod:`hasten.errors`; the message says what to do.
+        HastenError: its message says what to do.
     """
     from hasten.demo import assets
 
@@ -349,14 +349,14 @@ def report(
     before and after, or two machines.
 
     Args:
-        path: a bundle, or the folder of a :func:`bench`.
+        path: a bundle, or the folder of a ``hasten.bench``.
         other: a second one, to be shown beside the first.
 
     Returns:
         The files.
 
     Raises:
-        HastenError: see :mod:`hasten.errors`; the message says what to do.
+        HastenError: its message says what to do.
     """
     options = choose("hasten.report", ReportOptions, options)
     first, second = Path(path), None if other is None else Path(other)

@@ -41,7 +41,7 @@ def export(
     tokenizer, and ``export.json`` with what is returned here. Nothing is timed.
 
     Args:
-        model: as for :func:`hasten.tune`.
+        model: as for ``hasten.tune``.
         texts: texts of the kind that the model will see. Without any, built-in ones in many
             languages are used, which prove less.
         labels: the right label of each text, if known; accuracies are then compared as well.
@@ -52,7 +52,7 @@ def export(
 
     Raises:
         NoCandidate: no recipe passes the check.
-        HastenError: see :mod:`hasten.errors`; the message says what to do.
+        HastenError: its message says what to do.
     """
     options = choose("hasten.export", ExportOptions, options)
     settings = record(

@@ -37,10 +37,10 @@ def predict(
     """Answer texts or Arrow data, however long, without holding all of it.
 
     Reading, tokenizing, planning and running overlap, and equal texts that are near each other
-    are run once. Nothing is stored; :func:`hasten.predict_file` does that.
+    are run once. Nothing is stored; ``hasten.predict_file`` does that.
 
     Args:
-        bundle: what ``hasten tune`` made, or what :func:`hasten.load` gave; the latter must not
+        bundle: what ``hasten tune`` made, or what ``hasten.load`` gave; the latter must not
             be called meanwhile.
         data: an iterable of str; a ``datasets.Dataset``; or a pyarrow Table, RecordBatch,
             RecordBatchReader, or anything that exports an Arrow stream, such as a Polars or pandas
@@ -55,7 +55,7 @@ def predict(
     Raises:
         InputError: a row without text in its column, or no such column.
         ChoiceError: an answer that there is not, or a name that is taken.
-        BundleError, Unavailable, EngineError: as :func:`hasten.load`.
+        BundleError, Unavailable, EngineError: as ``hasten.load``.
     """
     tables = _tables(data)
     head = next(tables, None)
