@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,5 +84,7 @@ def test_every_session_option_is_listed(candidate: Candidate) -> None:
         named = engine or named
         if f"`{candidate.engine}`" in named:
             listed[option.strip("`")] = kind
-    options = engines.get(candidate.engine).session_options(candidate)
+    found = engines.get(candidate.engine)
+    on_gpu = replace(candidate, device="cuda") if candidate.engine != "openvino" else candidate
+    options = {**found.session_options(on_gpu), **found.session_options(candidate)}
     assert listed == {name: type(value).__name__ for name, value in options.items()}
