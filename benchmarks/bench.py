@@ -102,6 +102,14 @@ PARTS = (
         "repeat.py --texts 400",
         by_default=False,
     ),
+    Part(
+        "serving",
+        "the server beside its bundle",
+        4,
+        "serving.py {demo}",
+        "--texts 40 --single 5 --rounds 2",
+        by_default=False,
+    ),
     Part("startup", "what importing and loading cost", 1, "startup.py {demo}", "--runs 2"),
     Part(
         "int8-minilm",
