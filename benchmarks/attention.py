@@ -20,13 +20,13 @@ from typing import Any, get_args
 
 import figures
 import numpy as np
-from models import NAMES, subject
+from models import NAMES, prepared
 
 from hasten import engines
 from hasten.engines import _onnx_token, _torch, onnx_runtime
 from hasten.engines.base import Inputs, Session
 from hasten.judging.stats import ratio_interval
-from hasten.models import ModelFolder, prepare
+from hasten.models import ModelFolder
 from hasten.models.module import Attention
 from hasten.records import Candidate
 
@@ -38,11 +38,7 @@ def main() -> None:
     options = _parse()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        name = "tiny" if options.quick else options.model
-        model, tokenizer, random_weights = subject(name, folder)
-        reference = prepare(
-            model, folder / "reference", tokenizer=tokenizer, random_weights=random_weights
-        )
+        reference = prepared("tiny" if options.quick else options.model, folder)
         onnx = dict(_onnx(reference, folder, options.threads))
         openvino = dict(_openvino(reference, folder, options.threads))
     found: list[tuple[str, str, float, str]] = []

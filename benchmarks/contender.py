@@ -9,9 +9,17 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
+
+
+class Entry(NamedTuple):
+    """One row of what is measured; ``batch_size`` 0 leaves the batches to the contender."""
+
+    who: str
+    backend: str
+    batch_size: int
 
 
 class Contender:

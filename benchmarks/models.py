@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import mpnet
+import numpy as np
 
 from hasten import engines
 from hasten.demo import assets as demo
-from hasten.models import ModelFolder
+from hasten.engines.base import Inputs
+from hasten.models import ModelFolder, prepare
 from hasten.records import Candidate, Event
 from hasten.runtime.pipeline import Pipeline, Streams
 
@@ -76,6 +78,19 @@ def subject(name: str, folder: Path) -> Subject:
     model.mkdir(parents=True, exist_ok=True)
     (model / "config.json").write_text(json.dumps(config))
     return Subject(model, demo.tokenizer_file(), random_weights=True)
+
+
+def prepared(name: str, folder: Path) -> ModelFolder:
+    """The same, prepared in ``folder`` for engines to export."""
+    model, tokenizer, random_weights = subject(name, folder)
+    return prepare(model, folder / "reference", tokenizer=tokenizer, random_weights=random_weights)
+
+
+def example(reference: ModelFolder, batch: int, length: int) -> Inputs:
+    """A batch of the model's inputs, int64 [batch, length], without padding."""
+    ids = np.array(reference.info.example(batch, length))
+    named = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    return {name: named.get(name, np.zeros_like(ids)) for name in reference.info.input_names}
 
 
 def sentences(name: str, count: int) -> list[str]:

@@ -22,11 +22,11 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import contender
 import numpy as np
-from contender import Contender
+from contender import Contender, Entry
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -37,14 +37,6 @@ Encode = Callable[[list[str], int], Any]
 # hasten's engine that runs what each of sentence-transformers' backends runs.
 ENGINES = {"torch": "torch_eager", "onnx": "onnx_runtime", "openvino": "openvino"}
 TITLES = {"torch": "PyTorch", "onnx": "ONNX Runtime", "openvino": "OpenVINO"}
-
-
-class Entry(NamedTuple):
-    """One row of what is measured; ``batch_size`` 0 leaves the batches to the contender."""
-
-    who: str
-    backend: str
-    batch_size: int
 
 
 def main() -> None:

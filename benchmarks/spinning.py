@@ -23,12 +23,12 @@ from pathlib import Path
 
 import figures
 import numpy as np
-from models import NAMES, subject
+from models import NAMES, example, prepared
 
 from hasten import engines, hardware
 from hasten.engines.base import Inputs, Session
 from hasten.judging.stats import ratio_interval
-from hasten.models import ModelFolder, prepare
+from hasten.models import ModelFolder
 from hasten.records import Candidate
 
 _CALLS = 10
@@ -39,17 +39,13 @@ def main() -> None:
     options = _parse()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        name = "tiny" if options.quick else options.model
-        model, tokenizer, random_weights = subject(name, folder)
-        reference = prepare(
-            model, folder / "reference", tokenizer=tokenizer, random_weights=random_weights
-        )
+        reference = prepared("tiny" if options.quick else options.model, folder)
         sessions = _sessions(reference, folder, options.threads)
     found = []
     for beside in ("idle cores", "one core busy"):
         with _busy(beside != "idle cores"):
             for shape in options.shapes.split(","):
-                inputs = _inputs(reference, *map(int, shape.split("x")))
+                inputs = example(reference, *map(int, shape.split("x")))
                 found.append((shape, beside, *_compare(sessions, inputs, options.rounds)))
     rows = [
         f"| {shape} | {beside} | {sleeping:.1f} | {spinning:.1f} | {ratio} |"
@@ -80,12 +76,6 @@ def _sessions(reference: ModelFolder, folder: Path, threads: int) -> dict[str, S
         "sleeping": engine.load(artifact, sleeping),
         "spinning": engine.load(artifact, spinning),
     }
-
-
-def _inputs(reference: ModelFolder, batch: int, length: int) -> Inputs:
-    ids = np.array(reference.info.example(batch, length))
-    named = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-    return {name: named.get(name, np.zeros_like(ids)) for name in reference.info.input_names}
 
 
 @contextmanager

@@ -23,10 +23,10 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import contender
-from contender import Contender
+from contender import Contender, Entry
 
 Answer = Callable[[list[Any], int], list[Any]]
 """Texts and a batch size to answers; hasten plans its own batches."""
@@ -39,14 +39,6 @@ _PEERS = {
     "embeddings": "`SentenceTransformer.encode`",
 }
 _LABELS = ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC")
-
-
-class Entry(NamedTuple):
-    """One row of what is measured; ``batch_size`` 0 leaves the batches to the contender."""
-
-    who: str
-    backend: str
-    batch_size: int
 
 
 def main() -> None:

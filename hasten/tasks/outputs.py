@@ -49,6 +49,8 @@ class Outputs:
         Raises:
             EngineError: the parts have rows of different widths.
         """
+        if len(parts) == 1:  # single texts, which come often, have nothing to join
+            return parts[0]
         widths = {part.width for part in parts}
         if len(widths) > 1:
             raise EngineError(
